@@ -1,0 +1,1 @@
+"""The actors of a node, over the runtime in ``chatty.actors.runtime``."""

@@ -1,0 +1,1 @@
+"""The command line ``chatty-admin``, one file a command group."""

@@ -1,0 +1,1 @@
+"""The Python SDK: imports wire, crypto, errors and ids, never the server."""

@@ -1,0 +1,1 @@
+"""Pure functions over PyNaCl and PyJWT: sealing, signatures, tokens."""

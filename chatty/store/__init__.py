@@ -1,0 +1,1 @@
+"""PostgreSQL: connection, pool, migrations, one class a feature, and the embedded server."""

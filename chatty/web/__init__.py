@@ -1,0 +1,1 @@
+"""HTTP and WebSocket over Quart-Trio: one blueprint a feature."""
