@@ -1,0 +1,115 @@
+"""verify_event(): the only maker of a VerifiedEvent, for the server before it commits and for clients before they believe."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from chatty.crypto.signatures import verify
+from chatty.errors import BadRequest, BadSignature
+from chatty.ids import DeviceId, UserId
+from chatty.wire import chain
+from chatty.wire.authority import VerifiedEvent
+from chatty.wire.canonical import encode_base64
+from chatty.wire.events import (
+    Action,
+    CreateContent,
+    DevicesContent,
+    MemberContent,
+    PolicyContent,
+    SignedInvitation,
+    TimelineEvent,
+    decode_content,
+)
+from chatty.wire.signing import body_bytes, signed_bytes
+
+DeviceKey = Callable[[UserId, DeviceId], str | None]  # the device's Ed25519 key, unpadded base64; None: unknown
+
+
+def verify_event(event: TimelineEvent, *, server: str, device_key: DeviceKey) -> VerifiedEvent:
+    """Check a create, member, policy or devices event: its form, its ids, its signatures.
+
+    Says nothing about authority: wire.authority does, and takes nothing else.
+    Raises: BadRequest (no such content, not canonical, ids that disagree), BadSignature.
+    """
+    try:
+        content = decode_content(event)
+    except (msgspec.DecodeError, KeyError, RecursionError) as error:
+        raise BadRequest(f"{event.kind.value} content refused: {error}") from None
+    if body_bytes(content) != event.body:
+        raise BadRequest("the body is not the canonical JSON of its content")
+    match content:
+        case CreateContent():
+            if chain.room_id(event.body) != event.room or event.seq != 1:
+                raise BadSignature("the creation event does not hash to the room id")
+            _verify_signer(event, content.creator, content.device, content.n)
+            _verify_server(content.server, server)
+            verify(
+                _key_of(device_key, content.creator, content.device),
+                signed_bytes(content),
+                encode_base64(event.signature),
+            )
+            return VerifiedEvent(event=event, content=content, signer=(content.creator, content.device))
+        case MemberContent(signed=change) if event.sender:
+            _verify_signer(event, change.sender, change.device, change.n)
+            _verify_room(event, change.room, change.server, server)
+            _verify_member_form(content)
+            verify(
+                _key_of(device_key, change.sender, change.device), signed_bytes(change), encode_base64(event.signature)
+            )
+            if change.invitation is not None:
+                verify_invitation(change.invitation, server=server, device_key=device_key)
+            return VerifiedEvent(event=event, content=content, signer=(change.sender, change.device))
+        case PolicyContent(signed=policy):
+            _verify_signer(event, policy.sender, policy.device, policy.n)
+            _verify_room(event, policy.room, policy.server, server)
+            verify(
+                _key_of(device_key, policy.sender, policy.device), signed_bytes(policy), encode_base64(event.signature)
+            )
+            return VerifiedEvent(event=event, content=content, signer=(policy.sender, policy.device))
+        case DevicesContent():
+            if event.sender or event.device or event.signature:
+                raise BadRequest("a devices event is the server's")
+            return VerifiedEvent(event=event, content=content, signer=None)
+        case _:
+            raise BadSignature("a member event without a signer")
+
+
+def verify_invitation(invitation: SignedInvitation, *, server: str, device_key: DeviceKey) -> None:
+    """Raises: BadSignature, BadRequest."""
+    signed = invitation.signed
+    _verify_server(signed.server, server)
+    verify(_key_of(device_key, signed.sender, signed.device), signed_bytes(signed), invitation.signature)
+
+
+def _key_of(device_key: DeviceKey, user: UserId, device: DeviceId) -> str:
+    key = device_key(user, device)
+    if key is None:
+        raise BadSignature(f"unknown device {device} of {user}")
+    return key
+
+
+def _verify_server(named: str, server: str) -> None:
+    if named != server:
+        raise BadSignature("signed for another server")
+
+
+def _verify_room(event: TimelineEvent, room: str, named: str, server: str) -> None:
+    _verify_server(named, server)
+    if room != event.room:
+        raise BadSignature("signed for another room")
+
+
+def _verify_signer(event: TimelineEvent, user: UserId, device: DeviceId, n: int) -> None:
+    if (event.sender, event.device, event.n) != (user, device, n):
+        raise BadSignature("the envelope names another sender, device or n than the signed object")
+
+
+def _verify_member_form(content: MemberContent) -> None:
+    change = content.signed
+    is_addition = change.action in (Action.JOIN, Action.ADD)
+    if is_addition != (content.list_version is not None) or is_addition != (content.list_digest is not None):
+        raise BadRequest("exactly joins and adds carry a device list")
+    if (change.role is not None) != (change.action is Action.ROLE):
+        raise BadRequest("exactly a role change carries a role")
+    if change.invitation is not None and change.action is not Action.JOIN:
+        raise BadRequest("only a join carries an invitation")

@@ -1,0 +1,448 @@
+"""Every domain error, once. Each leaf knows its face on every surface.
+
+`code` is stable and documented in docs/protocol.md; `http_status` is the face on HTTP, `close_code` the one on a WebSocket
+when the error ends the connection (4400-4499), `exit_code` the one of the console. `is_retryable` says whether the very same
+request may be sent again. `fields()` carries what mends it. web/problems.py turns errors into problem details and error frames,
+admin and cli into exit codes; nothing else does.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from chatty.ids import ListVersion, SendNumber, Seq, UserId
+
+
+class ChattyError(Exception):
+    """Root of all domain errors; only leaves are raised."""
+
+    code: ClassVar[str] = "error"
+    http_status: ClassVar[int] = 500
+    close_code: ClassVar[int | None] = None
+    exit_code: ClassVar[int] = 1
+    is_retryable: ClassVar[bool] = False
+
+    def fields(self) -> dict[str, Any]:
+        """What the receiver needs to mend it: JSON values under stable keys."""
+        return {}
+
+    @property
+    def retry_after_s(self) -> float | None:
+        return None
+
+
+# What was sent is wrong ---------------------------------------------------------------------------------------------
+
+
+class BadRequest(ChattyError):
+    """The bytes are not a valid request: malformed, unknown field, out of range, bad UTF-8, NUL."""
+
+    code = "bad_request"
+    http_status = 400
+
+
+class TooLarge(ChattyError):
+    code = "too_large"
+    http_status = 413
+
+    def __init__(self, *, limit: str, bytes_max: int) -> None:
+        super().__init__(f"larger than {limit}: {bytes_max} bytes")
+        self.limit = limit
+        self.bytes_max = bytes_max
+
+    def fields(self) -> dict[str, Any]:
+        return {"limit": self.limit, "bytes_max": self.bytes_max}
+
+
+class NotEncrypted(ChattyError):
+    """An application message without a ciphertext envelope is refused."""
+
+    code = "not_encrypted"
+    http_status = 400
+
+
+class BadSignature(ChattyError):
+    code = "bad_signature"
+    http_status = 400
+
+
+class BadKey(ChattyError):
+    """A public key that is malformed, all zero or of low order, or not what its name says."""
+
+    code = "bad_key"
+    http_status = 400
+
+
+class KeyConflict(ChattyError):
+    """A one-time key uploaded again under the same id with another value, or a device's keys replaced."""
+
+    code = "key_conflict"
+    http_status = 409
+
+
+class UnsupportedVersion(ChattyError):
+    """The WebSocket was opened without one of our subprotocols."""
+
+    code = "unsupported_version"
+    http_status = 400
+    close_code = 4406
+
+
+class MethodNotAllowed(ChattyError):
+    code = "method_not_allowed"
+    http_status = 405
+
+
+class UnsupportedMediaType(ChattyError):
+    code = "unsupported_media_type"
+    http_status = 415
+
+
+# Who is asking ------------------------------------------------------------------------------------------------------
+
+
+class Unauthenticated(ChattyError):
+    """No access token, or one that is malformed, forged or for somebody else."""
+
+    code = "unauthenticated"
+    http_status = 401
+    close_code = 4401
+
+
+class TokenExpired(ChattyError):
+    """The access token's time is over: refresh it."""
+
+    code = "token_expired"
+    http_status = 401
+    close_code = 4402
+
+
+class LoginRefused(ChattyError):
+    """Unknown name or wrong signature: the two are not told apart."""
+
+    code = "login_refused"
+    http_status = 401
+
+
+class RefreshRefused(ChattyError):
+    """The refresh token is not the newest of its family, or the family has ended."""
+
+    code = "refresh_refused"
+    http_status = 401
+
+
+class DeviceRevoked(ChattyError):
+    """The device, or the log-in session, was ended."""
+
+    code = "device_revoked"
+    http_status = 401
+    close_code = 4403
+
+
+class RegistrationClosed(ChattyError):
+    code = "registration_closed"
+    http_status = 403
+
+
+class Forbidden(ChattyError):
+    """Known and visible, but this role may not do this."""
+
+    code = "forbidden"
+    http_status = 403
+
+
+class NotFound(ChattyError):
+    """There is no such thing, or it is none of your business: the two are not told apart."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class NameTaken(ChattyError):
+    code = "name_taken"
+    http_status = 409
+
+
+class DeviceIdTaken(ChattyError):
+    code = "device_id_taken"
+    http_status = 409
+
+
+# The state is another than the request believes ---------------------------------------------------------------------
+
+
+class DeviceSetStale(ChattyError):
+    """The message was encrypted for an older set of devices. Encrypt anew for `epoch`; the same n may be used."""
+
+    code = "device_set_stale"
+    http_status = 409
+    is_retryable = False
+
+    def __init__(self, *, epoch: Seq, changed: Mapping[UserId, ListVersion | None]) -> None:
+        super().__init__(f"the room's epoch is {epoch}")
+        self.epoch = epoch
+        self.changed = dict(changed)
+
+    def fields(self) -> dict[str, Any]:
+        changed = [{"user": user, "list_version": version} for user, version in sorted(self.changed.items())]
+        return {"epoch": self.epoch, "changed": changed}
+
+
+class SendNumberError(ChattyError):
+    """Branch for what is wrong with n; each leaf carries the server's highest n and low."""
+
+    http_status = 409
+
+    def __init__(self, *, highest_n: SendNumber, low: SendNumber) -> None:
+        super().__init__(f"highest n {highest_n}, low {low}")
+        self.highest_n = highest_n
+        self.low = low
+
+    def fields(self) -> dict[str, Any]:
+        return {"highest_n": self.highest_n, "low": self.low}
+
+
+class MessageIdConflict(SendNumberError):
+    """(device, n) already names another request."""
+
+    code = "message_id_conflict"
+
+
+class MessageIdClosed(SendNumberError):
+    """n is below low: its outcome was settled on the client's disk and is forgotten here."""
+
+    code = "message_id_closed"
+
+
+class SendWindowFull(SendNumberError):
+    """n is low + 256 or more: settle older requests first."""
+
+    code = "send_window_full"
+    is_retryable = True
+
+
+class NotAMember(ChattyError):
+    """Final: the sender was no member of the room, or its role did not allow this, when the journal held the locks."""
+
+    code = "not_a_member"
+    http_status = 403
+
+
+class InvitationVoid(ChattyError):
+    """The invitation is not for this user and room, its inviter may not invite, or a later removal ended it."""
+
+    code = "invitation_void"
+    http_status = 403
+
+
+class LastOwner(ChattyError):
+    """The last owner cannot leave while others are members."""
+
+    code = "last_owner"
+    http_status = 409
+
+
+class ServerNameMismatch(ChattyError):
+    """The database belongs to a server of another name: names are part of every signature."""
+
+    code = "server_name_mismatch"
+
+    def __init__(self, *, stored: str, configured: str) -> None:
+        super().__init__(f"this database belongs to server {stored!r}; CHATTY_SERVER_NAME says {configured!r}")
+
+
+# Load, time and the store -------------------------------------------------------------------------------------------
+
+
+class RetryableError(ChattyError):
+    """Branch for what may be sent again unchanged."""
+
+    http_status = 503
+    is_retryable = True
+
+
+class Overloaded(RetryableError):
+    """A named bound was reached: nothing was done."""
+
+    code = "overloaded"
+
+    def __init__(self, *, limiter: str, retry_after_s: float) -> None:
+        super().__init__(f"{limiter} is full")
+        self.limiter = limiter
+        self._retry_after_s = retry_after_s
+
+    @property
+    def retry_after_s(self) -> float | None:
+        return self._retry_after_s
+
+    def fields(self) -> dict[str, Any]:
+        return {"limiter": self.limiter}
+
+
+class RateLimited(Overloaded):
+    """The asker's own token bucket is empty."""
+
+    code = "rate_limited"
+    http_status = 429
+
+
+class QuotaExceeded(ChattyError):
+    """A bound on what may be kept was reached; trying again without freeing something does not help."""
+
+    code = "quota_exceeded"
+    http_status = 403
+
+    def __init__(self, *, quota: str, count_max: int) -> None:
+        super().__init__(f"{quota}: at most {count_max}")
+        self.quota = quota
+        self.count_max = count_max
+
+    def fields(self) -> dict[str, Any]:
+        return {"quota": self.quota, "count_max": self.count_max}
+
+
+class MailboxQuotaExceeded(QuotaExceeded):
+    """The recipient's device mailbox holds too much from this sender: the new row is refused, no old one dropped."""
+
+    code = "mailbox_quota_exceeded"
+
+
+class StoreUnavailable(RetryableError):
+    """PostgreSQL cannot be reached; nothing was done."""
+
+    code = "store_unavailable"
+    exit_code = 3
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+    @property
+    def retry_after_s(self) -> float | None:
+        return 1.0
+
+
+class OutcomeUnknown(RetryableError):
+    """It may or may not have been committed: the same request again settles it."""
+
+    code = "outcome_unknown"
+
+    @property
+    def retry_after_s(self) -> float | None:
+        return 1.0
+
+
+class RequestQuarantined(ChattyError):
+    """The request crashed the actor that handled it twice; it was put aside and logged."""
+
+    code = "request_quarantined"
+    http_status = 500
+
+
+class InternalError(ChattyError):
+    """A fault of ours; the request id leads to the log."""
+
+    code = "internal_error"
+    http_status = 500
+
+
+class ShuttingDown(RetryableError):
+    """The server is draining: connect again after the time named."""
+
+    code = "shutting_down"
+    close_code = 4410
+
+    @property
+    def retry_after_s(self) -> float | None:
+        return 1.0
+
+
+class SchemaTooOld(ChattyError):
+    code = "schema_too_old"
+    exit_code = 1
+
+    def __init__(self, *, found: int, needed: int) -> None:
+        super().__init__(
+            f"the database's schema is version {found}, this code needs {needed}: run 'chatty-admin db upgrade'"
+        )
+
+
+class SchemaTooNew(ChattyError):
+    code = "schema_too_new"
+    exit_code = 1
+
+    def __init__(self, *, found: int, compatible_from: int, code_version: int) -> None:
+        super().__init__(
+            f"the database's schema is version {found} and may be used by code from version {compatible_from}; "
+            f"this code is version {code_version}: install a newer Chatty"
+        )
+
+
+class MigrationFailed(ChattyError):
+    code = "migration_failed"
+
+    def __init__(self, *, file: str, reason: str) -> None:
+        super().__init__(f"{file}: {reason}; nothing of it was kept")
+
+
+class DataDirectoryInUse(ChattyError):
+    code = "data_directory_in_use"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"another Chatty is running on {path}")
+
+
+class DatabaseStartFailed(ChattyError):
+    """The embedded PostgreSQL could not be made or started."""
+
+    code = "database_start_failed"
+    exit_code = 3
+
+
+class BadConfiguration(ChattyError):
+    code = "bad_configuration"
+    exit_code = 2
+
+
+class ServerUnreachable(ChattyError):
+    """The console could not reach the server's socket."""
+
+    code = "server_unreachable"
+    exit_code = 3
+
+
+class SealBroken(ChattyError):
+    """A sealed secret does not open: another master key, or altered bytes."""
+
+    code = "seal_broken"
+
+
+# A WebSocket's own endings ------------------------------------------------------------------------------------------
+
+
+class HelloTimeout(ChattyError):
+    code = "hello_timeout"
+    http_status = 408
+    close_code = 4408
+
+
+class HelloExpected(ChattyError):
+    """A request came before hello was answered."""
+
+    code = "hello_expected"
+    http_status = 400
+    close_code = 4400
+
+
+class Superseded(ChattyError):
+    """The same device said hello on a newer socket."""
+
+    code = "superseded"
+    http_status = 409
+    close_code = 4409
+
+
+class SlowReader(ChattyError):
+    """The peer did not read for too long after it was told that it lags."""
+
+    code = "slow_reader"
+    http_status = 408
+    close_code = 4429

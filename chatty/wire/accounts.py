@@ -1,0 +1,123 @@
+"""HTTP bodies about accounts, log-in, tokens and devices (docs/protocol.md, "Identity")."""
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from chatty.wire import limits
+from chatty.wire.frames import Generation
+from chatty.wire.types import DeviceIdField, KeyField, NameField, SignatureField, TextField, TokenField, UserIdField
+
+WrappedField = Annotated[bytes, Meta(min_length=1, max_length=limits.wrapped_secret_bytes_max)]
+DeviceNameField = Annotated[str, Meta(max_length=limits.device_name_chars_max, pattern=r"^[^\u0000-\u001f]*$(?!\n)")]
+
+
+class HttpBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Root of all HTTP bodies: immutable, unknown fields refused."""
+
+
+class KeyDerivation(HttpBody, frozen=True, kw_only=True):
+    """Argon2id parameters, the same for everybody. The client refuses what is too weak or too strong."""
+
+    algorithm: str
+    memory_bytes: int
+    passes: int
+
+
+class ServerInfo(HttpBody, frozen=True, kw_only=True):
+    """What a client must know before it speaks: GET /v1/server."""
+
+    server_name: str
+    origin: str
+    version: str
+    generation: Generation
+    registration: str
+    key_derivation: list[KeyDerivation]
+
+
+class SaltRequest(HttpBody, frozen=True, kw_only=True):
+    user: UserIdField
+
+
+class Salt(HttpBody, frozen=True, kw_only=True):
+    """salt: MAC(sealed key, name), for known and unknown names alike; 16 bytes, unpadded base64."""
+
+    salt: str
+    nonce: str
+    key_derivation: KeyDerivation
+
+
+class NewDevice(HttpBody, frozen=True, kw_only=True):
+    device: DeviceIdField
+    name: DeviceNameField = ""
+
+
+class Registration(HttpBody, frozen=True, kw_only=True):
+    """POST /v1/register. `signature`: login_bytes with purpose "register"."""
+
+    name: NameField
+    login_key: KeyField
+    identity_key: KeyField
+    wrapped_recovery: WrappedField
+    wrapped_identity: WrappedField
+    key_derivation: KeyDerivation
+    new_device: NewDevice
+    nonce: TokenField
+    signature: SignatureField
+    registration_token: TextField = ""
+    dpop_thumbprint: TextField = ""
+
+
+class Login(HttpBody, frozen=True, kw_only=True):
+    """POST /v1/login. `signature`: login_bytes with purpose "login"."""
+
+    user: UserIdField
+    new_device: NewDevice
+    nonce: TokenField
+    signature: SignatureField
+    dpop_thumbprint: TextField = ""
+
+
+class Refresh(HttpBody, frozen=True, kw_only=True):
+    refresh_token: TokenField
+
+
+class Tokens(HttpBody, frozen=True, kw_only=True):
+    """Both tokens of a log-in session; the access token lives expires_in_s seconds."""
+
+    user: UserIdField
+    device: DeviceIdField
+    access_token: str
+    refresh_token: str
+    expires_in_s: int
+
+
+class Account(HttpBody, frozen=True, kw_only=True):
+    """GET /v1/account: the caller's own. The wrapped secrets are opaque to the server."""
+
+    user: UserIdField
+    identity_key: KeyField
+    wrapped_recovery: WrappedField
+    wrapped_identity: WrappedField
+    key_derivation: KeyDerivation
+
+
+class Device(HttpBody, frozen=True, kw_only=True):
+    device: DeviceIdField
+    name: str
+    last_seen_day: str
+    is_verified: bool
+    in_set: bool
+    is_current: bool
+
+
+class Devices(HttpBody, frozen=True, kw_only=True):
+    devices: list[Device]
+
+
+class Empty(HttpBody, frozen=True, kw_only=True):
+    """{}"""
+
+
+class Jwks(HttpBody, frozen=True, kw_only=True):
+    keys: list[dict[str, Any]]

@@ -1,0 +1,338 @@
+"""Room authority: who may do what in a room, one pure rule that the server and every client run.
+
+State is a fold over the room's create, member, policy and devices events in seq order. A client shares keys only with members
+whose whole history passes here; the server refuses what does not. The rule takes `VerifiedEvent`s, and only
+crypto.verify_event() makes one, after it has checked the signature.
+
+| action | who                                         | of whom                                     |
+|--------|---------------------------------------------|---------------------------------------------|
+| join   | the creator at seq 2; the invited           | themselves                                  |
+| add    | the creator of a direct room                | the other of its pair, who never was inside |
+| leave  | a member; the last owner only when alone    | themselves                                  |
+| kick   | owner, admin                                | a member of lower rank                      |
+| ban    | owner, admin                                | anybody of lower rank                       |
+| unban  | owner, admin                                | a banned user                               |
+| role   | owner                                       | another member: admin or member             |
+| policy | owner, admin; never in a direct room        |                                             |
+
+The server alone may sign a removal (kick) without a member's device, never an addition or a promotion.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from chatty.errors import Forbidden, InvitationVoid, LastOwner, NotAMember
+from chatty.ids import DeviceId, ListVersion, Seq, UserId
+from chatty.wire.events import (
+    Action,
+    Content,
+    CreateContent,
+    DevicesContent,
+    MemberChange,
+    MemberContent,
+    Policy,
+    PolicyContent,
+    RoomRole,
+    TimelineEvent,
+    changes_epoch,
+)
+
+_RANK = {RoomRole.OWNER: 3, RoomRole.ADMIN: 2, RoomRole.MEMBER: 1}
+
+
+class Standing(Enum):
+    JOINED = "joined"
+    LEFT = "left"  # left or kicked
+    BANNED = "banned"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Membership:
+    """What the chain says about one user. `removed_seq`: seq of the newest leave, kick or ban; 0: none."""
+
+    standing: Standing
+    role: RoomRole
+    changed_seq: Seq
+    removed_seq: Seq = Seq(0)
+    list_version: ListVersion = ListVersion(0)
+    list_digest: str = ""
+    identity: str = ""
+
+    @property
+    def is_joined(self) -> bool:
+        return self.standing is Standing.JOINED
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedEvent:
+    """A state event whose signature was checked. Made by crypto.verify_event() and by nothing else."""
+
+    event: TimelineEvent
+    content: Content
+    signer: tuple[UserId, DeviceId] | None  # None: the server
+
+
+class RoomFacts(Protocol):
+    """What the rule asks about the room as it is before the event."""
+
+    @property
+    def create(self) -> CreateContent: ...
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def seq(self) -> Seq: ...
+    def membership(self, user: UserId) -> Membership | None: ...
+    def is_last_owner(self, user: UserId) -> bool:
+        """The only owner, while somebody else is a member."""
+        ...
+
+
+def authorize(room: RoomFacts, verified: VerifiedEvent) -> None:
+    """Check one member, policy or devices event against the room before it.
+
+    Raises: NotAMember, Forbidden, InvitationVoid, LastOwner. A create event is right at seq 1 only.
+    """
+    match verified.content:
+        case CreateContent():
+            raise Forbidden("a room is created once")
+        case MemberContent(signed=change):
+            _authorize_member(room, verified, change)
+        case PolicyContent(signed=policy):
+            _require_rank(room, policy.sender, RoomRole.ADMIN)
+            if room.create.direct is not None:
+                raise Forbidden("a direct room's policy is fixed")
+        case DevicesContent(user=user):
+            if (membership := room.membership(user)) is None or not membership.is_joined:
+                raise NotAMember(f"{user} is no member")
+
+
+def _authorize_member(room: RoomFacts, verified: VerifiedEvent, change: MemberChange) -> None:
+    if verified.signer is None:
+        if change.action is not Action.KICK:
+            raise Forbidden("the server may only remove")
+        _require_joined(room, change.target)
+        return
+    match change.action:
+        case Action.JOIN:
+            _authorize_join(room, change)
+        case Action.ADD:
+            _authorize_add(room, change)
+        case Action.LEAVE:
+            _authorize_leave(room, change)
+        case Action.KICK:
+            _require_joined(room, change.target)
+            _require_above(room, change)
+        case Action.BAN:
+            _require_above(room, change)
+        case Action.UNBAN:
+            _require_rank(room, change.sender, RoomRole.ADMIN)
+            target = room.membership(change.target)
+            if target is None or target.standing is not Standing.BANNED:
+                raise Forbidden(f"{change.target} is not banned")
+        case Action.ROLE:
+            _authorize_role(room, change)
+
+
+def _authorize_join(room: RoomFacts, change: MemberChange) -> None:
+    _require_self(change)
+    target = room.membership(change.target)
+    if target is not None and target.is_joined:
+        raise Forbidden("is a member already")
+    if target is not None and target.standing is Standing.BANNED:
+        raise InvitationVoid("is banned")
+    if change.target == room.create.creator and target is None:
+        if change.target_identity != room.create.creator_identity:
+            raise InvitationVoid("another identity created this room")
+        return
+    if change.invitation is None:
+        raise InvitationVoid("no invitation")
+    check_invitation(room, change)
+
+
+def check_invitation(room: RoomFacts, change: MemberChange) -> None:
+    """Does the join's invitation allow it, with the room as it is now? Its signature was checked by verify_event.
+
+    An invitation from before the target's last removal is void: else one who was kicked could come back with it.
+    """
+    assert change.invitation is not None
+    invitation = change.invitation.signed
+    if (invitation.room, invitation.target) != (change.room, change.target):
+        raise InvitationVoid("for another room or user")
+    if invitation.target_identity != change.target_identity:
+        raise InvitationVoid("for another identity")
+    target = room.membership(change.target)
+    if target is not None and invitation.last_seq < target.removed_seq:
+        raise InvitationVoid("older than the removal")
+    may_invite(room, invitation.sender)
+
+
+def may_invite(room: RoomFacts, user: UserId) -> None:
+    """Raises InvitationVoid unless the user's role may invite now."""
+    inviter = room.membership(user)
+    if inviter is None or not inviter.is_joined or _RANK[inviter.role] < _RANK[room.policy.invite]:
+        raise InvitationVoid(f"{user} may not invite")
+    if room.create.direct is not None:
+        raise InvitationVoid("a direct room has two members")
+
+
+def _authorize_add(room: RoomFacts, change: MemberChange) -> None:
+    pair = room.create.direct
+    if pair is None or change.sender != room.create.creator or change.target not in pair:
+        raise Forbidden("only the creator of a direct room adds, and only the other one")
+    if room.membership(change.target) is not None:
+        raise Forbidden("was inside before")
+    _require_joined(room, change.sender)
+
+
+def _authorize_leave(room: RoomFacts, change: MemberChange) -> None:
+    _require_self(change)
+    _require_joined(room, change.target)
+    if room.is_last_owner(change.target):
+        raise LastOwner("the last owner cannot leave while others are members")
+
+
+def _authorize_role(room: RoomFacts, change: MemberChange) -> None:
+    _require_rank(room, change.sender, RoomRole.OWNER)
+    _require_joined(room, change.target)
+    if change.target == change.sender or change.role not in (RoomRole.ADMIN, RoomRole.MEMBER):
+        raise Forbidden("an owner makes others admin or member")
+
+
+def _require_self(change: MemberChange) -> None:
+    if change.sender != change.target:
+        raise Forbidden("only for oneself")
+
+
+def _require_joined(room: RoomFacts, user: UserId) -> Membership:
+    membership = room.membership(user)
+    if membership is None or not membership.is_joined:
+        raise NotAMember(f"{user} is no member")
+    return membership
+
+
+def _require_rank(room: RoomFacts, user: UserId, role: RoomRole) -> int:
+    rank = _RANK[_require_joined(room, user).role]
+    if rank < _RANK[role]:
+        raise Forbidden(f"needs the role {role.value}")
+    return rank
+
+
+def _require_above(room: RoomFacts, change: MemberChange) -> None:
+    rank = _require_rank(room, change.sender, RoomRole.ADMIN)
+    if change.sender == change.target:
+        raise Forbidden("not of oneself")
+    target = room.membership(change.target)
+    if target is not None and target.is_joined and _RANK[target.role] >= rank:
+        raise Forbidden("not of an equal or a superior")
+
+
+def may_send(room: RoomFacts, user: UserId) -> None:
+    """Raises NotAMember unless the user may send messages now. Every joined role may."""
+    _require_joined(room, user)
+
+
+def change_membership(room: RoomFacts, verified: VerifiedEvent) -> tuple[UserId, Membership] | None:
+    """The membership that an authorized member or devices event leaves behind; None for other kinds."""
+    content, seq = verified.content, verified.event.seq
+    match content:
+        case MemberContent(signed=change):
+            return change.target, _after_member_event(room, content, seq)
+        case DevicesContent(user=user):
+            before = _require_joined(room, user)
+            return user, _with_list(before, content.list_version, content.list_digest, seq)
+        case _:
+            return None
+
+
+def _with_list(before: Membership, version: ListVersion, digest: str, seq: Seq) -> Membership:
+    return Membership(
+        standing=before.standing,
+        role=before.role,
+        changed_seq=seq,
+        removed_seq=before.removed_seq,
+        list_version=version,
+        list_digest=digest,
+        identity=before.identity,
+    )
+
+
+def _after_member_event(room: RoomFacts, content: MemberContent, seq: Seq) -> Membership:
+    change = content.signed
+    before = room.membership(change.target)
+    removed_seq = before.removed_seq if before is not None else Seq(0)
+    match change.action:
+        case Action.JOIN | Action.ADD:
+            is_creator = change.target == room.create.creator and room.create.direct is None and before is None
+            return Membership(
+                standing=Standing.JOINED,
+                role=RoomRole.OWNER if is_creator else RoomRole.MEMBER,
+                changed_seq=seq,
+                removed_seq=removed_seq,
+                list_version=content.list_version or ListVersion(0),
+                list_digest=content.list_digest or "",
+                identity=change.target_identity,
+            )
+        case Action.LEAVE | Action.KICK | Action.UNBAN | Action.BAN:
+            standing = Standing.BANNED if change.action is Action.BAN else Standing.LEFT
+            # An unban frees the name for a new invitation; the removal it follows stays the newest one.
+            removed = removed_seq if change.action is Action.UNBAN else seq
+            return Membership(standing=standing, role=RoomRole.MEMBER, changed_seq=seq, removed_seq=removed)
+        case Action.ROLE:
+            assert before is not None
+            assert change.role is not None
+            return Membership(
+                standing=before.standing,
+                role=change.role,
+                changed_seq=before.changed_seq,
+                removed_seq=before.removed_seq,
+                list_version=before.list_version,
+                list_digest=before.list_digest,
+                identity=before.identity,
+            )
+
+
+@dataclass(kw_only=True)
+class RoomState:
+    """A client's fold of a room: facts for the rule, and who must be able to read. `epoch`: see docs/protocol.md."""
+
+    create: CreateContent
+    policy: Policy
+    seq: Seq = Seq(1)
+    epoch: Seq = Seq(0)
+    memberships: dict[UserId, Membership] = field(default_factory=dict)
+
+    def membership(self, user: UserId) -> Membership | None:
+        return self.memberships.get(user)
+
+    def is_last_owner(self, user: UserId) -> bool:
+        return is_last_owner(self.joined(), user)
+
+    def joined(self) -> dict[UserId, Membership]:
+        return {user: membership for user, membership in self.memberships.items() if membership.is_joined}
+
+    def apply(self, verified: VerifiedEvent) -> None:
+        """Authorize the event and take it into the state. Raises as authorize(); then nothing changed."""
+        authorize(self, verified)
+        changed = change_membership(self, verified)
+        if changed is not None:
+            self.memberships[changed[0]] = changed[1]
+        if isinstance(verified.content, PolicyContent):
+            self.policy = verified.content.signed.policy
+        action = verified.content.signed.action if isinstance(verified.content, MemberContent) else None
+        if changes_epoch(verified.event.kind, action):
+            self.epoch = verified.event.seq
+        self.seq = verified.event.seq
+
+
+def is_last_owner(joined: Mapping[UserId, Membership], user: UserId) -> bool:
+    """Is `user` the only owner, while somebody else is a member?"""
+    owners = [name for name, membership in joined.items() if membership.role is RoomRole.OWNER]
+    return owners == [user] and len(joined) > 1
+
+
+def created_room(verified: VerifiedEvent) -> RoomState:
+    """The state after seq 1: nobody is a member yet; the creator joins with seq 2."""
+    assert isinstance(verified.content, CreateContent)
+    return RoomState(create=verified.content, policy=verified.content.policy)

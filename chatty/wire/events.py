@@ -1,0 +1,209 @@
+"""Timeline events and the contents of those kinds that change a room's state.
+
+A TimelineEvent is all that the server keeps and sends of an event. `body` is the ciphertext of a message and, for every other
+kind, the canonical JSON of one of the contents below. The chain (chain.py) covers every field but `body` itself, of which it
+covers the SHA-256, so that a deleted message keeps its place.
+"""
+
+from enum import Enum
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from chatty.ids import DeviceId, SendNumber, Seq, UserId
+from chatty.wire.types import (
+    DeviceIdField,
+    HeadField,
+    KeyField,
+    ListVersionField,
+    RoomIdField,
+    SendNumberField,
+    SeqField,
+    ServerNameField,
+    SignatureField,
+    TimeMsField,
+    UserIdField,
+)
+
+MEGOLM = "m.megolm.v1.aes-sha2"
+OLM = "m.olm.v1.curve25519-aes-sha2"
+
+
+class Kind(Enum):
+    """Kinds of timeline events. `deletion` and `restored` are reserved: their fields exist, nothing makes them yet."""
+
+    CREATE = "create"
+    MEMBER = "member"
+    POLICY = "policy"
+    DEVICES = "devices"
+    MESSAGE = "message"
+    DELETION = "deletion"
+    RESTORED = "restored"
+
+
+class RoomRole(Enum):
+    OWNER = "owner"
+    ADMIN = "admin"
+    MEMBER = "member"
+
+
+class Action(Enum):
+    """What a member event does to its target."""
+
+    JOIN = "join"  # by the target, with an invitation (or as the room's creator)
+    ADD = "add"  # the creator of a direct room adds the other one of its pair, once
+    LEAVE = "leave"  # by the target
+    KICK = "kick"
+    BAN = "ban"
+    UNBAN = "unban"
+    ROLE = "role"
+
+
+class TimelineEvent(Struct, frozen=True, kw_only=True, tag="event", forbid_unknown_fields=True, omit_defaults=True):
+    """One event of a room. Times are ms since 1970; `expiry` 0 is never; `body` None: withheld, and body_hash stands for it."""
+
+    room: RoomIdField
+    seq: SeqField
+    time: TimeMsField
+    kind: Kind
+    sender: UserId = UserId("")  # empty: the server itself
+    device: DeviceId = DeviceId("")
+    n: SendNumber = SendNumber(0)
+    algorithm: str = ""
+    session_id: str = ""
+    epoch: SeqField = Seq(0)
+    silent: bool = False
+    expiry: TimeMsField = 0
+    target: str = ""
+    signature: bytes = b""
+    body: bytes | None = None
+    body_hash: bytes | None = None
+
+
+class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """history: what a later joiner may read. invite: the lowest role that may invite."""
+
+    history: Literal["joined", "shared"] = "joined"
+    invite: RoomRole = RoomRole.ADMIN
+
+
+class CreateContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Body of seq 1. The room id is its hash: it certifies the creator and, in a direct room, the pair."""
+
+    domain: Literal["chatty.create.v1"]
+    server: ServerNameField
+    creator: UserIdField
+    creator_identity: KeyField
+    device: DeviceIdField
+    nonce: Annotated[str, Meta(pattern=r"^[A-Za-z0-9+/]{22}$(?!\n)")]
+    policy: Policy
+    direct: tuple[UserIdField, UserIdField] | None = None  # sorted
+    n: SendNumberField
+
+
+class Invitation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Signed by the inviter's device; stands in the invited user's stream and inside the join that it allows."""
+
+    domain: Literal["chatty.invitation.v1"]
+    server: ServerNameField
+    room: RoomIdField
+    sender: UserIdField
+    device: DeviceIdField
+    target: UserIdField
+    target_identity: KeyField
+    last_seq: SeqField  # the signer's last verified position in the room's chain
+    last_head: HeadField
+    n: SendNumberField
+
+
+class SignedInvitation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    signed: Invitation
+    signature: SignatureField
+
+
+class MemberChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What the acting device signs to change a membership."""
+
+    domain: Literal["chatty.member.v1"]
+    server: ServerNameField
+    room: RoomIdField
+    action: Action
+    sender: UserIdField
+    device: DeviceIdField
+    target: UserIdField
+    target_identity: KeyField
+    last_seq: SeqField
+    last_head: HeadField
+    n: SendNumberField
+    role: RoomRole | None = None  # with ROLE: the new one
+    invitation: SignedInvitation | None = None  # with JOIN
+
+
+class MemberContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Body of a member event: what was signed, and the target's device list as it was under the user's lock (join, add)."""
+
+    signed: MemberChange
+    list_version: ListVersionField | None = None
+    list_digest: HeadField | None = None
+
+
+class PolicyChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the acting device signs to change the room's policy."""
+
+    domain: Literal["chatty.policy.v1"]
+    server: ServerNameField
+    room: RoomIdField
+    sender: UserIdField
+    device: DeviceIdField
+    policy: Policy
+    last_seq: SeqField
+    last_head: HeadField
+    n: SendNumberField
+
+
+class PolicyContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    signed: PolicyChange
+
+
+class DevicesContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of a devices event: from here on the user's messages keys go to this list. Made by the server, unsigned."""
+
+    user: UserIdField
+    list_version: ListVersionField
+    list_digest: HeadField
+
+
+Content = CreateContent | MemberContent | PolicyContent | DevicesContent
+
+# Kinds that change who must be able to read; of MEMBER, a ROLE change does not.
+EPOCH_ACTIONS = frozenset({Action.JOIN, Action.ADD, Action.LEAVE, Action.KICK, Action.BAN})
+REMOVALS = frozenset({Action.LEAVE, Action.KICK, Action.BAN})
+
+_CONTENTS: dict[Kind, msgspec.json.Decoder[Content]] = {
+    Kind.CREATE: msgspec.json.Decoder(CreateContent),
+    Kind.MEMBER: msgspec.json.Decoder(MemberContent),
+    Kind.POLICY: msgspec.json.Decoder(PolicyContent),
+    Kind.DEVICES: msgspec.json.Decoder(DevicesContent),
+}
+
+
+def decode_content(event: TimelineEvent) -> Content:
+    """The content of a state event. Raises: msgspec.ValidationError, or KeyError for kinds without content."""
+    return _CONTENTS[event.kind].decode(event.body or b"")
+
+
+def changes_epoch(kind: Kind, action: Action | None) -> bool:
+    """Does an event of this kind change who must be able to read?"""
+    if kind is Kind.MEMBER:
+        return action in EPOCH_ACTIONS
+    return kind is Kind.DEVICES
+
+
+class Committed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the committing transaction gave to one request; the same for every resend."""
+
+    room: RoomIdField
+    seq: SeqField
+    time: TimeMsField
+    leaf: bytes

@@ -1,0 +1,311 @@
+"""WebSocket frames: Structs, tagged by `type`, the same in JSON (subprotocol chatty.v1+json) and MessagePack (chatty.v1+msgpack).
+
+A frame of the client holds one request or a list of requests; a frame of the server always holds a list of events. Byte fields
+are base64 text (standard alphabet, padded) in JSON and binary in MessagePack. Every request carries an id of the client's choice
+(1 … 2^32 − 1) and is answered once: by the event named with it, by `done`, or by `error`.
+
+Order on a socket: server `challenge`; client `hello`; server `welcome`, device mailbox, user stream, rooms, `resumed`; then live.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from chatty.errors import BadRequest, TooLarge
+from chatty.wire import limits
+from chatty.wire.events import TimelineEvent
+from chatty.wire.types import (
+    DeviceIdField,
+    MailboxIdField,
+    RequestIdField,
+    RoomIdField,
+    SendNumberField,
+    SeqField,
+    SessionIdField,
+    TimeMsField,
+    TokenField,
+    UserIdField,
+    UserSeqField,
+)
+
+JSON_SUBPROTOCOL = "chatty.v1+json"
+MSGPACK_SUBPROTOCOL = "chatty.v1+msgpack"
+Encoding = Literal["json", "msgpack"]
+ENCODINGS: dict[str, Encoding] = {JSON_SUBPROTOCOL: "json", MSGPACK_SUBPROTOCOL: "msgpack"}
+
+
+class Frame(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Root of all frames: immutable, unknown fields refused."""
+
+
+class Cursor(Frame, frozen=True, kw_only=True):
+    """Everything of this room up to seq is on the client's disk."""
+
+    room: RoomIdField
+    seq: SeqField
+
+
+# Requests -----------------------------------------------------------------------------------------------------------
+
+
+class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
+    """First request. Cursors come in pages: with `more`, `cursors` frames follow before resume begins. Answer: welcome."""
+
+    id: RequestIdField
+    access_token: TokenField
+    dpop_proof: TokenField | None = None
+    low: SendNumberField
+    user_seq: UserSeqField
+    cursors: Annotated[list[Cursor], Meta(max_length=limits.cursors_per_frame_max)] = []
+    more: bool = False
+
+
+class Cursors(Frame, frozen=True, kw_only=True, tag="cursors"):
+    """A further page of cursors after a `hello` with `more`. Answer: done."""
+
+    id: RequestIdField
+    cursors: Annotated[list[Cursor], Meta(max_length=limits.cursors_per_frame_max)]
+    more: bool = False
+
+
+class Resync(Frame, frozen=True, kw_only=True, tag="resync"):
+    """After `lagging`: where the client really is. Rooms that are not named stay as they are. Answer: done, then the events."""
+
+    id: RequestIdField
+    user_seq: UserSeqField
+    cursors: Annotated[list[Cursor], Meta(max_length=limits.cursors_per_frame_max)] = []
+    more: bool = False
+
+
+class Token(Frame, frozen=True, kw_only=True, tag="token"):
+    """A fresh access token for the open socket. Answer: done."""
+
+    id: RequestIdField
+    access_token: TokenField
+    dpop_proof: TokenField | None = None
+
+
+class Send(Frame, frozen=True, kw_only=True, tag="send"):
+    """One message, encrypted for `epoch`. Answer: ack, when it is committed."""
+
+    id: RequestIdField
+    n: SendNumberField
+    low: SendNumberField
+    room: RoomIdField
+    epoch: SeqField
+    algorithm: Literal["m.megolm.v1.aes-sha2"]
+    session_id: SessionIdField
+    body: Annotated[bytes, Meta(max_length=limits.ciphertext_bytes_max)]
+    silent: bool = False
+    expiry: TimeMsField = 0
+    target: Annotated[str, Meta(pattern=r"^(\$[A-Za-z0-9_-]{43})?$(?!\n)")] = ""
+
+
+class MailboxAck(Frame, frozen=True, kw_only=True, tag="mailbox_ack"):
+    """These rows are on the client's disk: the server deletes exactly them. Answer: done."""
+
+    id: RequestIdField
+    ids: Annotated[list[MailboxIdField], Meta(max_length=limits.mailbox_ack_ids_max)]
+
+
+class CheckpointRequest(Frame, frozen=True, kw_only=True, tag="checkpoint"):
+    """Ask for the room's head, signed by the server. Answer: checkpoint."""
+
+    id: RequestIdField
+    room: RoomIdField
+
+
+class Ping(Frame, frozen=True, kw_only=True, tag="ping"):
+    """For clients that cannot send WebSocket pings. Answer: done."""
+
+    id: RequestIdField
+
+
+ClientFrame = Hello | Cursors | Resync | Token | Send | MailboxAck | CheckpointRequest | Ping
+
+
+# Events -------------------------------------------------------------------------------------------------------------
+
+
+class Generation(Frame, frozen=True, kw_only=True):
+    """Raised by each restore from a backup; the only legal reason for a head, cursor or n to go back."""
+
+    number: SeqField
+    id: str
+
+
+class Challenge(Frame, frozen=True, kw_only=True, tag="challenge"):
+    """First event on every socket. The DPoP proof in `hello` carries this nonce."""
+
+    nonce: str
+    generation: Generation
+
+
+class Welcome(Frame, frozen=True, kw_only=True, tag="welcome"):
+    """Answers hello. A `highest_n` above the client's own means that the client's store was rolled back."""
+
+    id: RequestIdField
+    user: UserIdField
+    device: DeviceIdField
+    highest_n: SeqField
+    low: SeqField
+    heartbeat_interval_s: float
+
+
+class Ack(Frame, frozen=True, kw_only=True, tag="ack"):
+    """The message is committed. The client checks that `leaf` is what it sent."""
+
+    id: RequestIdField
+    n: SendNumberField
+    room: RoomIdField
+    seq: SeqField
+    time: TimeMsField
+    leaf: bytes
+
+
+class Done(Frame, frozen=True, kw_only=True, tag="done"):
+    id: RequestIdField
+
+
+class Error(Frame, frozen=True, kw_only=True, tag="error"):
+    """The request's error, or with id 0 one of the connection itself. `details` carries what mends it (docs/protocol.md)."""
+
+    id: Annotated[int, Meta(ge=0, le=4_294_967_295)]
+    code: str
+    message: str
+    is_retryable: bool
+    retry_after_s: float | None = None
+    details: dict[str, Any] = {}
+
+
+class Gap(Frame, frozen=True, kw_only=True, tag="gap"):
+    """Events from_seq … to_seq exist and are not for this member; `head` is the chain's head at to_seq."""
+
+    room: RoomIdField
+    from_seq: SeqField
+    to_seq: SeqField
+    head: bytes
+
+
+class UserEvent(Frame, frozen=True, kw_only=True, tag="user_event"):
+    """One entry of the user stream: invitation, room_joined, room_left, devices, notice."""
+
+    seq: UserSeqField
+    time: TimeMsField
+    kind: str
+    content: dict[str, Any]
+
+
+class Mailbox(Frame, frozen=True, kw_only=True, tag="mailbox"):
+    """One row of the device mailbox. Drop a second (sender_device, n); acknowledge after it is on disk."""
+
+    id: MailboxIdField
+    sender: UserIdField
+    sender_device: DeviceIdField
+    n: SendNumberField
+    kind: str
+    content: dict[str, Any]
+
+
+class OneTimeKeyCounts(Frame, frozen=True, kw_only=True, tag="one_time_key_counts"):
+    """How many unclaimed one-time keys this device has; sent after hello and when they run low."""
+
+    counts: dict[str, int]
+    unused_fallback_algorithms: list[str]
+
+
+class Lagging(Frame, frozen=True, kw_only=True, tag="lagging"):
+    """Live events were dropped for this connection alone: send resync. Nothing live comes before it."""
+
+
+class Resumed(Frame, frozen=True, kw_only=True, tag="resumed"):
+    """Everything that was stored when hello was answered has been sent."""
+
+
+class Checkpoint(Frame, frozen=True, kw_only=True, tag="checkpoint"):
+    """The room's head, signed (signing.checkpoint_bytes) with the server's signing key `key_id` of /v1/jwks."""
+
+    id: RequestIdField
+    room: RoomIdField
+    generation: SeqField
+    seq: SeqField
+    head: bytes
+    time: TimeMsField
+    key_id: str
+    signature: bytes
+
+
+ServerFrame = (
+    Challenge
+    | Welcome
+    | Ack
+    | Done
+    | Error
+    | TimelineEvent
+    | Gap
+    | UserEvent
+    | Mailbox
+    | OneTimeKeyCounts
+    | Lagging
+    | Resumed
+    | Checkpoint
+)
+RoomEntry = TimelineEvent | Gap  # what a page of a room's history holds
+
+_REQUEST = ClientFrame | list[ClientFrame]
+_decoders: dict[Encoding, Any] = {
+    "json": msgspec.json.Decoder(_REQUEST),
+    "msgpack": msgspec.msgpack.Decoder(_REQUEST),
+}
+_event_decoders: dict[Encoding, Any] = {
+    "json": msgspec.json.Decoder(list[ServerFrame]),
+    "msgpack": msgspec.msgpack.Decoder(list[ServerFrame]),
+}
+_encoders: dict[Encoding, Any] = {"json": msgspec.json.Encoder(), "msgpack": msgspec.msgpack.Encoder()}
+
+
+def decode_requests(
+    data: bytes | str, *, encoding: Encoding, bytes_max: int = limits.frame_bytes_max
+) -> list[ClientFrame]:
+    """The requests of one frame, in order.
+
+    Raises: BadRequest for anything that is not one; TooLarge above bytes_max or requests_per_frame_max.
+    """
+    if len(data) > bytes_max:
+        raise TooLarge(limit="frame_bytes_max", bytes_max=bytes_max)
+    try:
+        decoded = _decoders[encoding].decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"frame refused: {error}") from None
+    if isinstance(decoded, list):
+        if not 1 <= len(decoded) <= limits.requests_per_frame_max:
+            raise BadRequest(f"a frame holds 1 to {limits.requests_per_frame_max} requests")
+        return decoded
+    return [decoded]
+
+
+def decode_events(data: bytes | str, *, encoding: Encoding) -> list[ServerFrame]:
+    """The events of one frame of the server. Raises: BadRequest."""
+    try:
+        events: list[ServerFrame] = _event_decoders[encoding].decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"frame refused: {error}") from None
+    return events
+
+
+def encode(value: Any, *, encoding: Encoding) -> bytes:
+    """One event or request, or a list of them, as it is on the network."""
+    encoded: bytes = _encoders[encoding].encode(value)
+    return encoded
+
+
+def join_events(encoded: list[bytes], *, encoding: Encoding) -> bytes:
+    """One frame out of events that were encoded before, once for all their recipients."""
+    if encoding == "json":
+        return b"[" + b",".join(encoded) + b"]"
+    count = len(encoded)
+    if count < 16:
+        return bytes((0x90 | count,)) + b"".join(encoded)
+    header = b"\xdc" + count.to_bytes(2, "big") if count < 65_536 else b"\xdd" + count.to_bytes(4, "big")
+    return header + b"".join(encoded)

@@ -1,0 +1,18 @@
+"""Bounds that are part of the protocol: both sides know them, no setting changes them. Documented in docs/protocol.md."""
+
+frame_bytes_max = 262_144  # one WebSocket message, either direction's default
+ciphertext_bytes_max = 65_536  # body of one message
+state_body_bytes_max = 16_384  # canonical JSON of a create, member, policy or devices event
+to_device_content_bytes_max = 65_536  # one to-device content
+to_device_recipients_max = 250  # devices addressed by one request
+requests_per_frame_max = 256  # a frame holds one request or a list of at most this many
+send_window = 256  # n >= low + send_window is refused: send_window_full
+integer_max = 2**53 - 1  # what canonical JSON and every client language can hold
+cursors_per_frame_max = 500  # rooms in one `hello` or `cursors` frame
+page_events_max = 500  # events in one history page
+query_users_max = 500  # users in one key query
+claim_devices_max = 500  # devices in one key claim
+mailbox_ack_ids_max = 1_000  # ids in one mailbox_ack
+device_name_chars_max = 64
+wrapped_secret_bytes_max = 4_096  # the recovery secret or the private master key, wrapped by the client
+epoch_wait_s = 10.0  # a client waits this long for a Megolm key before it calls a message undecryptable

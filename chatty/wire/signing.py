@@ -1,0 +1,66 @@
+"""The bytes that are signed. Each begins with a domain of ours, so no signature means something elsewhere.
+
+Signed objects are JSON: what is signed is the canonical JSON of the object (its `domain` field is the domain).
+Log-in and checkpoint statements are objects made here of their parts.
+"""
+
+from typing import Any
+
+import msgspec
+
+from chatty.ids import RoomId, Seq, UserId
+from chatty.wire.canonical import canonical_json, encode_base64
+from chatty.wire.events import (
+    CreateContent,
+    DevicesContent,
+    Invitation,
+    MemberChange,
+    MemberContent,
+    PolicyChange,
+    PolicyContent,
+)
+
+Signable = CreateContent | Invitation | MemberChange | PolicyChange
+Body = CreateContent | MemberContent | PolicyContent | DevicesContent
+
+
+def signed_bytes(signable: Signable) -> bytes:
+    """What a device signs for a creation, invitation, membership or policy."""
+    return canonical_json(msgspec.to_builtins(signable))
+
+
+def body_bytes(content: Body) -> bytes:
+    """The body of a state event: canonical JSON of its content."""
+    return canonical_json(msgspec.to_builtins(content))
+
+
+def login_bytes(*, origin: str, user: UserId, nonce: str, dpop_thumbprint: str, purpose: str) -> bytes:
+    """What the log-in key signs. purpose: "register", "login" or, later, a step-up; no DPoP key: an empty thumbprint."""
+    statement = {
+        "domain": "chatty.login.v1",
+        "origin": origin,
+        "user": user,
+        "nonce": nonce,
+        "dpop": dpop_thumbprint,
+        "purpose": purpose,
+    }
+    return canonical_json(statement)
+
+
+def checkpoint_bytes(*, server: str, room: RoomId, generation: int, seq: Seq, head: bytes, time: int) -> bytes:
+    """What the server signs about a room's head at a time (ms)."""
+    statement = {
+        "domain": "chatty.checkpoint.v1",
+        "server": server,
+        "room": room,
+        "generation": generation,
+        "seq": seq,
+        "head": encode_base64(head),
+        "time": time,
+    }
+    return canonical_json(statement)
+
+
+def matrix_signed_bytes(value: dict[str, Any]) -> bytes:
+    """What a Matrix key object's signatures cover: canonical JSON without `signatures` and `unsigned`."""
+    return canonical_json({key: item for key, item in value.items() if key not in ("signatures", "unsigned")})
