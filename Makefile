@@ -1,0 +1,91 @@
+# Chatty. `make run` starts a server with everything it needs, `make test` tests it; both make .venv at their first use.
+# ARGS goes to the command: make test ARGS='tests/unit -x', make demo ARGS=--help.
+
+ARGS =
+BIN = .venv/bin
+CHECKED = chatty tests $(if $(wildcard bench/*.py),bench)
+
+# Without bytecode files each start would compile every library anew; a foreign PYTHONPATH would shadow the lock.
+unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.NOTPARALLEL:
+.PHONY: help run demo test test-long check format bench interop fuzz lock clean
+
+help:
+	@echo 'make run        start a server on http://127.0.0.1:8000, PostgreSQL included; Ctrl-C stops it'
+	@echo 'make demo       two people talk, and you see what the server stored of it'
+	@echo 'make test       all tests, those with counts at small ones; prints the line coverage'
+	@echo 'make test-long  the tests with counts, at full counts'
+	@echo 'make check      format, lint, types, import rules'
+	@echo 'make format     let ruff mend what it can'
+	@echo 'make bench      measure; results go to bench/results'
+	@echo 'make interop    exchange messages with another implementation of the protocol'
+	@echo 'make fuzz       WebSocket conformance cases against the gateway'
+	@echo 'make lock       resolve the dependencies anew'
+	@echo 'make clean      remove .venv and caches; data in .chatty stay'
+
+# exec: no shell stands between make and the server, so a Ctrl-C reaches it once, and make waits until it has stopped.
+run: .venv/.complete
+	@exec $(BIN)/chatty up $(ARGS)
+
+demo: .venv/.complete
+	@exec $(BIN)/chatty demo $(ARGS)
+
+test: .venv/.complete
+	@exec $(BIN)/pytest --cov --cov-report=term --cov-fail-under=85 $(ARGS)
+
+test-long: .venv/.complete
+	@CHATTY_TEST_COUNTS=full exec $(BIN)/pytest -m long --timeout=1800 $(ARGS)
+
+check: .venv/.complete
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/mypy --strict $(CHECKED)
+	$(BIN)/lint-imports --no-logo
+
+format: .venv/.complete
+	$(BIN)/ruff check --fix $(CHECKED)
+	$(BIN)/ruff format $(CHECKED)
+
+bench: .venv/.complete
+	@exec $(BIN)/python -m bench $(ARGS)
+
+interop: .venv/.complete
+	@if [ -x tests/interop/run ]; then exec tests/interop/run $(ARGS); else echo 'interop: nothing here yet'; fi
+
+fuzz: .venv/.complete
+	@if [ -x tests/fuzz/run ]; then exec tests/fuzz/run $(ARGS); else echo 'fuzz: nothing here yet'; fi
+
+# .venv/.lock is a copy of the lock that .venv was made from: only another content makes it anew, not another date.
+.venv/.complete: requirements.lock pyproject.toml
+	@cmp -s requirements.lock .venv/.lock || $(MAKE) --no-print-directory -s environment
+	@$(BIN)/pip install -qq --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+.PHONY: environment
+environment:
+	@set -eu; \
+	for python in python3.11 python3 python3.12 python3.13 python3.14; do \
+	  if $$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "Making .venv with $$python; this takes about a minute, once."; \
+	    rm -rf .venv; \
+	    $$python -m venv .venv; \
+	    $(BIN)/pip install -qq --require-hashes -r requirements.lock; \
+	    cp requirements.lock .venv/.lock; \
+	    exit 0; \
+	  fi; \
+	done; \
+	echo 'Chatty needs Python 3.11 or newer with its venv module, as python3 or python3.11 (Debian: python3-venv).' >&2; \
+	exit 1
+
+# The resolver lives in a folder of its own, for this one command.
+lock:
+	@set -eu; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	python3 -m venv "$$folder"; "$$folder/bin/pip" install -qq uv; \
+	"$$folder/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+	  --no-emit-index-url --no-annotate --no-header --group dev --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist htmlcov
+	find chatty tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,252 @@
+"""Settings: what an operator may choose, from `CHATTY_*` variables and `chatty.toml`.
+
+A variable wins over the file. The file is the one that `CHATTY_CONFIG` names, otherwise `chatty.toml` in the working
+directory if there is one. A secret may stand in a file of its own: `CHATTY_DATABASE_URL_FILE` instead of
+`CHATTY_DATABASE_URL`. A name that nobody knows is refused, so that a typing error does not silently leave a default in
+force.
+
+What is wrong is told in a ValueError: the setting's name and the rule it breaks, never the value. Constants of the
+protocol are no settings; they stand in `chatty.wire.limits`.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import TomlConfigSettingsSource as TomlSource
+
+_PREFIX = "CHATTY_"
+_TESTS_PREFIX = "CHATTY_TEST_"  # belongs to the test suite, which starts servers in its own environment
+_SECRETS = ("database_url", "master_key")
+_SERVER_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(:[0-9]{1,5})?")
+
+Count = Annotated[int, Field(ge=1)]
+Bytes = Annotated[int, Field(ge=1024)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """One frozen value for the process. Made directly it reads nothing; `load_settings()` reads."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=_PREFIX, env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    # Where things are
+    database_url: SecretStr | None = Field(
+        None, description="PostgreSQL, as postgresql://…; without it the server runs its own in the data directory."
+    )
+    database_url_file: Path | None = Field(None, description="File that holds the database URL, in its place.")
+    data_dir: Path = Field(
+        Path(".chatty"), description="Directory for keys, blobs, the admin socket and the embedded database."
+    )
+    master_key: SecretStr | None = Field(
+        None, description="Key that seals the other keys: 32 bytes as base64; made in the data directory if unset."
+    )
+    master_key_file: Path | None = Field(None, description="File that holds the master key, in its place.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65_535, description="TCP port to listen on; 0 takes a free one.")
+    public_origin: str = Field(
+        "http://127.0.0.1:8000", description="Scheme, host and port under which clients reach the server."
+    )
+    server_name: str = Field(
+        "localhost", description="Name after the colon in user ids (@ann:localhost); fixed once there are accounts."
+    )
+    registration: Literal["open", "invite"] | None = Field(
+        None, description="Who may register: open, or invite; unset: open with the embedded database, else invite."
+    )
+
+    # Logs
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or text for a person.")
+
+    # Database
+    pool_connections_max: Count = Field(8, description="Connections to PostgreSQL, count.")
+    pool_wait_timeout_s: Seconds = Field(5.0, description="Longest wait for a connection, seconds.")
+    pool_waiting_max: Count = Field(
+        256, description="Requests that may wait for a connection, count; more are refused."
+    )
+    database_statement_timeout_s: Seconds = Field(10.0, description="Longest run of one SQL statement, seconds.")
+
+    # Sockets and requests
+    frame_bytes_max: Bytes = Field(262_144, description="Largest WebSocket message, bytes; larger closes with 1009.")
+    body_bytes_max: Bytes = Field(1_048_576, description="Largest body of an HTTP request, bytes.")
+    outbox_bytes_max: Bytes = Field(
+        1_048_576, description="Events that may wait for one slow reader, bytes; beyond it the reader must resync."
+    )
+    outbox_write_timeout_s: Seconds = Field(
+        30.0, description="Longest time one write to a socket may take before it is closed, seconds."
+    )
+    hello_timeout_s: Seconds = Field(10.0, description="Time from opening a socket to its hello, seconds.")
+    heartbeat_interval_s: Seconds = Field(20.0, description="Pause between heartbeats on a socket, seconds.")
+    tcp_user_timeout_s: Seconds = Field(
+        30.0, description="Time after which the kernel gives up a peer that takes nothing, seconds."
+    )
+
+    # Accounts
+    access_token_lifetime_s: Annotated[float, Field(gt=0, le=600)] = Field(
+        600.0, description="Lifetime of an access token, seconds; at most 600."
+    )
+    refresh_idle_lifetime_s: Seconds = Field(
+        30 * 86_400.0, description="Time after which an unused refresh token ends, seconds."
+    )
+    refresh_absolute_lifetime_s: Seconds = Field(
+        365 * 86_400.0, description="Time after log-in at which refreshing ends, used or not, seconds."
+    )
+    revocation_poll_interval_s: Seconds = Field(
+        0.5, description="Pause between looks for tokens and devices revoked elsewhere, seconds."
+    )
+
+    # What one account, device or room may hold
+    mailbox_rows_per_sender_max: Count = Field(
+        1_000, description="To-device messages of one sender that may wait for one recipient, count."
+    )
+    mailbox_rows_max: Count = Field(20_000, description="To-device messages that may wait for one device, count.")
+    one_time_keys_max: Annotated[int, Field(ge=1, le=50)] = Field(
+        50, description="One-time keys kept for each device and algorithm, count; at most 50."
+    )
+    room_members_max: Count = Field(1_000, description="Members of one room, count.")
+    rooms_live_max: Count = Field(10_000, description="Rooms held in memory at once, count.")
+    sessions_max: Count = Field(10_000, description="Open WebSockets, count.")
+
+    # Writing and delivering
+    append_timeout_s: Seconds = Field(
+        5.0, description="Longest wait for a message to be committed, seconds; then its sender must ask again."
+    )
+    journal_batch_max: Count = Field(256, description="Messages in one commit, count.")
+    journal_queue_max: Count = Field(4_096, description="Messages that may wait for a commit, count; more are refused.")
+    compare_interval_s: Seconds = Field(
+        2.0, description="Pause between comparisons of what sockets were sent with what is stored, seconds."
+    )
+    drain_timeout_s: Seconds = Field(5.0, description="Longest orderly stop, seconds; then what is left is cut off.")
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the server runs its own PostgreSQL."""
+        return self.database_url is None
+
+    @property
+    def is_registration_open(self) -> bool:
+        return self.registration == "open" or (self.registration is None and self.is_embedded)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secret_files(cls, values: dict[str, Any]) -> dict[str, Any]:
+        found = {name: _read_secret(name, values) for name in _SECRETS if values.get(f"{name}_file") is not None}
+        return {**values, **found}
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("must begin with postgresql://")
+        return value
+
+    @field_validator("public_origin")
+    @classmethod
+    def _is_origin(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or value != f"{parts.scheme}://{parts.netloc}":
+            raise ValueError("must be a scheme, a host and perhaps a port, such as https://chat.example.org")
+        return value
+
+    @field_validator("server_name")
+    @classmethod
+    def _is_server_name(cls, value: str) -> str:
+        if not _SERVER_NAME.fullmatch(value):
+            raise ValueError("must be a host name in small letters, such as chat.example.org")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.outbox_bytes_max < self.frame_bytes_max:
+            raise ValueError("outbox_bytes_max must be at least frame_bytes_max: one frame must fit")
+        if self.refresh_absolute_lifetime_s < self.refresh_idle_lifetime_s:
+            raise ValueError("refresh_absolute_lifetime_s must be at least refresh_idle_lifetime_s")
+        if self.journal_queue_max < self.journal_batch_max:
+            raise ValueError("journal_queue_max must be at least journal_batch_max")
+        return self
+
+    @classmethod
+    def settings_customise_sources(cls, *_: Any, **sources: Any) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (sources["init_settings"],)
+
+
+class _FromOutside(Settings):
+    """The same settings, read: arguments win over variables, variables over the file."""
+
+    @classmethod
+    def settings_customise_sources(cls, *_: Any, **sources: Any) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (sources["init_settings"], EnvSettingsSource(cls), TomlSource(cls, toml_file=_find_file()))
+
+
+def load_settings(**chosen: Any) -> Settings:
+    """Read the settings of this process; `chosen` (options of a command line) win over all.
+
+    Raises: ValueError with a line for each wrong setting: its name and what is wrong, never its value.
+    """
+    _refuse_unknown_variables(os.environ)
+    try:
+        return _FromOutside(**chosen)
+    except ValidationError as error:
+        raise ValueError("\n".join(_explain(error))) from None
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{_find_file()}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def describe_settings() -> Iterator[tuple[str, str, str]]:
+    """Variable, default and description of each setting, in the order of this file; documentation is made from it."""
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else str(field.default)
+        yield _PREFIX + name.upper(), default, field.description or ""
+
+
+def _find_file() -> Path | None:
+    named = os.environ.get(f"{_PREFIX}CONFIG")
+    if named is None:
+        return Path("chatty.toml")  # a missing one is no error
+    if not Path(named).is_file():
+        raise ValueError(f"{_PREFIX}CONFIG: there is no such file")
+    return Path(named)
+
+
+def _read_secret(name: str, values: Mapping[str, Any]) -> str:
+    if values.get(name) is not None:
+        raise ValueError(f"{name} and {name}_file are both set: choose one")
+    try:
+        return Path(values[f"{name}_file"]).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ValueError(f"{name}_file cannot be read: {reason}") from None
+
+
+def _refuse_unknown_variables(environ: Iterable[str]) -> None:
+    known = {_PREFIX + name.upper() for name in Settings.model_fields} | {f"{_PREFIX}CONFIG"}
+    unknown = sorted(
+        name
+        for name in environ
+        if name.startswith(_PREFIX) and not name.startswith(_TESTS_PREFIX) and name not in known
+    )
+    if unknown:
+        raise ValueError("\n".join(f"{name}: no such setting{_closest(name, known)}" for name in unknown))
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_input=False, include_url=False):
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        reason = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            reason = f"no such setting{_closest(name, Settings.model_fields)}"
+        yield f"{_PREFIX}{name.upper()}: {reason}" if name else reason
