@@ -41,91 +41,110 @@ class Settings(BaseSettings):
 
     # Where things are
     database_url: SecretStr | None = Field(
-        None, description="PostgreSQL, as postgresql://…; without it the server runs its own in the data directory."
+        default=None,
+        description="PostgreSQL, as postgresql://…; without it the server runs its own in the data directory.",
     )
-    database_url_file: Path | None = Field(None, description="File that holds the database URL, in its place.")
+    database_url_file: Path | None = Field(default=None, description="File that holds the database URL, in its place.")
     data_dir: Path = Field(
-        Path(".chatty"), description="Directory for keys, blobs, the admin socket and the embedded database."
+        default=Path(".chatty"), description="Directory for keys, blobs, the admin socket and the embedded database."
     )
     master_key: SecretStr | None = Field(
-        None, description="Key that seals the other keys: 32 bytes as base64; made in the data directory if unset."
+        default=None,
+        description="Key that seals the other keys: 32 bytes as base64; made in the data directory if unset.",
     )
-    master_key_file: Path | None = Field(None, description="File that holds the master key, in its place.")
-    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65_535, description="TCP port to listen on; 0 takes a free one.")
+    master_key_file: Path | None = Field(default=None, description="File that holds the master key, in its place.")
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65_535, description="TCP port to listen on; 0 takes a free one.")
     public_origin: str = Field(
-        "http://127.0.0.1:8000", description="Scheme, host and port under which clients reach the server."
+        default="http://127.0.0.1:8000", description="Scheme, host and port under which clients reach the server."
     )
     server_name: str = Field(
-        "localhost", description="Name after the colon in user ids (@ann:localhost); fixed once there are accounts."
+        default="localhost",
+        description="Name after the colon in user ids (@ann:localhost); fixed once there are accounts.",
     )
     registration: Literal["open", "invite"] | None = Field(
-        None, description="Who may register: open, or invite; unset: open with the embedded database, else invite."
+        default=None,
+        description="Who may register: open, or invite; unset: open with the embedded database, else invite.",
     )
 
     # Logs
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
-    log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or text for a person.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged."
+    )
+    log_format: Literal["json", "console"] = Field(
+        default="json", description="One JSON object a line, or text for a person."
+    )
 
     # Database
-    pool_connections_max: Count = Field(8, description="Connections to PostgreSQL, count.")
-    pool_wait_timeout_s: Seconds = Field(5.0, description="Longest wait for a connection, seconds.")
+    pool_connections_max: Count = Field(default=8, description="Connections to PostgreSQL, count.")
+    pool_wait_timeout_s: Seconds = Field(default=5.0, description="Longest wait for a connection, seconds.")
     pool_waiting_max: Count = Field(
-        256, description="Requests that may wait for a connection, count; more are refused."
+        default=256, description="Requests that may wait for a connection, count; more are refused."
     )
-    database_statement_timeout_s: Seconds = Field(10.0, description="Longest run of one SQL statement, seconds.")
+    database_statement_timeout_s: Seconds = Field(
+        default=10.0, description="Longest run of one SQL statement, seconds."
+    )
 
     # Sockets and requests
-    frame_bytes_max: Bytes = Field(262_144, description="Largest WebSocket message, bytes; larger closes with 1009.")
-    body_bytes_max: Bytes = Field(1_048_576, description="Largest body of an HTTP request, bytes.")
+    frame_bytes_max: Bytes = Field(
+        default=262_144, description="Largest WebSocket message, bytes; larger closes with 1009."
+    )
+    body_bytes_max: Bytes = Field(default=1_048_576, description="Largest body of an HTTP request, bytes.")
     outbox_bytes_max: Bytes = Field(
-        1_048_576, description="Events that may wait for one slow reader, bytes; beyond it the reader must resync."
+        default=1_048_576,
+        description="Events that may wait for one slow reader, bytes; beyond it the reader must resync.",
     )
     outbox_write_timeout_s: Seconds = Field(
-        30.0, description="Longest time one write to a socket may take before it is closed, seconds."
+        default=30.0, description="Longest time one write to a socket may take before it is closed, seconds."
     )
-    hello_timeout_s: Seconds = Field(10.0, description="Time from opening a socket to its hello, seconds.")
-    heartbeat_interval_s: Seconds = Field(20.0, description="Pause between heartbeats on a socket, seconds.")
+    hello_timeout_s: Seconds = Field(default=10.0, description="Time from opening a socket to its hello, seconds.")
+    heartbeat_interval_s: Seconds = Field(default=20.0, description="Pause between heartbeats on a socket, seconds.")
     tcp_user_timeout_s: Seconds = Field(
-        30.0, description="Time after which the kernel gives up a peer that takes nothing, seconds."
+        default=30.0, description="Time after which the kernel gives up a peer that takes nothing, seconds."
     )
 
     # Accounts
     access_token_lifetime_s: Annotated[float, Field(gt=0, le=600)] = Field(
-        600.0, description="Lifetime of an access token, seconds; at most 600."
+        default=600.0, description="Lifetime of an access token, seconds; at most 600."
     )
     refresh_idle_lifetime_s: Seconds = Field(
-        30 * 86_400.0, description="Time after which an unused refresh token ends, seconds."
+        default=30 * 86_400.0, description="Time after which an unused refresh token ends, seconds."
     )
     refresh_absolute_lifetime_s: Seconds = Field(
-        365 * 86_400.0, description="Time after log-in at which refreshing ends, used or not, seconds."
+        default=365 * 86_400.0, description="Time after log-in at which refreshing ends, used or not, seconds."
     )
     revocation_poll_interval_s: Seconds = Field(
-        0.5, description="Pause between looks for tokens and devices revoked elsewhere, seconds."
+        default=0.5, description="Pause between looks for tokens and devices revoked elsewhere, seconds."
     )
 
     # What one account, device or room may hold
     mailbox_rows_per_sender_max: Count = Field(
-        1_000, description="To-device messages of one sender that may wait for one recipient, count."
+        default=1_000, description="To-device messages of one sender that may wait for one recipient, count."
     )
-    mailbox_rows_max: Count = Field(20_000, description="To-device messages that may wait for one device, count.")
+    mailbox_rows_max: Count = Field(
+        default=20_000, description="To-device messages that may wait for one device, count."
+    )
     one_time_keys_max: Annotated[int, Field(ge=1, le=50)] = Field(
-        50, description="One-time keys kept for each device and algorithm, count; at most 50."
+        default=50, description="One-time keys kept for each device and algorithm, count; at most 50."
     )
-    room_members_max: Count = Field(1_000, description="Members of one room, count.")
-    rooms_live_max: Count = Field(10_000, description="Rooms held in memory at once, count.")
-    sessions_max: Count = Field(10_000, description="Open WebSockets, count.")
+    room_members_max: Count = Field(default=1_000, description="Members of one room, count.")
+    rooms_live_max: Count = Field(default=10_000, description="Rooms held in memory at once, count.")
+    sessions_max: Count = Field(default=10_000, description="Open WebSockets, count.")
 
     # Writing and delivering
     append_timeout_s: Seconds = Field(
-        5.0, description="Longest wait for a message to be committed, seconds; then its sender must ask again."
+        default=5.0, description="Longest wait for a message to be committed, seconds; then its sender must ask again."
     )
-    journal_batch_max: Count = Field(256, description="Messages in one commit, count.")
-    journal_queue_max: Count = Field(4_096, description="Messages that may wait for a commit, count; more are refused.")
+    journal_batch_max: Count = Field(default=256, description="Messages in one commit, count.")
+    journal_queue_max: Count = Field(
+        default=4_096, description="Messages that may wait for a commit, count; more are refused."
+    )
     compare_interval_s: Seconds = Field(
-        2.0, description="Pause between comparisons of what sockets were sent with what is stored, seconds."
+        default=2.0, description="Pause between comparisons of what sockets were sent with what is stored, seconds."
     )
-    drain_timeout_s: Seconds = Field(5.0, description="Longest orderly stop, seconds; then what is left is cut off.")
+    drain_timeout_s: Seconds = Field(
+        default=5.0, description="Longest orderly stop, seconds; then what is left is cut off."
+    )
 
     @property
     def is_embedded(self) -> bool:
