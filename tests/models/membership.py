@@ -97,7 +97,7 @@ class Strength(IntEnum):
 
 @dataclass(frozen=True)
 class Rules:
-    """The protocol's rules; every value but the first one drops, weakens or replaces a rule."""
+    """The protocol's rules; every value but the default drops, weakens or replaces a rule."""
 
     locks_user_first: bool = True
     kick_locks: Literal["user, room", "room, user", "room"] = "user, room"

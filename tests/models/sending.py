@@ -55,7 +55,7 @@ from .sending_state import (
 
 @dataclass(frozen=True)
 class Rules:
-    """The protocol's rules; every value but the first one drops or weakens a rule."""
+    """The protocol's rules; every value but the default drops or weakens a rule."""
 
     low_counts: Literal["settled on disk", "settled in memory"] = "settled on disk"
     look_up: Literal["after the locks", "with the lock"] = "after the locks"

@@ -44,7 +44,7 @@ SOCKET_FRAMES_MAX = 3
 
 @dataclass(frozen=True)
 class RoomRules:
-    """The protocol's rules for room streams; every value but the first one drops, weakens or replaces a rule."""
+    """The protocol's rules for room streams; every value but the default drops, weakens or replaces a rule."""
 
     resume: Literal["register, snapshot", "snapshot, register"] = "register, snapshot"
     compares: Literal["sessions", "actor", "nothing"] = "sessions"
@@ -224,7 +224,7 @@ def _filling(session: Session, page_end: Seq) -> Session:
 
 @dataclass(frozen=True)
 class MailboxRules:
-    """The protocol's rules for the device mailbox; every value but the first one drops a rule."""
+    """The protocol's rules for the device mailbox; every value but the default drops a rule."""
 
     gives: Literal["what was not given", "above the last given"] = "what was not given"
     deletes: Literal["exact ids", "up to the id"] = "exact ids"

@@ -102,7 +102,7 @@ LARGER = [
 )
 def test_with_all_rules_messages_reach_exactly_the_chains_set(world: World) -> None:
     found = explore(Membership(world, Rules()))
-    assert found.violation is None, found.violation
+    assert found.violation is None, str(found.violation)
     assert found.is_complete
 
 
@@ -116,21 +116,21 @@ def test_without_the_rule_a_promise_is_broken(dropped: Dropped) -> None:
 @pytest.mark.parametrize("rules", INSTEAD, ids=repr)
 def test_other_rules_would_do_as_well(rules: Rules) -> None:
     found = explore(Membership(additions_and_rejoins, rules))
-    assert found.violation is None, found.violation
+    assert found.violation is None, str(found.violation)
 
 
 def test_without_the_journals_help_nobody_is_left_out() -> None:
     """The weaker promise needs the job alone."""
     weaker = World(additions_and_rejoins.operations, strength=Strength.SAFE)
     found = explore(Membership(weaker, Rules(journal_writes_owed=False)))
-    assert found.violation is None, found.violation
+    assert found.violation is None, str(found.violation)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("world", "rules"), LARGER[: counted(small=1, full=4)])
 def test_with_all_operations_at_once_it_holds(world: World, rules: Rules) -> None:
     found = explore(Membership(world, rules))
-    assert found.violation is None, found.violation
+    assert found.violation is None, str(found.violation)
     assert found.is_complete
 
 
@@ -140,5 +140,5 @@ def test_with_kicks_and_joins_again_and_again_deep_walks_hold() -> None:
     walks = wander(
         Membership(world, Rules()), walk_count=counted(small=10, full=500), depth=300, settle_steps_max=4000, seed=1
     )
-    assert walks.violation is None, walks.violation
+    assert walks.violation is None, str(walks.violation)
     assert walks.unsettled_count == 0

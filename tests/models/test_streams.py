@@ -68,7 +68,7 @@ MAILBOX_DROPPED = [
 @pytest.mark.parametrize("world", [RoomWorld(), faultless, four_events], ids=repr)
 def test_with_all_rules_the_client_gets_all_in_order_once(world: RoomWorld) -> None:
     found = explore(RoomStream(world, RoomRules()))
-    assert found.violation is None, found.violation
+    assert found.violation is None, str(found.violation)
     assert found.is_complete
 
 
@@ -82,23 +82,23 @@ def test_without_the_rule_the_stream_has_a_hole_or_a_repeat(dropped: Dropped) ->
 @pytest.mark.parametrize("rules", MENDED_BY_THE_COMPARISON, ids=repr)
 def test_the_comparison_against_sessions_mends_what_else_would_be_lost(rules: RoomRules) -> None:
     found = explore(RoomStream(RoomWorld(), rules))
-    assert found.violation is None, found.violation
+    assert found.violation is None, str(found.violation)
 
 
 def test_a_starting_actor_that_tells_its_head_mends_a_comparison_against_actors() -> None:
     found = explore(RoomStream(RoomWorld(), RoomRules(compares="actor")))
-    assert found.violation is None, found.violation
+    assert found.violation is None, str(found.violation)
 
 
 def test_without_faults_no_comparison_is_needed() -> None:
     found = explore(RoomStream(faultless, RoomRules(compares="nothing")))
-    assert found.violation is None, found.violation
+    assert found.violation is None, str(found.violation)
 
 
 @pytest.mark.long
 def test_with_all_rules_every_mailbox_row_reaches_the_disk() -> None:
     found = explore(Mailbox(counted(small=2, full=3), MailboxRules()))
-    assert found.violation is None, found.violation
+    assert found.violation is None, str(found.violation)
     assert found.is_complete
 
 
@@ -113,7 +113,7 @@ def test_without_the_rule_a_mailbox_row_is_lost(rules: MailboxRules, breaks: str
 def test_with_all_rules_deep_walks_through_a_long_stream_hold() -> None:
     model = RoomStream(RoomWorld(events=12, outbox_max=4), RoomRules())
     walks = wander(model, walk_count=counted(small=20, full=1000), depth=200, settle_steps_max=4000, seed=1)
-    assert walks.violation is None, walks.violation
+    assert walks.violation is None, str(walks.violation)
     assert walks.unsettled_count == 0
 
 
@@ -121,5 +121,5 @@ def test_with_all_rules_deep_walks_through_a_long_stream_hold() -> None:
 def test_with_all_rules_deep_walks_through_a_full_mailbox_hold() -> None:
     walk_count = counted(small=20, full=1000)
     walks = wander(Mailbox(8, MailboxRules()), walk_count=walk_count, depth=200, settle_steps_max=4000, seed=1)
-    assert walks.violation is None, walks.violation
+    assert walks.violation is None, str(walks.violation)
     assert walks.unsettled_count == 0
