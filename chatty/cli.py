@@ -1,0 +1,1 @@
+"""The command ``chatty``: up, serve, demo."""
