@@ -306,6 +306,13 @@ class MailboxQuotaExceeded(QuotaExceeded):
     code = "mailbox_quota_exceeded"
 
 
+class BodyTimeout(RetryableError):
+    """The body of the HTTP request did not come in time: nothing was done."""
+
+    code = "body_timeout"
+    http_status = 408
+
+
 class StoreUnavailable(RetryableError):
     """PostgreSQL cannot be reached; nothing was done."""
 

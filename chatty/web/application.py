@@ -1,0 +1,152 @@
+"""The HTTP side of the process: Quart around the routes, with request ids, the access log and metrics.
+
+Every answer passes through here, also those of Quart itself: unknown paths, wrong methods, bodies too large, crashes. The log
+has the path's template, never the path, and no header or body; so no id of a person and no token gets there.
+"""
+
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable
+
+import msgspec
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from quart import Request, Response, g, request
+from quart_trio import QuartTrio
+
+from chatty.ids import RequestId
+from chatty.services import permissions
+from chatty.services.caller import Caller
+from chatty.web.problems import PROBLEM_MEDIA_TYPE, as_domain_error, problem_body, problem_headers
+from chatty.web.reading import read_arguments, read_token
+from chatty.web.routes import Reply, Route
+
+Authenticate = Callable[
+    [str], Awaitable[Caller]
+]  # a checked access token's caller; raises Unauthenticated and relatives
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+_UNKNOWN_PATH = "(unknown)"
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+_log = structlog.get_logger(__name__)
+
+
+class HttpMetrics:
+    """What the HTTP side counts; `path` is a template, so the number of series is bounded."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        labels = ("method", "path", "status")
+        self.requests_total = Counter("chatty_http_requests", "HTTP requests answered.", labels, registry=registry)
+        self.duration_s = Histogram(
+            "chatty_http_request_duration_seconds", "Time to an answer.", ("method", "path"), registry=registry
+        )
+
+
+def make_quart(
+    routes: Iterable[Route],
+    *,
+    authenticate: Authenticate,
+    metrics: HttpMetrics,
+    body_bytes_max: int,
+    body_timeout_s: float = 30.0,
+) -> QuartTrio:
+    """An application that answers these routes and nothing else; lifespan and WebSocket are added by the caller.
+
+    Raises: TypeError for two routes of one operation.
+    """
+    app = QuartTrio("chatty", static_folder=None, template_folder=None)
+    app.config.update(MAX_CONTENT_LENGTH=body_bytes_max, BODY_TIMEOUT=body_timeout_s, PROPAGATE_EXCEPTIONS=False)
+    app.url_map.merge_slashes = False
+    for one in routes:
+        _add(app, one, authenticate)
+    app.before_request(_begin)
+    app.after_request(_finisher(metrics))
+
+    async def refuse(error: Exception) -> Response:
+        return _problem(error, body_bytes_max=body_bytes_max)
+
+    app.register_error_handler(Exception, refuse)
+    return app
+
+
+def _add(app: QuartTrio, route: Route, authenticate: Authenticate) -> None:
+    if route.operation in app.view_functions:
+        raise TypeError(f"two routes for {route.operation}")
+
+    async def view(**_: str) -> Response:
+        return await _serve(route, request, authenticate)
+
+    app.add_url_rule(
+        re.sub(r"\{(\w+)\}", r"<\1>", route.path),
+        endpoint=route.operation,
+        view_func=view,
+        methods=[route.method],
+        provide_automatic_options=False,
+    )
+
+
+async def _serve(route: Route, request_: Request, authenticate: Authenticate) -> Response:
+    """Who asks comes before what is asked: nobody makes us read a body without a token where one is needed."""
+    caller = await authenticate(read_token(request_.headers)) if route.permission.needs_caller else None
+    permissions.check(route.permission, caller)
+    arguments = await read_arguments(route, request_, g.request_id)
+    if route.wants_caller:
+        arguments["caller"] = caller
+    answer = await route.handler(**arguments)
+    status = route.statuses[0]
+    if isinstance(answer, Reply):
+        answer, status = answer.body, answer.status
+    body = answer if isinstance(answer, str) else msgspec.json.encode(answer)
+    return Response(body, status=status, content_type=route.media_type)
+
+
+async def _begin() -> None:
+    offered = request.headers.get("X-Request-Id", "")
+    g.request_id = RequestId(offered if _REQUEST_ID.fullmatch(offered) else secrets.token_urlsafe(12))
+    g.started_at = time.perf_counter()
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+
+
+def _finisher(metrics: HttpMetrics) -> Callable[[Response], Awaitable[Response]]:
+    async def finish(response: Response) -> Response:
+        path, status = _template(request), response.status_code
+        duration_s = time.perf_counter() - g.started_at
+        response.headers["X-Request-Id"] = g.request_id
+        for name, value in _HEADERS.items():
+            response.headers.setdefault(name, value)
+        method = request.method if path != _UNKNOWN_PATH else "(any)"
+        metrics.requests_total.labels(method, path, status).inc()
+        metrics.duration_s.labels(method, path).observe(duration_s)
+        _log.info("request.answered", method=method, path=path, status=status, duration_s=round(duration_s, 6))
+        return response
+
+    return finish
+
+
+def _template(request_: Request) -> str:
+    rule = request_.url_rule
+    return re.sub(r"<(\w+)>", r"{\1}", rule.rule) if rule is not None else _UNKNOWN_PATH
+
+
+def _problem(error: Exception, *, body_bytes_max: int) -> Response:
+    domain_error = as_domain_error(error, body_bytes_max=body_bytes_max)
+    response = Response(
+        problem_body(domain_error, g.request_id),
+        status=domain_error.http_status,
+        content_type=PROBLEM_MEDIA_TYPE,
+        headers=problem_headers(domain_error),
+    )
+    valid_methods = getattr(error, "valid_methods", None)  # of a 405; RFC 9110 wants them named
+    if valid_methods:
+        response.headers["Allow"] = ", ".join(sorted(valid_methods))
+    return response

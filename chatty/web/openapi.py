@@ -1,0 +1,133 @@
+"""OpenAPI 3.1 from the routes themselves, so it cannot say anything else than what is enforced."""
+
+import inspect
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from chatty.services.permissions import PUBLIC
+from chatty.web.problems import PROBLEM_MEDIA_TYPE, Problem, describe
+from chatty.web.routes import Parameter, Route, route
+from chatty.wire.types import SendNumberField
+
+_REFERENCE = "#/components/schemas/{name}"
+_SECURITY = {
+    "dpop": {"type": "http", "scheme": "DPoP", "description": "An access token bound to a DPoP key (RFC 9449)."},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An access token (RFC 9068)."},
+}
+
+
+def openapi_route(described: Sequence[Route], *, version: str) -> Route:
+    """GET /openapi.json, describing these routes and itself; made once, as nothing in it changes while we run."""
+
+    @route("GET", "/openapi.json", permission=PUBLIC)
+    async def document() -> dict[str, Any]:
+        """This document."""
+        return made
+
+    made = make_document([*described, document], version=version)
+    return document
+
+
+def make_document(routes: Iterable[Route], *, version: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of these routes."""
+    routes = list(routes)
+    types = _types(routes)
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    schema_of = {id(type_): schema for type_, schema in zip(types, schemas, strict=True)}
+    paths: dict[str, dict[str, Any]] = defaultdict(dict)
+    for one in routes:
+        paths[one.path][one.method.lower()] = _operation(one, schema_of)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Chatty",
+            "version": version,
+            "description": "End-to-end encrypted chat. Errors are problem details (RFC 9457) with a stable `code`.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
+        "paths": dict(paths),
+        "components": {"schemas": _portable(components), "securitySchemes": _SECURITY},
+    }
+
+
+def _types(routes: Iterable[Route]) -> list[Any]:
+    found: dict[int, Any] = {id(Problem): Problem, id(SendNumberField): SendNumberField}
+    for one in routes:
+        for type_ in (one.body, one.answer, *(parameter.type for parameter in one.parameters)):
+            if type_ is not None:
+                found[id(type_)] = type_
+    return list(found.values())
+
+
+def _operation(one: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
+    summary, _, description = inspect.cleandoc(one.handler.__doc__ or "").partition("\n")
+    operation: dict[str, Any] = {
+        "operationId": one.operation,
+        "summary": summary,
+        "description": f"{description.strip()}\n\nPermission: `{one.permission.name}`.".strip(),
+        "security": [{"dpop": []}, {"bearer": []}] if one.permission.needs_caller else [],
+        "parameters": [*(_parameter(item, schema_of) for item in one.parameters), *_headers(one, schema_of)],
+        "responses": {**_answers(one, schema_of), **_problems(one, schema_of)},
+    }
+    if one.body is not None:
+        content = {"application/json": {"schema": _portable(schema_of[id(one.body)])}}
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation
+
+
+def _parameter(item: Parameter, schema_of: dict[int, Any]) -> dict[str, Any]:
+    schema = dict(_portable(schema_of[id(item.type)]))
+    if not item.is_required and item.default is not None:
+        schema["default"] = item.default
+    return {"name": item.name, "in": item.place, "required": item.is_required, "schema": schema}
+
+
+def _headers(one: Route, schema_of: dict[int, Any]) -> list[dict[str, Any]]:
+    if not one.is_numbered:
+        return []
+    described = {
+        "Idempotency-Key": "n: the device's own counter; names this exact request for ever.",
+        "Chatty-Low": "Everything below is settled on the client's disk.",
+    }
+    schema = schema_of[id(SendNumberField)]
+    return [
+        {"name": name, "in": "header", "required": True, "description": text, "schema": schema}
+        for name, text in described.items()
+    ]
+
+
+def _answers(one: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
+    schema = {"type": "string"} if one.answer is str else _portable(schema_of[id(one.answer)])
+    content = {one.media_type: {"schema": schema}}
+    return {str(status): {"description": HTTPStatus(status).phrase, "content": content} for status in one.statuses}
+
+
+def _problems(one: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
+    texts: dict[str, list[str]] = defaultdict(list)
+    for kind in one.errors:
+        texts[str(kind.http_status)].append(describe(kind))
+    content = {PROBLEM_MEDIA_TYPE: {"schema": schema_of[id(Problem)]}}
+    statuses = [status for status in sorted(texts) if int(status) not in one.statuses]
+    return {status: {"description": "\n\n".join(texts[status]), "content": content} for status in statuses}
+
+
+def _portable(schema: Any) -> Any:
+    """Python's `$(?!\\n)` says what `$` alone says in JSON Schema's dialect of regular expressions."""
+    match schema:
+        case dict():
+            return {key: _portable_item(key, value) for key, value in schema.items()}
+        case list():
+            return [_portable(item) for item in schema]
+        case _:
+            return schema
+
+
+def _portable_item(key: str, value: Any) -> Any:
+    if key == "pattern" and isinstance(value, str):
+        return value.replace(r"$(?!\n)", "$")
+    return _portable(value)
