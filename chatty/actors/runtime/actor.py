@@ -329,6 +329,7 @@ class Actor(Generic[M]):
         if self.state is State.SUSPENDED:
             self.state = State.PASSIVE
             self._drop(ActorStopped(self.name, "its registry was restarted"))
+            self._owner.note_left(self)
 
     def close(self) -> None:
         """Stopped for good; only when no life is going on. May be called again."""

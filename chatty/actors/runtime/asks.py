@@ -77,6 +77,10 @@ class Ask(Generic[R]):
         self._asker = trio.Event()
         return self._asker
 
+    def forget_asker(self) -> None:
+        """For the runtime: it was never queued, so it may be asked again."""
+        self._asker = None
+
     def result(self) -> R:
         """For the runtime: the answer, or raise the refusal. Only after the event was set."""
         value, error = self._outcome or (None, RuntimeError("not answered yet"))

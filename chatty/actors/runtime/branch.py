@@ -105,7 +105,7 @@ class Branch(ABC):
                 self._start.succeed()
                 await self._stop_asked.wait()
                 await self._drain_children()
-            except StartFailed as error:
+            except (StartFailed, ActorStopped) as error:
                 self.fail(error)
             finally:
                 self._nursery = None
@@ -119,8 +119,10 @@ class Branch(ABC):
         self.failure = None
 
     async def _wait_for_restart(self, failure: SupervisorFailed) -> bool:
+        if self._stop_asked.is_set():
+            return False
         delay_s = self._parent.delay_before_restart(self, failure)
-        if delay_s is None or self._stop_asked.is_set():
+        if delay_s is None:
             return False
         self._restart_count += 1
         self.state = State.BACKING_OFF

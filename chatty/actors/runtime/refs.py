@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar, cast
 import trio
 
 from chatty.actors.runtime.asks import Ask
-from chatty.actors.runtime.errors import AskTimeout, MailboxFull
+from chatty.actors.runtime.errors import ActorError, AskTimeout, MailboxFull
 from chatty.actors.runtime.mailbox import Queue
 
 M = TypeVar("M")
@@ -65,7 +65,11 @@ class ActorRef(Generic[M]):
         if self._actor.check_ask is not None:
             self._actor.check_ask()
         answered = request.expect()
-        self.tell(cast("M", request))
+        try:
+            self.tell(cast("M", request))
+        except ActorError:
+            request.forget_asker()
+            raise
         with trio.move_on_after(timeout_s):
             await answered.wait()
         if not answered.is_set():

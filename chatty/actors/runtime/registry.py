@@ -117,13 +117,19 @@ class Registry(Branch, Generic[K, M]):
             actor.shelve()
 
     async def _drain_children(self) -> None:
+        self._close_passive()  # first, so that none is woken behind our back
         async with trio.open_nursery() as nursery:
             for actor in [*self._live_by_key.values()]:
                 nursery.start_soon(actor.drain)
 
     def close(self) -> None:
         self.state = State.STOPPED
-        for actor in [*self._live_by_key.values(), *self._passive_by_key.values()]:
+        for actor in [*self._live_by_key.values()]:
+            actor.close()
+        self._close_passive()
+
+    def _close_passive(self) -> None:
+        for actor in [*self._passive_by_key.values()]:
             actor.close()
 
     def _children(self) -> list[Snapshot]:
