@@ -1,11 +1,11 @@
 """Clients get all, in order, once, and lose no mailbox row; each rule of it is needed (the theory: streams.py)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 
 from .checker import STUCK, explore, wander
-from .counts import counted
 from .streams import Mailbox, MailboxRules, RoomRules, RoomStream, RoomWorld
 
 faultless = RoomWorld(has_faults=False)
@@ -96,8 +96,8 @@ def test_without_faults_no_comparison_is_needed() -> None:
 
 
 @pytest.mark.long
-def test_with_all_rules_every_mailbox_row_reaches_the_disk() -> None:
-    found = explore(Mailbox(counted(small=2, full=3), MailboxRules()))
+def test_with_all_rules_every_mailbox_row_reaches_the_disk(counts: Callable[[int, int], int]) -> None:
+    found = explore(Mailbox(counts(2, 3), MailboxRules()))
     assert found.violation is None, str(found.violation)
     assert found.is_complete
 
@@ -110,16 +110,16 @@ def test_without_the_rule_a_mailbox_row_is_lost(rules: MailboxRules, breaks: str
 
 
 @pytest.mark.long
-def test_with_all_rules_deep_walks_through_a_long_stream_hold() -> None:
+def test_with_all_rules_deep_walks_through_a_long_stream_hold(counts: Callable[[int, int], int]) -> None:
     model = RoomStream(RoomWorld(events=12, outbox_max=4), RoomRules())
-    walks = wander(model, walk_count=counted(small=20, full=1000), depth=200, settle_steps_max=4000, seed=1)
+    walks = wander(model, walk_count=counts(20, 1000), depth=200, settle_steps_max=4000, seed=1)
     assert walks.violation is None, str(walks.violation)
     assert walks.unsettled_count == 0
 
 
 @pytest.mark.long
-def test_with_all_rules_deep_walks_through_a_full_mailbox_hold() -> None:
-    walk_count = counted(small=20, full=1000)
+def test_with_all_rules_deep_walks_through_a_full_mailbox_hold(counts: Callable[[int, int], int]) -> None:
+    walk_count = counts(20, 1000)
     walks = wander(Mailbox(8, MailboxRules()), walk_count=walk_count, depth=200, settle_steps_max=4000, seed=1)
     assert walks.violation is None, str(walks.violation)
     assert walks.unsettled_count == 0
