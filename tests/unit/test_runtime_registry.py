@@ -164,6 +164,14 @@ async def test_it_is_passivated_when_idle_and_the_same_ref_wakes_it(autojump_clo
         assert house.log == ["+a", "-a", "+a"]
 
 
+async def test_get_finds_the_passive_one_again(autojump_clock: MockClock) -> None:
+    async with open_supervisor("root") as root:
+        rooms = await open_rooms(root, House(idle_timeout_s=5))
+        ref = await rooms.get("a")
+        await trio.sleep(10)
+        assert await rooms.get("a") is ref  # or there would be two actors for one key
+
+
 async def test_a_message_while_it_leaves_keeps_it(autojump_clock: MockClock) -> None:
     house = House(idle_timeout_s=5)
     async with open_supervisor("root") as root:

@@ -255,6 +255,16 @@ async def test_a_supervisor_that_fails_is_restarted_with_its_children_fresh(auto
         assert (snapshot.last_error or "").startswith("ValueError at")
 
 
+async def test_a_restarted_supervisor_counts_anew(autojump_clock: MockClock) -> None:
+    async with open_supervisor("root") as root:
+        inner = await root.start_supervisor("inner", intensity=Intensity(restart_count_max=1, within_s=60))
+        ref = await inner.start(spec(echoing))
+        await crash(ref)
+        ref.tell(Echo("return"))
+        assert await ref.ask(Echo("a"), timeout_s=10) == "a"
+        assert root.snapshot().children[0].restart_count == 1
+
+
 async def test_while_its_supervisor_waits_a_mailbox_still_takes_messages(autojump_clock: MockClock) -> None:
     async with open_supervisor("root", intensity=Intensity(backoff_s_min=10)) as root:
         inner = await root.start_supervisor("inner", intensity=Intensity(restart_count_max=0))
