@@ -1,10 +1,11 @@
 """Logs and metrics: how a server says what it does, without saying what it must not.
 
-Logs are structlog events, `noun.past_verb` with plain fields, one JSON object a line. Everything that libraries log through
-the standard library takes the same way. A last processor makes secrets unreadable, whoever wrote them: values under telling
-keys, and whatever looks like a token or a password in a URL. It is the second line of defence: the first is not to log them.
+Logs are structlog events, `noun.past_verb` with plain fields, one JSON object a line. Everything that libraries log
+through the standard library takes the same way. A last processor makes secrets unreadable, whoever wrote them: values
+under telling keys, and whatever looks like a token or a password in a URL. It is the second line of defence: the first
+is not to log them.
 
-Metrics are one `Metrics` for each application, with a registry of its own, so that two servers in one process do not mix.
+Metrics are one `Metrics` for each application, with a registry of its own: two servers in one process do not mix.
 """
 
 import logging
@@ -53,7 +54,7 @@ _DEPTH_MAX: Final = 6
 def configure_logging(
     level: LogLevel = "info", stream: TextIO | None = None, *, form: Literal["json", "console"] = "json"
 ) -> None:
-    """Send all logs, structlog's and the standard library's, to `stream` (stderr if none); a second call replaces the first.
+    """Send all logs, structlog's and the standard library's, to `stream` (stderr if none). A second call replaces it.
 
     One of the few things that are global by nature: the process has one log. Only the command lines call it.
     """
@@ -101,7 +102,7 @@ def request_context(request_id: str, **fields: str) -> Iterator[None]:
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace secrets in an event by `[redacted]`: values under telling keys, and what looks like one inside any text."""
+    """Replace secrets in an event by `[redacted]`: values under telling keys, and what looks like one in any text."""
     return {key: REDACTED if _is_telling(key) else _redact_value(value, depth=0) for key, value in event.items()}
 
 
@@ -113,8 +114,8 @@ def redact_text(text: str) -> str:
 class Metrics:
     """The metrics of one application. Parts get it when they are made; a part adds its own with `registry`.
 
-    Names, types and labels are public: docs/operations.md lists them, and a test compares. Labels take few values: a route's
-    template or a limiter's name, never a user, room or device.
+    Names, types and labels are public: docs/operations.md lists them, and a test compares. Labels take few values: a
+    route's template or a limiter's name, never a user, room or device.
     """
 
     def __init__(self) -> None:

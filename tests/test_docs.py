@@ -1,8 +1,8 @@
 """What an operator or a client's author can meet is in docs/, and nothing else is.
 
-The code is read, not a list: a new setting, error, metric, option or log event without documentation fails here, and what the
-failure shows is the line to add. A page that is still to be written makes its test an expected failure; once the page exists
-the test counts.
+The code is read, not a list: a new setting, error, metric, option or log event without documentation fails here, and
+what the failure shows is the line to add. A page that is still to be written makes its test an expected failure; once
+the page exists the test counts.
 """
 
 import ast
