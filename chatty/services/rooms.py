@@ -1,0 +1,530 @@
+"""Rooms: creation, invitations, membership, policy (docs/protocol.md, "Rooms").
+
+Each change is a signed object. In one transaction: lock the target's user row, the acting device's send row, the room's row; then
+read, verify the signature, ask the one authority rule, append the event and move membership, intervals and user streams with it.
+The order of the locks matters: a join beside a new device would else leave the device out while the epoch says "current".
+
+A final refusal is recorded under (device, n) like an answer, so that a late copy of the request cannot succeed after all.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+
+from chatty.crypto.events import verify_event, verify_invitation
+from chatty.errors import (
+    BadRequest,
+    BadSignature,
+    ChattyError,
+    Forbidden,
+    InvitationVoid,
+    LastOwner,
+    NotAMember,
+    NotFound,
+)
+from chatty.ids import DeviceId, ListVersion, RoomId, RoomNumber, SendNumber, Seq, UserId, UserNumber
+from chatty.services.caller import Caller
+from chatty.services.doorbells import Doorbell, Doorbells
+from chatty.services.messages import Clock
+from chatty.services.requests import Requests
+from chatty.services.timeline import Appended, NewEvent, RoomHead, append, new_room_head
+from chatty.services.units import Audit
+from chatty.wire import chain
+from chatty.wire.authority import (
+    Membership,
+    RoomState,
+    authorize,
+    change_membership,
+    created_room,
+    may_invite,
+)
+from chatty.wire.canonical import canonical_json, decode_base64, encode_base64
+from chatty.wire.events import (
+    REMOVALS,
+    Action,
+    CreateContent,
+    Invitation,
+    Kind,
+    MemberChange,
+    MemberContent,
+    Policy,
+    PolicyChange,
+    PolicyContent,
+    SignedInvitation,
+)
+from chatty.wire.rooms import (
+    Members,
+    RoomCommitted,
+    RoomCreation,
+    RoomSummary,
+    SignedInvitationBody,
+    SignedMemberChange,
+    SignedPolicyChange,
+)
+from chatty.wire.signing import body_bytes
+
+_FINAL = (Forbidden, NotAMember, InvitationVoid, LastOwner, BadSignature, BadRequest)
+_BY_CODE: dict[str, type[ChattyError]] = {error.code: error for error in _FINAL}
+_additions = (Action.JOIN, Action.ADD)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserRow:
+    """What a membership event needs of its target, read under the user's lock."""
+
+    user: UserId
+    user_number: UserNumber
+    identity_key: str
+    list_version: ListVersion
+    list_digest: str
+
+
+@dataclass(kw_only=True)
+class LockedRoom:
+    """A room under its lock, as the authority rule asks for it: memberships of those concerned, and of all owners."""
+
+    head: RoomHead
+    create: CreateContent
+    policy: Policy
+    memberships: dict[UserId, Membership] = field(default_factory=dict)
+    joined_count: int = 0
+
+    @property
+    def seq(self) -> Seq:
+        return self.head.seq
+
+    def membership(self, user: UserId) -> Membership | None:
+        return self.memberships.get(user)
+
+    def is_last_owner(self, user: UserId) -> bool:
+        owners = [name for name, one in self.memberships.items() if one.is_joined and one.role.value == "owner"]
+        return owners == [user] and self.joined_count > 1
+
+
+class Rooms(Protocol):
+    """The store of rooms, inside one unit of work."""
+
+    async def room_number(self, room: RoomId) -> RoomNumber | None: ...
+    async def user(self, user: UserId) -> UserRow | None: ...
+    async def lock_users(self, users: Iterable[UserNumber]) -> None: ...
+    async def lock(self, room: RoomNumber, concerned: Iterable[UserId]) -> LockedRoom:
+        """The room's row locked, then the memberships of `concerned` and of the owners read."""
+        ...
+
+    async def insert(self, head: RoomHead, create: CreateContent, body: bytes) -> RoomNumber:
+        """A new row at seq 0; its events follow with write()."""
+        ...
+
+    async def direct_room(self, pair: str) -> tuple[RoomId, Seq, Seq] | None:
+        """The pair's room: id, seq and epoch."""
+        ...
+
+    async def created(self, room: RoomId) -> tuple[RoomId, Seq, Seq] | None: ...
+    async def head_at(self, room: RoomNumber, seq: Seq) -> bytes | None: ...
+    async def device_key(self, user: UserId, device: DeviceId) -> str | None: ...
+    async def write(self, head: RoomHead, appended: Sequence[Appended]) -> None: ...
+    async def set_membership(self, room: RoomNumber, user: UserNumber, membership: Membership, *, seq: Seq) -> None:
+        """The member row, and the interval that begins or ends with it at `seq`."""
+        ...
+
+    async def set_policy(self, room: RoomNumber, policy: Policy) -> None: ...
+    async def append_user_event(
+        self, user: UserNumber, *, kind: str, content: dict[str, object], time_ms: int
+    ) -> None: ...
+    async def summaries(self, user: UserNumber, *, after: str, count_max: int) -> list[RoomSummary]: ...
+    async def members(self, room: RoomNumber) -> Members: ...
+    async def is_joined(self, room: RoomNumber, user: UserNumber) -> bool: ...
+
+
+class RoomUnit(Protocol):
+    @property
+    def rooms(self) -> Rooms: ...
+    @property
+    def requests(self) -> Requests: ...
+    @property
+    def audit(self) -> Audit: ...
+
+
+class RoomUnits(Protocol):
+    def begin(self) -> AbstractAsyncContextManager[RoomUnit]: ...
+    def snapshot(self) -> AbstractAsyncContextManager[RoomUnit]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Change:
+    """What the steps below share for one signed change of one room."""
+
+    caller: Caller
+    operation: str
+    n: SendNumber
+    low: SendNumber
+    digest: bytes
+
+
+def _change(caller: Caller, operation: str, request: msgspec.Struct, *, n: SendNumber, low: SendNumber) -> _Change:
+    if low > n:
+        raise BadRequest("low is above n")
+    digest = chain.request_digest(operation, canonical_json(msgspec.to_builtins(request)))
+    return _Change(caller=caller, operation=operation, n=n, low=low, digest=digest)
+
+
+class RoomSteps:
+    """Every step is one transaction. Cancelled: nothing or all of it is committed; the same request again settles which."""
+
+    def __init__(self, units: RoomUnits, *, doorbells: Doorbells, clock: Clock, server_name: str) -> None:
+        self._units = units
+        self._doorbells = doorbells
+        self._clock = clock
+        self._server_name = server_name
+
+    # Creation ------------------------------------------------------------------------------------------------------
+
+    async def create(self, caller: Caller, request: RoomCreation, *, low: SendNumber) -> RoomCommitted:
+        """seq 1, the creator's join and, in a direct room, the other one's add. The same request again gives the same answer;
+        a direct room that exists already is the answer, with is_new false.
+
+        Raises: BadRequest, BadSignature, Forbidden, NotFound (the other one), and as (device, n) does.
+        """
+        create = request.create.signed
+        _check_creation(caller, request)
+        change = _change(caller, "create_room", request, n=create.n, low=low)
+        async with self._units.begin() as unit:
+            users = [await self._require_user(unit, user) for user in create.direct or (create.creator,)]
+            await unit.rooms.lock_users([user.user_number for user in users])
+            if (answer := await self._recorded(unit, change)) is not None:
+                return answer
+            existing = await self._existing(unit, create, chain.room_id(body_bytes(create)))
+            if existing is not None:
+                return await self._record(unit, change, existing)
+            head, committed = await self._append_creation(unit, caller, request)
+            await self._record(unit, change, committed)
+        self._doorbells.ring(Doorbell(rooms=[head.room_number], users=[user.user_number for user in users]))
+        return committed
+
+    async def _existing(self, unit: RoomUnit, create: CreateContent, room: RoomId) -> RoomCommitted | None:
+        found = await unit.rooms.created(room)
+        if found is None and create.direct is not None:
+            found = await unit.rooms.direct_room(_pair(create.direct))
+        if found is None:
+            return None
+        return RoomCommitted(room=found[0], seq=found[1], epoch=found[2], is_new=False)
+
+    async def _append_creation(
+        self, unit: RoomUnit, caller: Caller, request: RoomCreation
+    ) -> tuple[RoomHead, RoomCommitted]:
+        create, now_ms = request.create.signed, self._clock()
+        body = body_bytes(create)
+        head = new_room_head(chain.room_id(body))
+        head.room_number = await unit.rooms.insert(head, create, body)
+        first = append(head, _create_event(caller, request, body), now_ms=now_ms)
+        keys = await self._device_keys(unit, [(create.creator, create.device)])
+        state = created_room(verify_event(first.event, server=self._server_name, device_key=keys))
+        appended = [first]
+        for member in request.members:
+            if (member.signed.last_seq, member.signed.last_head) != (0, encode_base64(chain.empty_head(head.room))):
+                raise BadRequest("members of a creation name last_seq 0 and head(0)")
+            appended.append(await self._append_first_member(unit, caller, state, head, member, keys=keys))
+        await unit.rooms.write(head, appended)
+        return head, RoomCommitted(room=head.room, seq=head.seq, epoch=head.epoch)
+
+    async def _append_first_member(
+        self,
+        unit: RoomUnit,
+        caller: Caller,
+        state: RoomState,
+        head: RoomHead,
+        member: SignedMemberChange,
+        *,
+        keys: "Keys",
+    ) -> Appended:
+        target = await self._require_user(unit, member.signed.target)
+        appended = append(head, _member_event(caller, member, target), now_ms=head.last_time)
+        verified = verify_event(appended.event, server=self._server_name, device_key=keys)
+        if member.signed.target_identity != target.identity_key:
+            raise BadSignature("another identity than the user's")
+        state.apply(verified)
+        membership = state.memberships[target.user]
+        await unit.rooms.set_membership(head.room_number, target.user_number, membership, seq=appended.event.seq)
+        await self._tell_target(unit, target, member.signed.action, appended)
+        return appended
+
+    # Membership ----------------------------------------------------------------------------------------------------
+
+    async def change_member(
+        self, caller: Caller, room: RoomId, request: SignedMemberChange, *, low: SendNumber
+    ) -> RoomCommitted:
+        """Join, add, leave, kick, ban, unban or role: as the authority rule allows.
+
+        Raises: NotFound (room or target, or none of the caller's business), Forbidden, NotAMember, InvitationVoid, LastOwner,
+        BadSignature, BadRequest, and as (device, n) does.
+        """
+        signed = request.signed
+        _check_signer(caller, room, signed)
+        change = _change(caller, "change_member", request, n=signed.n, low=low)
+        async with self._units.begin() as unit:
+            number = await self._visible_room(unit, room, caller, invitation=signed.invitation)
+            target = await self._require_user(unit, signed.target)
+            await unit.rooms.lock_users([target.user_number])
+            if (recorded := await self._recorded(unit, change)) is not None:
+                return recorded
+            outcome: RoomCommitted | ChattyError
+            try:
+                outcome = await self._change_member(unit, caller, number, request)
+                await self._record(unit, change, outcome)
+            except _FINAL as error:
+                outcome = error
+                answer = _refused(error)
+                await unit.requests.record(caller.device_number, n=change.n, digest=change.digest, answer=answer)
+        if isinstance(outcome, ChattyError):
+            raise outcome
+        self._doorbells.ring(Doorbell(rooms=[number], users=[target.user_number]))
+        return outcome
+
+    async def _change_member(
+        self, unit: RoomUnit, caller: Caller, number: RoomNumber, request: SignedMemberChange
+    ) -> RoomCommitted:
+        signed = request.signed
+        concerned = {signed.sender, signed.target}
+        signers = [(signed.sender, signed.device)]
+        if signed.invitation is not None:
+            concerned.add(signed.invitation.signed.sender)
+            signers.append((signed.invitation.signed.sender, signed.invitation.signed.device))
+        locked = await unit.rooms.lock(number, concerned)
+        target = await self._require_user(unit, signed.target)  # read again: now under its lock
+        await self._check_position(unit, locked, signed.last_seq, signed.last_head)
+        if signed.target_identity != target.identity_key:
+            raise BadSignature("another identity than the user's")
+        keys = await self._device_keys(unit, signers)
+        appended = append(locked.head, _member_event(caller, request, target), now_ms=self._clock())
+        verified = verify_event(appended.event, server=self._server_name, device_key=keys)
+        authorize(locked, verified)
+        changed = change_membership(locked, verified)
+        assert changed is not None
+        await unit.rooms.write(locked.head, [appended])
+        await unit.rooms.set_membership(number, target.user_number, changed[1], seq=appended.event.seq)
+        await self._tell_target(unit, target, signed.action, appended)
+        await self._audit(unit, signed, locked.head.room)
+        return RoomCommitted(room=locked.head.room, seq=appended.event.seq, epoch=locked.head.epoch)
+
+    async def _audit(self, unit: RoomUnit, signed: MemberChange, room: RoomId) -> None:
+        if signed.action in (Action.KICK, Action.BAN, Action.UNBAN, Action.ROLE):
+            detail = {"target": signed.target, "role": signed.role.value if signed.role else None}
+            await unit.audit.record(
+                actor=signed.sender,
+                device=signed.device,
+                action=f"room.{signed.action.value}",
+                object_=room,
+                detail=detail,
+            )
+
+    async def _tell_target(self, unit: RoomUnit, target: UserRow, action: Action, appended: Appended) -> None:
+        kind = "room_joined" if action in _additions else "room_left" if action in REMOVALS else None
+        if kind is not None:
+            content: dict[str, object] = {"room": appended.event.room, "seq": appended.event.seq}
+            await unit.rooms.append_user_event(
+                target.user_number, kind=kind, content=content, time_ms=appended.event.time
+            )
+
+    async def invite(self, caller: Caller, room: RoomId, request: SignedInvitationBody, *, low: SendNumber) -> None:
+        """Put a signed invitation into the target's stream. Raises: as change_member()."""
+        signed = request.signed
+        _check_signer(caller, room, signed)
+        change = _change(caller, "invite", request, n=signed.n, low=low)
+        async with self._units.begin() as unit:
+            number = await self._visible_room(unit, room, caller, invitation=None)
+            target = await self._require_user(unit, signed.target)
+            await unit.rooms.lock_users([target.user_number])
+            if await self._recorded(unit, change) is not None:
+                return
+            locked = await unit.rooms.lock(number, {signed.sender, signed.target})
+            await self._check_position(unit, locked, signed.last_seq, signed.last_head)
+            if signed.target_identity != target.identity_key:
+                raise BadSignature("another identity than the user's")
+            invitation = SignedInvitation(signed=signed, signature=request.signature)
+            keys = await self._device_keys(unit, [(signed.sender, signed.device)])
+            verify_invitation(invitation, server=self._server_name, device_key=keys)
+            may_invite(locked, signed.sender)
+            if (there := locked.membership(signed.target)) is not None and there.is_joined:
+                raise Forbidden("is a member already")
+            content: dict[str, object] = {"invitation": msgspec.to_builtins(invitation)}
+            await unit.rooms.append_user_event(
+                target.user_number, kind="invitation", content=content, time_ms=self._clock()
+            )
+            await self._record(unit, change, RoomCommitted(room=room, seq=locked.seq, epoch=locked.head.epoch))
+        self._doorbells.ring(Doorbell(users=[target.user_number]))
+
+    async def change_policy(
+        self, caller: Caller, room: RoomId, request: SignedPolicyChange, *, low: SendNumber
+    ) -> RoomCommitted:
+        """Raises: as change_member()."""
+        signed = request.signed
+        _check_signer(caller, room, signed)
+        change = _change(caller, "change_policy", request, n=signed.n, low=low)
+        async with self._units.begin() as unit:
+            number = await self._visible_room(unit, room, caller, invitation=None)
+            if (answer := await self._recorded(unit, change)) is not None:
+                return answer
+            locked = await unit.rooms.lock(number, {signed.sender})
+            await self._check_position(unit, locked, signed.last_seq, signed.last_head)
+            keys = await self._device_keys(unit, [(signed.sender, signed.device)])
+            appended = append(locked.head, _policy_event(caller, request), now_ms=self._clock())
+            authorize(locked, verify_event(appended.event, server=self._server_name, device_key=keys))
+            await unit.rooms.write(locked.head, [appended])
+            await unit.rooms.set_policy(number, signed.policy)
+            committed = RoomCommitted(room=room, seq=appended.event.seq, epoch=locked.head.epoch)
+            await self._record(unit, change, committed)
+        self._doorbells.ring(Doorbell(rooms=[number]))
+        return committed
+
+    # Reading -------------------------------------------------------------------------------------------------------
+
+    async def rooms_of(self, caller: Caller, *, after: str, count_max: int) -> list[RoomSummary]:
+        """The caller's rooms in room-id order, those after `after`."""
+        async with self._units.snapshot() as unit:
+            return await unit.rooms.summaries(caller.user_number, after=after, count_max=count_max)
+
+    async def members_of(self, caller: Caller, room: RoomId) -> Members:
+        """Raises: NotFound unless the caller is a member."""
+        async with self._units.snapshot() as unit:
+            number = await self._joined_room(unit, room, caller)
+            return await unit.rooms.members(number)
+
+    # Shared --------------------------------------------------------------------------------------------------------
+
+    async def _visible_room(
+        self, unit: RoomUnit, room: RoomId, caller: Caller, *, invitation: SignedInvitation | None
+    ) -> RoomNumber:
+        """Raises NotFound for no room, and for a room that is none of the caller's business: the two are not told apart."""
+        number = await unit.rooms.room_number(room)
+        if number is None:
+            raise NotFound("no such room")
+        if invitation is None and not await unit.rooms.is_joined(number, caller.user_number):
+            raise NotFound("no such room")
+        return number
+
+    async def _joined_room(self, unit: RoomUnit, room: RoomId, caller: Caller) -> RoomNumber:
+        return await self._visible_room(unit, room, caller, invitation=None)
+
+    async def _require_user(self, unit: RoomUnit, user: UserId) -> UserRow:
+        row = await unit.rooms.user(user)
+        if row is None:
+            raise NotFound("no such user")
+        return row
+
+    async def _recorded(self, unit: RoomUnit, change: _Change) -> RoomCommitted | None:
+        answer = await unit.requests.open(change.caller.device_number, n=change.n, low=change.low, digest=change.digest)
+        if answer is None:
+            return None
+        if answer.startswith(b"-"):
+            raise _BY_CODE[answer[1:].decode()]("refused before")
+        return msgspec.json.decode(answer, type=RoomCommitted)
+
+    async def _record(self, unit: RoomUnit, change: _Change, committed: RoomCommitted) -> RoomCommitted:
+        answer = msgspec.json.encode(committed)
+        await unit.requests.record(change.caller.device_number, n=change.n, digest=change.digest, answer=answer)
+        return committed
+
+    async def _check_position(self, unit: RoomUnit, locked: LockedRoom, seq: Seq, head: str) -> None:
+        """The signer names its last verified position: a position that never was is refused."""
+        stored = (
+            chain.empty_head(locked.head.room) if seq == 0 else await unit.rooms.head_at(locked.head.room_number, seq)
+        )
+        if stored is None or decode_base64(head, length=32) != stored:
+            raise BadRequest("last_head is not this room's head at last_seq")
+
+    async def _device_keys(self, unit: RoomUnit, signers: Sequence[tuple[UserId, DeviceId]]) -> "Keys":
+        found = {(user, device): await unit.rooms.device_key(user, device) for user, device in signers}
+        return Keys(found)
+
+
+class Keys:
+    """Ed25519 keys of the devices that signed something, looked up before the pure check runs."""
+
+    def __init__(self, found: dict[tuple[UserId, DeviceId], str | None]) -> None:
+        self._found = found
+
+    def __call__(self, user: UserId, device: DeviceId) -> str | None:
+        return self._found.get((user, device))
+
+
+def _pair(direct: Sequence[UserId]) -> str:
+    return " ".join(direct)
+
+
+def _refused(error: ChattyError) -> bytes:
+    return b"-" + error.code.encode()
+
+
+def _check_creation(caller: Caller, request: RoomCreation) -> None:
+    create = request.create.signed
+    if (create.creator, create.device) != (caller.user, caller.device):
+        raise BadSignature("signed by another device")
+    room = chain.room_id(body_bytes(create))
+    for member in request.members:
+        _check_signer(caller, room, member.signed)
+    pair = create.direct
+    if pair is not None and (list(pair) != sorted(set(pair)) or caller.user not in pair):
+        raise BadRequest("a direct room holds its sorted pair, the creator among them")
+    expected = [(Action.JOIN, caller.user)]
+    if pair is not None:
+        expected.append((Action.ADD, pair[0] if pair[1] == caller.user else pair[1]))
+    if [(member.signed.action, member.signed.target) for member in request.members] != expected:
+        raise BadRequest("a creation holds the creator's join and, in a direct room, the other one's add")
+
+
+def _check_signer(caller: Caller, room: RoomId, signed: MemberChange | Invitation | PolicyChange) -> None:
+    if (signed.sender, signed.device) != (caller.user, caller.device):
+        raise BadSignature("signed by another device")
+    if signed.room != room:
+        raise BadSignature("signed for another room")
+
+
+def _create_event(caller: Caller, request: RoomCreation, body: bytes) -> NewEvent:
+    return NewEvent(
+        kind=Kind.CREATE,
+        body=body,
+        sender=caller.user,
+        sender_number=caller.user_number,
+        device=caller.device,
+        device_number=caller.device_number,
+        n=request.create.signed.n,
+        signature=decode_base64(request.create.signature),
+    )
+
+
+def _member_event(caller: Caller, request: SignedMemberChange, target: UserRow) -> NewEvent:
+    signed = request.signed
+    is_addition = signed.action in _additions
+    content = MemberContent(
+        signed=signed,
+        list_version=target.list_version if is_addition else None,
+        list_digest=target.list_digest if is_addition else None,
+    )
+    return NewEvent(
+        kind=Kind.MEMBER,
+        body=body_bytes(content),
+        sender=caller.user,
+        sender_number=caller.user_number,
+        device=caller.device,
+        device_number=caller.device_number,
+        n=signed.n,
+        target=signed.target,
+        signature=decode_base64(request.signature),
+        action=signed.action,
+    )
+
+
+def _policy_event(caller: Caller, request: SignedPolicyChange) -> NewEvent:
+    return NewEvent(
+        kind=Kind.POLICY,
+        body=body_bytes(PolicyContent(signed=request.signed)),
+        sender=caller.user,
+        sender_number=caller.user_number,
+        device=caller.device,
+        device_number=caller.device_number,
+        n=request.signed.n,
+        signature=decode_base64(request.signature),
+    )

@@ -1,0 +1,118 @@
+"""Room timelines: one function gives seq.
+
+A RoomHead is a room's row as the holder of its lock has it. append() numbers one event behind it, extends the hash chain and
+moves the head on; the caller writes head and events in the transaction that holds the lock. Whoever holds no lock has no RoomHead that
+counts, so nothing else can give a seq. Pure: it can be tested and model-checked without a database.
+"""
+
+from dataclasses import dataclass
+
+from chatty.ids import DeviceId, DeviceNumber, RoomId, RoomNumber, SendNumber, Seq, UserId, UserNumber
+from chatty.wire import chain
+from chatty.wire.events import Action, Committed, DevicesContent, Kind, TimelineEvent, changes_epoch
+from chatty.wire.signing import body_bytes
+
+
+@dataclass(kw_only=True, slots=True)
+class RoomHead:
+    """The locked row; append() moves it. last_time: ms since 1970, never backwards within a room."""
+
+    room_number: RoomNumber
+    room: RoomId
+    seq: Seq
+    head: bytes
+    epoch: Seq
+    last_time: int
+
+
+def new_room_head(room: RoomId) -> RoomHead:
+    """The head of a room that nobody else can know of yet; it gets its number when its row is inserted."""
+    return RoomHead(
+        room_number=RoomNumber(0), room=room, seq=Seq(0), head=chain.empty_head(room), epoch=Seq(0), last_time=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewEvent:
+    """An event that was allowed and has no number yet. sender and device empty: the server's own."""
+
+    kind: Kind
+    body: bytes
+    sender: UserId = UserId("")
+    sender_number: UserNumber | None = None
+    device: DeviceId = DeviceId("")
+    device_number: DeviceNumber | None = None
+    n: SendNumber = SendNumber(0)
+    algorithm: str = ""
+    session_id: str = ""
+    epoch: Seq = Seq(0)
+    silent: bool = False
+    expiry: int = 0
+    target: str = ""
+    signature: bytes = b""
+    action: Action | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Appended:
+    """A numbered event, its leaf, the chain's head at it, and the room and numbers that the store needs."""
+
+    event: TimelineEvent
+    leaf: bytes
+    head: bytes
+    new: NewEvent
+    room_number: RoomNumber
+
+    @property
+    def committed(self) -> Committed:
+        event = self.event
+        return Committed(room=event.room, seq=event.seq, time=event.time, leaf=self.leaf)
+
+
+def append(head: RoomHead, new: NewEvent, *, now_ms: int) -> Appended:
+    """Number one event at the room's head and move the head on. The one function that gives seq."""
+    seq = Seq(head.seq + 1)
+    event = TimelineEvent(
+        room=head.room,
+        seq=seq,
+        time=max(now_ms, head.last_time),
+        kind=new.kind,
+        sender=new.sender,
+        device=new.device,
+        n=new.n,
+        algorithm=new.algorithm,
+        session_id=new.session_id,
+        epoch=new.epoch,
+        silent=new.silent,
+        expiry=new.expiry,
+        target=new.target,
+        signature=new.signature,
+        body=new.body,
+    )
+    leaf = chain.leaf(event)
+    head.seq, head.last_time, head.head = seq, event.time, chain.next_head(head.head, leaf)
+    if changes_epoch(new.kind, new.action):
+        head.epoch = seq
+    return Appended(event=event, leaf=leaf, head=head.head, new=new, room_number=head.room_number)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwedDevices:
+    """A device change that a room has not heard of: the user's list as read after the room's lock.
+
+    member_version: the version the chain names for the user; None: no member (any more).
+    """
+
+    room_number: RoomNumber
+    user_number: UserNumber
+    content: DevicesContent
+    member_version: int | None
+
+    @property
+    def is_due(self) -> bool:
+        """Written only for members and only for a version above the member's."""
+        return self.member_version is not None and self.content.list_version > self.member_version
+
+
+def devices_event(owed: OwedDevices) -> NewEvent:
+    return NewEvent(kind=Kind.DEVICES, body=body_bytes(owed.content), target=owed.content.user)

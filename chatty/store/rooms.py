@@ -1,0 +1,195 @@
+"""Rooms, their members and the intervals in which somebody may read; inside the transaction of one unit of work."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from chatty.ids import DeviceId, ListVersion, RoomId, RoomNumber, Seq, UserId, UserNumber
+from chatty.services.rooms import LockedRoom, Rooms, UserRow
+from chatty.services.timeline import Appended, RoomHead
+from chatty.store import locks
+from chatty.store.connection import TrioConnection
+from chatty.store.streams import append_user_event
+from chatty.store.timeline import write_appended
+from chatty.wire.authority import Membership, Standing
+from chatty.wire.canonical import encode_base64
+from chatty.wire.events import CreateContent, Policy, RoomRole
+from chatty.wire.rooms import Member, Members, RoomSummary
+
+_ROOM_NUMBER = "SELECT room_number FROM rooms WHERE room_id = %s"
+_USER = "SELECT user_id, user_number, identity_key, list_version, list_digest FROM users WHERE user_id = %s AND NOT is_locked"
+_LOCK = """SELECT room_number, room_id, seq, head, epoch, last_time, create_body, policy::text FROM rooms
+WHERE room_number = %s FOR NO KEY UPDATE"""
+_CONCERNED = """SELECT u.user_id, m.standing, m.role, m.changed_seq, m.removed_seq, m.list_version, m.list_digest, m.identity
+FROM members m JOIN users u ON u.user_number = m.user_number
+WHERE m.room_number = %s AND (u.user_id = ANY(%s) OR (m.standing = 'joined' AND m.role = 'owner'))"""
+_JOINED_COUNT = "SELECT count(*) FROM members WHERE room_number = %s AND standing = 'joined'"
+_INSERT = """INSERT INTO rooms (room_id, seq, head, epoch, last_time, policy, create_body, direct_pair)
+VALUES (%s, 0, %s, 0, 0, %s, %s, %s) RETURNING room_number"""
+_DIRECT = "SELECT room_id, seq, epoch FROM rooms WHERE direct_pair = %s"
+_CREATED = "SELECT room_id, seq, epoch FROM rooms WHERE room_id = %s"
+_HEAD_AT = "SELECT head FROM timeline WHERE room_number = %s AND seq = %s"
+_DEVICE_KEY = """SELECT d.ed25519 FROM devices d JOIN users u ON u.user_number = d.user_number
+WHERE u.user_id = %s AND d.device_id = %s"""
+_SET_MEMBER = """INSERT INTO members
+(room_number, user_number, standing, role, changed_seq, removed_seq, list_version, list_digest, identity)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (room_number, user_number) DO UPDATE SET
+standing = EXCLUDED.standing, role = EXCLUDED.role, changed_seq = EXCLUDED.changed_seq, removed_seq = EXCLUDED.removed_seq,
+list_version = EXCLUDED.list_version, list_digest = EXCLUDED.list_digest, identity = EXCLUDED.identity"""
+_BEGIN_INTERVAL = """INSERT INTO member_intervals (room_number, user_number, from_seq)
+SELECT %(room)s, %(user)s, %(seq)s WHERE NOT EXISTS (SELECT 1 FROM member_intervals
+WHERE room_number = %(room)s AND user_number = %(user)s AND to_seq IS NULL)"""
+_END_INTERVAL = """UPDATE member_intervals SET to_seq = %(seq)s
+WHERE room_number = %(room)s AND user_number = %(user)s AND to_seq IS NULL"""
+_SET_POLICY = "UPDATE rooms SET policy = %s WHERE room_number = %s"
+_SUMMARIES = """SELECT r.room_id, r.seq, r.epoch, m.role, r.policy::text, r.direct_pair
+FROM members m JOIN rooms r ON r.room_number = m.room_number
+WHERE m.user_number = %s AND m.standing = 'joined' AND r.room_id > %s ORDER BY r.room_id LIMIT %s"""
+_MEMBERS = """SELECT u.user_id, m.role, m.changed_seq, m.list_version, m.list_digest
+FROM members m JOIN users u ON u.user_number = m.user_number
+WHERE m.room_number = %s AND m.standing = 'joined' ORDER BY u.user_id"""
+_POSITION = "SELECT room_id, seq, epoch FROM rooms WHERE room_number = %s"
+_IS_JOINED = "SELECT 1 FROM members WHERE room_number = %s AND user_number = %s AND standing = 'joined'"
+
+
+class PostgresRooms(Rooms):
+    def __init__(self, connection: TrioConnection) -> None:
+        self._connection = connection
+
+    async def room_number(self, room: RoomId) -> RoomNumber | None:
+        row = await self._row(_ROOM_NUMBER, room)
+        return None if row is None else RoomNumber(row[0])
+
+    async def user(self, user: UserId) -> UserRow | None:
+        row = await self._row(_USER, user)
+        if row is None:
+            return None
+        return UserRow(
+            user=UserId(row[0]),
+            user_number=UserNumber(row[1]),
+            identity_key=row[2],
+            list_version=ListVersion(row[3]),
+            list_digest=encode_base64(row[4]),
+        )
+
+    async def lock_users(self, users: Iterable[UserNumber]) -> None:
+        await locks.lock_users(self._connection, list(users))
+
+    async def lock(self, room: RoomNumber, concerned: Iterable[UserId]) -> LockedRoom:
+        row = await self._row(_LOCK, room)
+        assert row is not None, "rooms are never deleted"
+        head = RoomHead(
+            room_number=RoomNumber(row[0]),
+            room=RoomId(row[1]),
+            seq=Seq(row[2]),
+            head=row[3],
+            epoch=Seq(row[4]),
+            last_time=row[5],
+        )
+        create = msgspec.json.decode(row[6], type=CreateContent)
+        policy = msgspec.json.decode(row[7], type=Policy)
+        memberships = {
+            UserId(found[0]): _membership(found[1:]) for found in await self._rows(_CONCERNED, room, sorted(concerned))
+        }
+        count = await self._row(_JOINED_COUNT, room)
+        assert count is not None
+        return LockedRoom(head=head, create=create, policy=policy, memberships=memberships, joined_count=count[0])
+
+    async def insert(self, head: RoomHead, create: CreateContent, body: bytes) -> RoomNumber:
+        pair = " ".join(create.direct) if create.direct is not None else None
+        policy = msgspec.json.encode(create.policy).decode()
+        row = await self._row(_INSERT, head.room, head.head, policy, body, pair)
+        assert row is not None
+        return RoomNumber(row[0])
+
+    async def direct_room(self, pair: str) -> tuple[RoomId, Seq, Seq] | None:
+        return _position(await self._row(_DIRECT, pair))
+
+    async def created(self, room: RoomId) -> tuple[RoomId, Seq, Seq] | None:
+        return _position(await self._row(_CREATED, room))
+
+    async def head_at(self, room: RoomNumber, seq: Seq) -> bytes | None:
+        row = await self._row(_HEAD_AT, room, seq)
+        return None if row is None else bytes(row[0])
+
+    async def device_key(self, user: UserId, device: DeviceId) -> str | None:
+        row = await self._row(_DEVICE_KEY, user, device)
+        return None if row is None else row[0]
+
+    async def write(self, head: RoomHead, appended: Sequence[Appended]) -> None:
+        await write_appended(self._connection, head, appended)
+
+    async def set_membership(self, room: RoomNumber, user: UserNumber, membership: Membership, *, seq: Seq) -> None:
+        values = (
+            membership.standing.value,
+            membership.role.value,
+            membership.changed_seq,
+            membership.removed_seq,
+            membership.list_version,
+            membership.list_digest,
+            membership.identity,
+        )
+        await self._connection.execute(_SET_MEMBER, (room, user, *values))
+        interval = _BEGIN_INTERVAL if membership.is_joined else _END_INTERVAL
+        await self._connection.execute(interval, {"room": room, "user": user, "seq": seq})
+
+    async def set_policy(self, room: RoomNumber, policy: Policy) -> None:
+        await self._connection.execute(_SET_POLICY, (msgspec.json.encode(policy).decode(), room))
+
+    async def append_user_event(self, user: UserNumber, *, kind: str, content: dict[str, object], time_ms: int) -> None:
+        await append_user_event(self._connection, user, kind=kind, content=content, time_ms=time_ms)
+
+    async def summaries(self, user: UserNumber, *, after: str, count_max: int) -> list[RoomSummary]:
+        return [
+            RoomSummary(
+                room=RoomId(row[0]),
+                seq=Seq(row[1]),
+                epoch=Seq(row[2]),
+                role=RoomRole(row[3]),
+                policy=msgspec.json.decode(row[4], type=Policy),
+                direct=[UserId(user_) for user_ in row[5].split(" ")] if row[5] else None,
+            )
+            for row in await self._rows(_SUMMARIES, user, after, count_max)
+        ]
+
+    async def members(self, room: RoomNumber) -> Members:
+        position = _position(await self._row(_POSITION, room))
+        assert position is not None
+        members = [
+            Member(
+                user=UserId(row[0]),
+                role=RoomRole(row[1]),
+                changed_seq=Seq(row[2]),
+                list_version=ListVersion(row[3]),
+                list_digest=row[4],
+            )
+            for row in await self._rows(_MEMBERS, room)
+        ]
+        return Members(room=position[0], seq=position[1], epoch=position[2], members=members)
+
+    async def is_joined(self, room: RoomNumber, user: UserNumber) -> bool:
+        return await self._row(_IS_JOINED, room, user) is not None
+
+    async def _row(self, sql: str, *params: object) -> tuple[Any, ...] | None:
+        return await (await self._connection.execute(sql, params)).fetchone()
+
+    async def _rows(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
+        return await (await self._connection.execute(sql, params)).fetchall()
+
+
+def _position(row: tuple[Any, ...] | None) -> tuple[RoomId, Seq, Seq] | None:
+    return None if row is None else (RoomId(row[0]), Seq(row[1]), Seq(row[2]))
+
+
+def _membership(row: tuple[Any, ...]) -> Membership:
+    standing, role, changed_seq, removed_seq, list_version, list_digest, identity = row
+    return Membership(
+        standing=Standing(standing),
+        role=RoomRole(role),
+        changed_seq=Seq(changed_seq),
+        removed_seq=Seq(removed_seq),
+        list_version=ListVersion(list_version),
+        list_digest=list_digest,
+        identity=identity,
+    )
