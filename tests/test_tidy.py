@@ -42,7 +42,7 @@ FEATURES = frozenset(
 )
 # What belongs to one layer only: its machinery, no feature.
 LAYER_FILES = {
-    "services": {"caller", "permissions"},
+    "services": {"caller", "crash_points", "permissions"},
     "store": {
         "binary",
         "connection",
