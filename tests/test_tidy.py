@@ -61,6 +61,7 @@ LAYER_FILES = {
         "authority",
         "chain",
         "connection",
+        "device_lists",
         "errors",
         "files",
         "http",
@@ -70,6 +71,7 @@ LAYER_FILES = {
         "reasons",
         "sealing",
         "store",
+        "updates",
     },
 }
 
