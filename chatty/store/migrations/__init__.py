@@ -1,0 +1,1 @@
+"""The migrations, one `.sql` file each, and what runs them."""

@@ -1,0 +1,150 @@
+"""Runs `.sql` files through Alembic. Imported only to upgrade; blocking, so it runs in a thread.
+
+Alembic wants a Python module for each revision. Here the modules are made in memory from the files, each revision
+following the one before it, so a migration is one `.sql` file and nothing else.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import psycopg
+import sqlalchemy
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.script import Script, ScriptDirectory
+from psycopg.pq import TransactionStatus
+
+from chatty.errors import MigrationFailed, StoreUnavailable
+from chatty.store.schema import Migration, SchemaVersion
+
+turn_timeout_s = 60  # for another node's upgrade to end
+lock_timeout_s = 2  # a migration never queues longer for a table's lock: behind it everybody else would queue
+attempts_max = 5
+_attempt_pause_s = 0.5
+_advisory_lock = 0x63686174_74790001  # "chatty" and a number of ours
+_CREATE = """CREATE TABLE IF NOT EXISTS schema_version (
+    version integer PRIMARY KEY, compatible_from integer NOT NULL, file text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now())"""
+_INSERT = """INSERT INTO schema_version (version, compatible_from, file) VALUES (%s, %s, %s)"""
+_FOUND = """SELECT version, compatible_from FROM schema_version ORDER BY version DESC LIMIT 1"""
+
+
+class SqlScripts(ScriptDirectory):
+    """Alembic's set of revisions, from our files instead of Python modules."""
+
+    def __init__(self, migrations: Sequence[Migration]) -> None:
+        self._migrations = migrations
+        super().__init__(dir=".")  # Alembic checks that it exists; nothing is read from it
+
+    def _load_revisions(self) -> Iterator[Script]:
+        for migration in self._migrations:
+            yield Script(_as_module(migration), _revision(migration.version), str(migration.path))
+
+
+def run(address: str, migrations: Sequence[Migration]) -> SchemaVersion:
+    """Raises: MigrationFailed with the file's name; StoreUnavailable."""
+    try:
+        with _connected(address) as connection, _turn(connection):
+            return _run_missing(connection, migrations)
+    except psycopg.OperationalError as error:
+        raise StoreUnavailable(_first_line(error)) from error
+
+
+def _connected(address: str) -> "psycopg.Connection[Any]":
+    return psycopg.connect(address, connect_timeout=5, application_name="chatty upgrade")
+
+
+@contextmanager
+def _turn(connection: "psycopg.Connection[Any]") -> Iterator[None]:
+    """One upgrade at a time in a database; the lock ends with the connection, however we end."""
+    connection.autocommit = True
+    connection.execute(f"SET lock_timeout = '{turn_timeout_s}s'")
+    connection.execute("SELECT pg_advisory_lock(%s)", [_advisory_lock])
+    connection.execute(f"SET lock_timeout = '{lock_timeout_s}s'")
+    connection.execute(_CREATE)
+    connection.autocommit = False
+    try:
+        yield
+    finally:
+        connection.close()
+
+
+def _run_missing(connection: "psycopg.Connection[Any]", migrations: Sequence[Migration]) -> SchemaVersion:
+    found = _found(connection)
+    for migration in migrations[found.version :]:
+        _run_one(connection, migrations, migration)
+    return _found(connection)
+
+
+def _found(connection: "psycopg.Connection[Any]") -> SchemaVersion:
+    row = connection.execute(_FOUND).fetchone()
+    connection.rollback()
+    return SchemaVersion(version=row[0], compatible_from=row[1]) if row else SchemaVersion(version=0, compatible_from=0)
+
+
+def _run_one(connection: "psycopg.Connection[Any]", migrations: Sequence[Migration], migration: Migration) -> None:
+    """A table that is busy is no failure yet: give way, then try again."""
+    for attempt in range(1, attempts_max + 1):
+        try:
+            _run_through_alembic(connection, migrations, migration)
+            return
+        except psycopg.errors.LockNotAvailable as error:
+            if attempt == attempts_max:
+                raise _failed(migration, error) from error
+            time.sleep(_attempt_pause_s)
+        except (psycopg.DatabaseError, _LeftTransaction) as error:
+            if connection.closed:
+                raise
+            raise _failed(migration, error) from error
+
+
+def _run_through_alembic(
+    connection: "psycopg.Connection[Any]", migrations: Sequence[Migration], migration: Migration
+) -> None:
+    scripts, target = SqlScripts(migrations), _revision(migration.version)
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg://", creator=lambda: connection, poolclass=sqlalchemy.StaticPool, pool_reset_on_return=None
+    )
+    with engine.connect() as bind, EnvironmentContext(Config(), scripts) as environment:
+        environment.configure(connection=bind, fn=lambda revision, _: scripts._upgrade_revs(target, revision))
+        with bind.begin():
+            environment.run_migrations()
+
+
+def _as_module(migration: Migration) -> ModuleType:
+    module: Any = ModuleType(f"migration_{migration.version:04}")
+    module.revision = _revision(migration.version)
+    module.down_revision = _revision(migration.version - 1) if migration.version > 1 else None
+    module.upgrade = partial(_apply, migration)
+    return module  # type: ignore[no-any-return]
+
+
+def _apply(migration: Migration, **_: object) -> None:
+    """The driver itself runs the file: SQLAlchemy would take `:x` and `%` in it for parameters."""
+    from alembic import op
+
+    driver: Any = op.get_bind().connection.driver_connection
+    driver.execute(migration.sql)
+    if driver.pgconn.transaction_status != TransactionStatus.INTRANS:
+        raise _LeftTransaction("a migration must not end its own transaction")
+    driver.execute(_INSERT, [migration.version, migration.compatible_from, migration.path.name])
+
+
+class _LeftTransaction(Exception):
+    pass
+
+
+def _revision(version: int) -> str:
+    return f"{version:04}"
+
+
+def _failed(migration: Migration, error: Exception) -> MigrationFailed:
+    return MigrationFailed(file=migration.path.name, reason=_first_line(error))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
