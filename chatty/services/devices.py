@@ -1,8 +1,9 @@
 """A user's devices: listed, renamed, put in the set by their first keys, revoked.
 
 A device is made by registration or log-in, live and outside the set; the set is what others encrypt for. Its first keys put it
-in; revocation takes it out and kills it for ever. Each change of the set raises the list version of its user and owes every joined
-room a `devices` event, in one transaction: usable or dead, with no state between. No room is locked here; the journal pays.
+in; revocation takes it out and kills it for ever. Each change of the set raises the list version of its user and owes every
+joined room a `devices` event, in one transaction: usable or dead, with no state between. No room is locked here; the journal
+pays.
 
 Order of locks in every step: the user's row, then the device's send row. What is read is read after them.
 """

@@ -1,0 +1,34 @@
+"""Nonces without a memory: a time slot and a MAC over it. Any node accepts what any other gave out, for at most a minute."""
+
+import hmac
+import re
+from hashlib import sha256
+
+from chatty.wire.canonical import encode_base64url
+
+slot_s = 30  # a nonce of this slot or of the one before is taken: it lives 30 to 60 s
+_FORM = re.compile(r"([0-9]{1,12})\.([A-Za-z0-9_-]{43})")
+
+
+class Nonces:
+    """key: 32 bytes. purpose keeps log-in nonces apart from those of a socket's challenge."""
+
+    def __init__(self, key: bytes, *, purpose: str) -> None:
+        self._key = key
+        self._purpose = purpose.encode()
+
+    def make(self, *, now_s: float) -> str:
+        return self._text(int(now_s) // slot_s)
+
+    def is_fresh(self, nonce: str, *, now_s: float) -> bool:
+        """Ours, and not older than a minute."""
+        found = _FORM.fullmatch(nonce)
+        if found is None:
+            return False
+        slot = int(found[1])
+        is_ours = hmac.compare_digest(self._text(slot), nonce)
+        return is_ours and 0 <= int(now_s) // slot_s - slot <= 1
+
+    def _text(self, slot: int) -> str:
+        mac = hmac.digest(self._key, b"chatty.nonce.v1/" + self._purpose + b"/%d" % slot, sha256)
+        return f"{slot}.{encode_base64url(mac)}"
