@@ -315,6 +315,10 @@ class RoomState:
     def apply(self, verified: VerifiedEvent) -> None:
         """Authorize the event and take it into the state. Raises as authorize(); then nothing changed."""
         authorize(self, verified)
+        self.take(verified)
+
+    def take(self, verified: VerifiedEvent) -> None:
+        """Take an authorized event into the state."""
         changed = change_membership(self, verified)
         if changed is not None:
             self.memberships[changed[0]] = changed[1]

@@ -1,0 +1,156 @@
+"""Registration and log-in: what this person's keys are, and how a second device comes to them.
+
+At registration the client makes the identity key (Ed25519) and the recovery secret (32 random bytes). The recovery secret is wrapped
+under the password's wrapping key, the identity key under the recovery secret; the server keeps both, opaque. A second device logs
+in with the password's signing key, unwraps both and checks that they belong to the identity that the server names.
+"""
+
+import secrets
+
+import trio
+from msgspec import Struct
+
+from chatty.client.http import Api
+from chatty.client.reasons import Lie, Reason, UnacceptableDerivation
+from chatty.client.store import LocalStore
+from chatty.crypto import passwords
+from chatty.crypto.passwords import DerivationLimits, PasswordKeys
+from chatty.crypto.signatures import public_key, sign
+from chatty.errors import BadRequest
+from chatty.ids import DeviceId, UserId
+from chatty.wire.accounts import KeyDerivation, Login, NewDevice, Registration, Salt, SaltRequest, Tokens
+from chatty.wire.canonical import decode_base64, encode_base64url
+from chatty.wire.signing import login_bytes
+
+_IDENTITY = "identity"
+_WRAP_RECOVERY, _WRAP_IDENTITY = "recovery", "identity"
+
+
+class Identity(Struct, frozen=True, kw_only=True):
+    """Who this store belongs to. The last two fields are secrets of 32 bytes."""
+
+    server_name: str
+    user: UserId
+    device: DeviceId
+    identity_key: str
+    identity_seed: bytes
+    recovery_secret: bytes
+
+    def __repr__(self) -> str:
+        return f"Identity({self.user}, {self.device})"
+
+
+def load_identity(store: LocalStore) -> Identity | None:
+    """None: nobody has registered or logged in with this store."""
+    return store.get(_IDENTITY, "", Identity)
+
+
+class Enrolment:
+    """The two ways in. derivation_limits: what the client accepts as password hashing."""
+
+    def __init__(self, api: Api, store: LocalStore, *, derivation_limits: DerivationLimits | None = None) -> None:
+        self._api = api
+        self._store = store
+        self._limits = derivation_limits or DerivationLimits()
+
+    async def register(self, name: str, password: str, *, token: str, device_name: str) -> Identity:
+        """Raises: NameTaken, RegistrationClosed, UnacceptableDerivation. Cancelled: log in to see whether it was done."""
+        server_name = (await self._api.server()).server_name
+        user = UserId(f"@{name}:{server_name}")
+        salt, keys = await self._password_keys(password, server_name=server_name, user=user)
+        identity = _new_identity(server_name, user)
+        registration = Registration(
+            name=name,
+            login_key=public_key(keys.login_seed),
+            identity_key=identity.identity_key,
+            wrapped_recovery=passwords.wrap(identity.recovery_secret, key=keys.wrapping_key, purpose=_WRAP_RECOVERY),
+            wrapped_identity=passwords.wrap(
+                identity.identity_seed, key=identity.recovery_secret, purpose=_WRAP_IDENTITY
+            ),
+            key_derivation=salt.key_derivation,
+            new_device=NewDevice(device=identity.device, name=device_name),
+            nonce=salt.nonce,
+            signature=self._signature(keys, user, salt, purpose="register"),
+            registration_token=token,
+        )
+        self._save(identity, await self._api.register(registration))
+        return identity
+
+    async def login(self, user: UserId, password: str, *, device_name: str) -> Identity:
+        """Raises: LoginRefused, SealBroken, UnacceptableDerivation, Lie. Each log-in is a new device."""
+        server_name = (await self._api.server()).server_name
+        salt, keys = await self._password_keys(password, server_name=server_name, user=user)
+        device = new_device_id()
+        login = Login(
+            user=user,
+            new_device=NewDevice(device=device, name=device_name),
+            nonce=salt.nonce,
+            signature=self._signature(keys, user, salt, purpose="login"),
+        )
+        tokens = await self._api.login(login)
+        self._api.tokens.save(tokens)
+        account = await self._api.account()
+        recovery = passwords.unwrap(account.wrapped_recovery, key=keys.wrapping_key, purpose=_WRAP_RECOVERY)
+        seed = passwords.unwrap(account.wrapped_identity, key=recovery, purpose=_WRAP_IDENTITY)
+        check_identity_key(user, seed, account.identity_key)
+        identity = Identity(
+            server_name=server_name,
+            user=user,
+            device=device,
+            identity_key=account.identity_key,
+            identity_seed=seed,
+            recovery_secret=recovery,
+        )
+        self._save(identity, None)
+        return identity
+
+    async def _password_keys(self, password: str, *, server_name: str, user: UserId) -> tuple[Salt, PasswordKeys]:
+        salt = await self._api.salt(SaltRequest(user=user))
+        bound_salt = passwords.salt(server_name=server_name, user=user, served_salt=decode_base64(salt.salt))
+        return salt, await derive(password, bound_salt, salt.key_derivation, limits=self._limits)
+
+    def _signature(self, keys: PasswordKeys, user: UserId, salt: Salt, *, purpose: str) -> str:
+        """Over the origin as the user typed it: a server in between cannot pass the log-in on."""
+        signed = login_bytes(origin=self._api.origin, user=user, nonce=salt.nonce, dpop_thumbprint="", purpose=purpose)
+        return sign(keys.login_seed, signed)
+
+    def _save(self, identity: Identity, tokens: Tokens | None) -> None:
+        with self._store.transaction():
+            self._store.put(_IDENTITY, "", identity)
+            if tokens is not None:
+                self._api.tokens.save(tokens)
+
+
+async def derive(password: str, salt: bytes, parameters: KeyDerivation, *, limits: DerivationLimits) -> PasswordKeys:
+    """In a worker thread. Raises: UnacceptableDerivation. Cancelled: the thread ends by itself, its keys are dropped."""
+    try:
+        passwords.check_parameters(parameters, limits)
+    except BadRequest as error:
+        raise UnacceptableDerivation(str(error)) from None
+
+    def work() -> PasswordKeys:
+        return passwords.derive(password, salt=salt, parameters=parameters, limits=limits)
+
+    return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+
+
+def check_identity_key(user: UserId, seed: bytes, identity_key: str) -> None:
+    """The unwrapped private key must be that of the public key which the server shows to others."""
+    if public_key(seed) != identity_key:
+        raise Lie(Reason.IDENTITY_CHANGED, "the server names another identity key than ours", user=user)
+
+
+def new_device_id() -> DeviceId:
+    return DeviceId("D" + encode_base64url(secrets.token_bytes(15)))
+
+
+def _new_identity(server_name: str, user: UserId) -> Identity:
+    seed = secrets.token_bytes(32)
+    return Identity(
+        server_name=server_name,
+        user=user,
+        device=new_device_id(),
+        identity_key=public_key(seed),
+        identity_seed=seed,
+        recovery_secret=secrets.token_bytes(32),
+    )

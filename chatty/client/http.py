@@ -1,0 +1,207 @@
+"""Typed calls over HTTP. Errors come as the classes of chatty.errors; what may be tried again is, under the same n.
+
+*Deadlines*: one try has `try_timeout_s`, all tries of one call `call_timeout_s`. *Cancelled*: the outcome is unknown; the same call
+with the same n settles it.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx
+import msgspec
+import trio
+
+from chatty.client.backoff import Backoff, Jitter, full_jitter
+from chatty.client.remote import RemoteError, Unreachable, error_from, is_retryable
+from chatty.client.store import LocalStore
+from chatty.client.tokens import TokenKeeper
+from chatty.errors import ChattyError, TokenExpired
+from chatty.ids import DeviceId, RoomId, SendNumber, Seq
+from chatty.wire.accounts import (
+    Account,
+    Devices,
+    Empty,
+    HttpBody,
+    Login,
+    Refresh,
+    Registration,
+    Salt,
+    SaltRequest,
+    ServerInfo,
+    Tokens,
+)
+from chatty.wire.keys import ClaimedKeys, KeyAnswer, KeyClaim, KeyCounts, KeyQuery, KeyUpload, ToDevice, ToDeviceAnswer
+from chatty.wire.limits import page_events_max
+from chatty.wire.rooms import Page, RoomCommitted, RoomCreation, SignedInvitationBody, SignedMemberChange, UserPage
+
+T = TypeVar("T")
+
+try_timeout_s = 20.0
+call_timeout_s = 60.0
+
+
+class Api:
+    """One server. `origin`: scheme, host and port, as its users know it. `transport`: another one in tests."""
+
+    def __init__(
+        self,
+        origin: str,
+        store: LocalStore,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        jitter: Jitter = full_jitter,
+    ) -> None:
+        self.origin = origin.rstrip("/")
+        self.tokens = TokenKeeper(store, ask=self.refresh)
+        self._jitter = jitter
+        self._http = httpx.AsyncClient(base_url=self.origin, transport=transport, timeout=try_timeout_s)
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    # Without a token
+
+    async def server(self) -> ServerInfo:
+        return await self._call("GET", "/v1/server", ServerInfo, is_signed_in=False)
+
+    async def salt(self, request: SaltRequest) -> Salt:
+        return await self._call("POST", "/v1/salt", Salt, body=request, is_signed_in=False)
+
+    async def register(self, request: Registration) -> Tokens:
+        return await self._call("POST", "/v1/register", Tokens, body=request, is_signed_in=False, may_repeat=False)
+
+    async def login(self, request: Login) -> Tokens:
+        return await self._call("POST", "/v1/login", Tokens, body=request, is_signed_in=False, may_repeat=False)
+
+    async def refresh(self, request: Refresh) -> Tokens:
+        return await self._call("POST", "/v1/token", Tokens, body=request, is_signed_in=False)
+
+    # The account
+
+    async def logout(self) -> None:
+        await self._call("POST", "/v1/logout", Empty, body=Empty())
+
+    async def account(self) -> Account:
+        return await self._call("GET", "/v1/account", Account)
+
+    async def devices(self) -> Devices:
+        return await self._call("GET", "/v1/devices", Devices)
+
+    async def revoke_device(self, device: DeviceId) -> None:
+        await self._call("DELETE", f"/v1/devices/{quote(device)}", Empty)
+
+    async def user_stream(self, *, after: int) -> UserPage:
+        return await self._call("GET", f"/v1/stream?after={after}", UserPage)
+
+    # Keys
+
+    async def upload_keys(self, request: KeyUpload) -> KeyCounts:
+        return await self._call("POST", "/v1/keys/upload", KeyCounts, body=request)
+
+    async def query_keys(self, request: KeyQuery) -> KeyAnswer:
+        return await self._call("POST", "/v1/keys/query", KeyAnswer, body=request)
+
+    async def claim_keys(self, request: KeyClaim, *, n: SendNumber, low: SendNumber) -> ClaimedKeys:
+        return await self._call("POST", "/v1/keys/claim", ClaimedKeys, body=request, number=(n, low))
+
+    async def to_device(self, request: ToDevice, *, n: SendNumber, low: SendNumber) -> ToDeviceAnswer:
+        return await self._call("POST", "/v1/to-device", ToDeviceAnswer, body=request, number=(n, low))
+
+    # Rooms. What is signed holds its n; the headers repeat it.
+
+    async def create_room(self, request: RoomCreation, *, n: SendNumber, low: SendNumber) -> RoomCommitted:
+        return await self._call("POST", "/v1/rooms", RoomCommitted, body=request, number=(n, low))
+
+    async def invite(self, room: RoomId, request: SignedInvitationBody, *, n: SendNumber, low: SendNumber) -> None:
+        await self._call("POST", f"/v1/rooms/{room}/invitations", Empty, body=request, number=(n, low))
+
+    async def change_member(
+        self, room: RoomId, request: SignedMemberChange, *, n: SendNumber, low: SendNumber
+    ) -> RoomCommitted:
+        return await self._call("POST", f"/v1/rooms/{room}/members", RoomCommitted, body=request, number=(n, low))
+
+    async def events(self, room: RoomId, *, after: Seq) -> Page:
+        return await self._call("GET", f"/v1/rooms/{room}/events?after={after}&limit={page_events_max}", Page)
+
+    # How
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        answer: type[T],
+        *,
+        body: HttpBody | None = None,
+        number: tuple[SendNumber, SendNumber] | None = None,
+        is_signed_in: bool = True,
+        may_repeat: bool = True,
+    ) -> T:
+        headers = {"Content-Type": "application/json"}
+        if number is not None:
+            headers |= {"Idempotency-Key": str(number[0]), "Chatty-Low": str(number[1])}
+        content = None if body is None else msgspec.json.encode(body)
+        backoff = Backoff(jitter=self._jitter)
+        deadline = trio.current_time() + call_timeout_s
+        refused = ""
+        while True:
+            if is_signed_in:
+                access_token = await self.tokens.access_token(refused=refused)
+                headers["Authorization"] = f"Bearer {access_token}"
+                refused = access_token
+            try:
+                return _decoded(await self._try(method, path, content, headers), answer)
+            except TokenExpired:
+                if trio.current_time() > deadline:
+                    raise
+            except ChattyError as error:
+                refused = ""
+                delay_s = backoff.next_s(retry_after_s=error.retry_after_s)
+                if not (may_repeat and is_retryable(error)) or trio.current_time() + delay_s > deadline:
+                    raise
+                await trio.sleep(delay_s)
+
+    async def _try(self, method: str, path: str, content: bytes | None, headers: Mapping[str, str]) -> bytes:
+        try:
+            response = await self._http.request(method, path, content=content, headers=dict(headers))
+        except httpx.TransportError as error:
+            raise Unreachable(f"{method} {path}: {str(error) or type(error).__name__}") from None
+        if response.is_success:
+            return response.content
+        raise _problem(response)
+
+
+def _decoded(content: bytes, answer: type[T]) -> T:
+    try:
+        return msgspec.json.decode(content, type=answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RemoteError(f"the answer is no {answer.__name__}: {error}") from None
+
+
+def _problem(response: httpx.Response) -> ChattyError:
+    """RFC 9457. Members beside the standard ones are what mends it."""
+    try:
+        problem: Any = json.loads(response.content)
+        code = str(problem["code"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return RemoteError(
+            f"HTTP {response.status_code}", is_retryable_remotely=response.status_code in (502, 503, 504)
+        )
+    message = str(problem.get("detail") or problem.get("title") or code)
+    details = problem | (problem["details"] if isinstance(problem.get("details"), dict) else {})
+    wait_s = problem.get("retry_after_s", response.headers.get("Retry-After"))
+    return error_from(
+        code,
+        message,
+        is_retryable=problem.get("is_retryable") is True,
+        retry_after_s=_seconds(wait_s),
+        details=details,
+    )
+
+
+def _seconds(value: Any) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,333 @@
+"""One room as its verified history says. No I/O: entries in, a verdict out.
+
+*Invariants.* seq grows by exactly one an entry, or a gap's length; head(n) is computed from head(n−1) and the entry; the state is
+the fold of events whose signature *and* authority were checked; keys are shared with `RoomVerifier.joined()` and nobody else.
+*A lie* raises Lie before anything was taken; the caller freezes the room. *An unknown signer* raises KeysNeeded: query and try again.
+*Gaps* hold messages only, from before this member's time or outside it. A gap's head is the server's word; it is compared with what
+others claim, inside encrypted messages and in signed changes, about the same place.
+*Bound*: the newest `recent_heads_max` heads are kept for comparison; a claim about an older place is not compared.
+
+Each `check_…` is one rule; tests/client takes out each in turn and shows the lie that then passes unnoticed.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+from msgspec import Struct
+
+from chatty.client.device_lists import DeviceLists
+from chatty.client.reasons import KeysNeeded, Lie, Reason, RoomFrozen
+from chatty.crypto.events import verify_event
+from chatty.errors import BadRequest, BadSignature, ChattyError
+from chatty.ids import DeviceId, RoomId, Seq, UserId
+from chatty.wire import chain
+from chatty.wire.authority import Membership, RoomState, VerifiedEvent, authorize, created_room, may_send
+from chatty.wire.canonical import encode_base64
+from chatty.wire.events import (
+    Action,
+    Content,
+    CreateContent,
+    DevicesContent,
+    Kind,
+    MemberContent,
+    PolicyContent,
+    TimelineEvent,
+    decode_content,
+)
+from chatty.wire.frames import Gap, RoomEntry
+
+recent_heads_max = 512
+
+_STATE_KINDS = frozenset({Kind.CREATE, Kind.MEMBER, Kind.POLICY, Kind.DEVICES})
+
+
+class Position(Struct, frozen=True, kw_only=True):
+    """Where the verified history ends. leaf: of the last event; empty after a gap."""
+
+    seq: Seq
+    head: bytes
+    time: int = 0
+    leaf: bytes = b""
+
+
+class RoomVerifier:
+    """The fold of one room. `me`: whose eyes; `server`: the name that every signature carries."""
+
+    def __init__(self, room: RoomId, *, me: UserId, server: str, lists: DeviceLists) -> None:
+        self.room = room
+        self.state: RoomState | None = None
+        self.position = Position(seq=Seq(0), head=chain.empty_head(room))
+        self.frozen: Reason | None = None
+        self._me = me
+        self._server = server
+        self._lists = lists
+        self._recent: dict[int, Position] = {0: self.position}
+        self._acked: dict[int, bytes] = {}
+
+    def restore(self, state: RoomState | None, recent: Iterable[Position], frozen: Reason | None) -> None:
+        """Go on from what the store has. recent: in order, the newest last."""
+        self.state, self.frozen = state, frozen
+        for position in recent:
+            self._remember(position)
+
+    def accept(self, entry: RoomEntry, *, keys_are_fresh: bool = False) -> VerifiedEvent | None:
+        """Check the next entry and take it in. Returns the verified event of a state event, None for others.
+
+        keys_are_fresh: the signers' lists have just been queried, so an unknown device is a lie.
+        Raises: Lie, KeysNeeded, RoomFrozen; then nothing changed.
+        """
+        if self.frozen is not None:
+            raise RoomFrozen(self.room, self.frozen)
+        if isinstance(entry, Gap):
+            self._accept_gap(entry)
+            return None
+        self.check_order(entry.seq)
+        self.check_time(entry)
+        verified = None
+        if entry.kind in _STATE_KINDS:
+            verified = self._verify_state(entry, keys_are_fresh=keys_are_fresh)
+        else:
+            self._verify_message(entry)
+        leaf = chain.leaf(entry)
+        self.check_ack(entry.seq, leaf)
+        if verified is not None:
+            self._take_state(verified)
+        head = chain.next_head(self.position.head, leaf)
+        self._remember(Position(seq=entry.seq, head=head, time=entry.time, leaf=leaf))
+        return verified
+
+    def expect(self, seq: Seq, leaf: bytes) -> None:
+        """An ack says that our message stands there. Raises: Lie if something else was shown there."""
+        shown = self._recent.get(seq)
+        if shown is not None and shown.leaf != leaf:
+            raise Lie(Reason.FORKED_HISTORY, f"acked at {seq}, another event shown there", room=self.room)
+        if seq > self.position.seq:
+            self._acked[seq] = leaf
+
+    def check_known(self, event: TimelineEvent) -> None:
+        """An event that was taken before came again, which is right after a fill. Raises: Lie if it is another one."""
+        known = self._recent.get(event.seq)
+        if known is not None and known.leaf and known.leaf != chain.leaf(event):
+            raise Lie(Reason.FORKED_HISTORY, f"two events at {event.seq}", room=self.room)
+
+    def joined(self) -> dict[UserId, Membership]:
+        """The members that keys are shared with."""
+        return {} if self.state is None else self.state.joined()
+
+    @property
+    def epoch(self) -> Seq:
+        return Seq(0) if self.state is None else self.state.epoch
+
+    # State events
+
+    def _verify_state(self, event: TimelineEvent, *, keys_are_fresh: bool) -> VerifiedEvent:
+        content = self.check_form(event)
+        if event.body is None:
+            raise Lie(Reason.CONTENT_WITHHELD_BY_SERVER, f"{event.kind.value} without content", room=self.room)
+        if not keys_are_fresh:
+            self._need_keys(content)
+        verified = self.check_signature(event, content)
+        self.check_authority(verified)
+        self.check_claims(event.seq, content)
+        self.check_identities(content)
+        self.check_device_list(content)
+        return verified
+
+    def _take_state(self, verified: VerifiedEvent) -> None:
+        if isinstance(verified.content, CreateContent):
+            self.state = created_room(verified)
+        else:
+            assert self.state is not None
+            self.state.take(verified)
+        for user, identity in identities_of(verified.content):
+            self._lists.pin(user, identity)
+        named = device_list_of(verified.content)
+        if named is not None:
+            self._lists.note_digest(named.user, named.list_version, named.list_digest)
+
+    def _need_keys(self, content: Content) -> None:
+        unknown = {user for user, device in signers_of(content) if self._lists.signing_key(user, device) is None}
+        if unknown:
+            raise KeysNeeded(frozenset(unknown))
+
+    def check_order(self, seq: Seq) -> None:
+        expected = self.position.seq + 1
+        if seq == self.position.seq:
+            raise Lie(Reason.DUPLICATE_EVENT, f"{seq} came twice", room=self.room)
+        if seq < expected:
+            raise Lie(Reason.REORDERED_EVENT, f"{seq} came after {self.position.seq}", room=self.room)
+        if seq > expected:
+            raise Lie(Reason.MISSING_EVENT, f"{seq} came where {expected} is next", room=self.room)
+
+    def check_time(self, event: TimelineEvent) -> None:
+        if event.time < self.position.time:
+            raise Lie(Reason.TIME_WENT_BACK, f"at {event.seq}", room=self.room)
+
+    def check_form(self, event: TimelineEvent) -> Content:
+        try:
+            if event.room != self.room:
+                raise BadRequest("of another room")
+            return decode_content(event)
+        except (msgspec.DecodeError, KeyError, RecursionError, BadRequest) as error:
+            raise Lie(Reason.MALFORMED_EVENT, f"{event.kind.value} at {event.seq}: {error}", room=self.room) from None
+
+    def check_signature(self, event: TimelineEvent, content: Content) -> VerifiedEvent:
+        if isinstance(content, MemberContent) and not event.sender and content.signed.action not in _REMOVALS_BY_SERVER:
+            raise Lie(_forged(content), f"the server itself says so, at {event.seq}", room=self.room)
+        try:
+            return verify_event(event, server=self._server, device_key=self._lists.signing_key)
+        except BadSignature as error:
+            raise Lie(Reason.BAD_SIGNATURE, f"{event.kind.value} at {event.seq}: {error}", room=self.room) from None
+        except BadRequest as error:
+            raise Lie(Reason.MALFORMED_EVENT, f"{event.kind.value} at {event.seq}: {error}", room=self.room) from None
+
+    def check_authority(self, verified: VerifiedEvent) -> None:
+        seq = verified.event.seq
+        if isinstance(verified.content, CreateContent):
+            if seq != 1:
+                raise Lie(Reason.FORGED_MEMBERSHIP, f"created again at {seq}", room=self.room)
+            return
+        try:
+            if self.state is None:
+                raise BadRequest("before the room was created")
+            authorize(self.state, verified)
+        except ChattyError as error:
+            raise Lie(_forged(verified.content), f"at {seq}: {error}", room=self.room) from None
+
+    def check_claims(self, seq: Seq, content: Content) -> None:
+        for last_seq, last_head in claims_of(content):
+            self.check_head_claim(seq, last_seq, last_head)
+
+    def check_head_claim(self, seq: Seq, last_seq: Seq, last_head: str) -> None:
+        """Somebody's device says which head it had verified at last_seq, in an event that stands at seq."""
+        if last_seq >= seq:
+            raise Lie(Reason.FORKED_HISTORY, f"the event at {seq} knows {last_seq} already", room=self.room)
+        own = self._recent.get(last_seq)
+        if own is not None and encode_base64(own.head) != last_head:
+            raise Lie(Reason.FORKED_HISTORY, f"another head at {last_seq} was shown to somebody else", room=self.room)
+
+    def check_identities(self, content: Content) -> None:
+        for user, identity in identities_of(content):
+            self._lists.check_identity(user, identity)
+
+    def check_device_list(self, content: Content) -> None:
+        named = device_list_of(content)
+        if named is None:
+            return
+        self._lists.check_named_digest(named.user, named.list_version, named.list_digest)
+        before = self.state.membership(named.user) if self.state is not None else None
+        is_older = before is not None and before.is_joined and named.list_version <= before.list_version
+        if is_older and isinstance(content, DevicesContent):
+            raise Lie(Reason.DEVICE_LIST_MISMATCH, f"{named.user} went back to an older device list", room=self.room)
+
+    # Messages
+
+    def _verify_message(self, event: TimelineEvent) -> None:
+        if event.room != self.room:
+            raise Lie(Reason.MALFORMED_EVENT, "of another room", room=self.room)
+        self.check_sender(event)
+        self.check_epoch(event)
+
+    def check_sender(self, event: TimelineEvent) -> None:
+        try:
+            if self.state is None:
+                raise BadRequest("before the room was created")
+            may_send(self.state, event.sender)
+        except ChattyError as error:
+            raise Lie(Reason.UNAUTHORIZED_MEMBER, f"at {event.seq}: {error}", room=self.room) from None
+
+    def check_epoch(self, event: TimelineEvent) -> None:
+        """The committing transaction refuses every other epoch, so what stands in the chain fits exactly."""
+        if event.epoch != self.epoch:
+            detail = f"{event.seq} was encrypted for epoch {event.epoch}, the chain says {self.epoch}"
+            raise Lie(Reason.WRONG_EPOCH, detail, room=self.room)
+
+    def check_ack(self, seq: Seq, leaf: bytes) -> None:
+        acked = self._acked.pop(seq, None)
+        if acked is not None and acked != leaf:
+            raise Lie(Reason.FORKED_HISTORY, f"our message was acked at {seq}, another is shown there", room=self.room)
+
+    # Gaps
+
+    def _accept_gap(self, gap: Gap) -> None:
+        if gap.room != self.room or gap.to_seq < gap.from_seq or len(gap.head) != 32:
+            raise Lie(Reason.MALFORMED_EVENT, "a gap without extent", room=self.room)
+        self.check_order(gap.from_seq)
+        self.check_gap(gap)
+        self._remember(Position(seq=gap.to_seq, head=gap.head, time=self.position.time))
+
+    def check_gap(self, gap: Gap) -> None:
+        """State events are always shown, so the membership is the same over the whole gap: it must not be one's own time."""
+        membership = self.state.membership(self._me) if self.state is not None else None
+        if self.state is None or (membership is not None and membership.is_joined):
+            detail = f"{gap.from_seq} to {gap.to_seq} are hidden from a member"
+            raise Lie(Reason.MISSING_EVENT, detail, room=self.room)
+
+    def _remember(self, position: Position) -> None:
+        self.position = position
+        self._recent[position.seq] = position
+        while len(self._recent) > recent_heads_max:
+            del self._recent[next(iter(self._recent))]
+
+
+_REMOVALS_BY_SERVER = frozenset({Action.KICK})
+
+
+def signers_of(content: Content) -> list[tuple[UserId, DeviceId]]:
+    """The devices whose keys are needed to check the content's signatures."""
+    match content:
+        case CreateContent():
+            return [(content.creator, content.device)]
+        case MemberContent(signed=change):
+            invitation = change.invitation.signed if change.invitation is not None else None
+            inviters = [(invitation.sender, invitation.device)] if invitation is not None else []
+            return [(change.sender, change.device), *inviters]
+        case PolicyContent(signed=policy):
+            return [(policy.sender, policy.device)]
+        case DevicesContent():
+            return []
+
+
+def claims_of(content: Content) -> list[tuple[Seq, str]]:
+    """What signers say about the chain: (seq, head in base64)."""
+    match content:
+        case MemberContent(signed=change):
+            invitation = change.invitation.signed if change.invitation is not None else None
+            invited = [(invitation.last_seq, invitation.last_head)] if invitation is not None else []
+            return [(change.last_seq, change.last_head), *invited]
+        case PolicyContent(signed=policy):
+            return [(policy.last_seq, policy.last_head)]
+        case _:
+            return []
+
+
+def identities_of(content: Content) -> list[tuple[UserId, str]]:
+    """Whom the content names with which identity key."""
+    match content:
+        case CreateContent():
+            return [(content.creator, content.creator_identity)]
+        case MemberContent(signed=change):
+            return [(change.target, change.target_identity)]
+        case _:
+            return []
+
+
+def device_list_of(content: Content) -> DevicesContent | None:
+    """The device list that the content names, of a join, an add or a devices event."""
+    match content:
+        case DevicesContent():
+            return content
+        case MemberContent(signed=change, list_version=version, list_digest=digest) if version is not None and digest:
+            return DevicesContent(user=change.target, list_version=version, list_digest=digest)
+        case _:
+            return None
+
+
+def _forged(content: Content) -> Reason:
+    match content:
+        case MemberContent(signed=change) if change.action is Action.ROLE:
+            return Reason.FORGED_ROLE
+        case PolicyContent():
+            return Reason.FORGED_POLICY
+        case _:
+            return Reason.FORGED_MEMBERSHIP

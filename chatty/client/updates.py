@@ -1,0 +1,87 @@
+"""What a client tells its application: one closed union of frozen values. `match` over `Update` finds the forgotten case."""
+
+from dataclasses import dataclass
+
+from chatty.client.reasons import Reason
+from chatty.ids import DeviceId, EventId, RoomId, Seq, UserId
+from chatty.wire.events import Action, RoomRole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """A message that was decrypted and checked. time_ms: the server's, since 1970."""
+
+    room: RoomId
+    seq: Seq
+    event_id: EventId
+    sender: UserId
+    device: DeviceId
+    time_ms: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undecryptable:
+    """A message that cannot be read, or must not be believed. With NO_KEY_YET it may still become a Message."""
+
+    room: RoomId
+    seq: Seq
+    event_id: EventId
+    sender: UserId
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerLied:
+    """The server was caught. The room, if one is named, is frozen from here on."""
+
+    reason: Reason
+    detail: str
+    room: RoomId | None = None
+    user: UserId | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MembershipChanged:
+    """A verified change. role: of the target afterwards, while it is a member."""
+
+    room: RoomId
+    seq: Seq
+    action: Action
+    actor: UserId
+    target: UserId
+    role: RoomRole | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invited:
+    """Somebody invites us; the invitation's signature was checked. Take it with client.join(room)."""
+
+    room: RoomId
+    inviter: UserId
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreRolledBack:
+    """The server knows later numbers of this device than its store: an old copy was restored. Sessions are made anew."""
+
+    highest_n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedOut:
+    """The log-in session is over (revoked or logged out); nothing follows."""
+
+    detail: str
+
+
+Update = Message | Undecryptable | ServerLied | MembershipChanged | Invited | StoreRolledBack | SignedOut
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """A message that the server has committed, at its place in the room's order."""
+
+    seq: Seq
+    event_id: EventId
