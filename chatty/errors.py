@@ -6,10 +6,10 @@ request may be sent again. `fields()` carries what mends it. web/problems.py tur
 admin and cli into exit codes; nothing else does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
-from chatty.ids import ListVersion, SendNumber, Seq, UserId
+from chatty.ids import DeviceId, ListVersion, SendNumber, Seq, UserId
 
 
 class ChattyError(Exception):
@@ -304,6 +304,14 @@ class MailboxQuotaExceeded(QuotaExceeded):
     """The recipient's device mailbox holds too much from this sender: the new row is refused, no old one dropped."""
 
     code = "mailbox_quota_exceeded"
+
+    def __init__(self, *, quota: str, count_max: int, devices: Collection[DeviceId] = ()) -> None:
+        super().__init__(quota=quota, count_max=count_max)
+        self.devices = sorted(devices)
+
+    def fields(self) -> dict[str, Any]:
+        """devices: those that are full; without them the request would go through."""
+        return {**super().fields(), "devices": self.devices}
 
 
 class BodyTimeout(RetryableError):

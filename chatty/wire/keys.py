@@ -1,6 +1,6 @@
 """HTTP bodies about keys, in Matrix's shapes (client-server API: /keys/upload, /keys/query, /keys/claim, sendToDevice)."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -19,6 +19,7 @@ from chatty.wire.types import (
 
 SIGNED_CURVE25519 = "signed_curve25519"
 
+AlgorithmField = Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9._-]+$(?!\n)")]
 Signatures = dict[UserIdField, dict[KeyIdField, SignatureField]]
 
 
@@ -27,7 +28,7 @@ class DeviceKeys(HttpBody, frozen=True, kw_only=True):
 
     user_id: UserIdField
     device_id: DeviceIdField
-    algorithms: Annotated[list[str], Meta(max_length=8)]
+    algorithms: Annotated[list[AlgorithmField], Meta(max_length=8)]
     keys: Annotated[dict[KeyIdField, KeyField], Meta(max_length=4)]
     signatures: Annotated[Signatures, Meta(max_length=4)]
 
@@ -88,9 +89,11 @@ class KeyAnswer(HttpBody, frozen=True, kw_only=True):
 
 
 class KeyClaim(HttpBody, frozen=True, kw_only=True):
-    """One key a device; the algorithm is signed_curve25519. Idempotent under the Idempotency-Key header (the device's n)."""
+    """One key a device. Idempotent under the Idempotency-Key header (the device's n)."""
 
-    one_time_keys: Annotated[dict[UserIdField, dict[DeviceIdField, str]], Meta(max_length=limits.claim_devices_max)]
+    one_time_keys: Annotated[
+        dict[UserIdField, dict[DeviceIdField, Literal["signed_curve25519"]]], Meta(max_length=limits.claim_devices_max)
+    ]
 
 
 class ClaimedKeys(HttpBody, frozen=True, kw_only=True):

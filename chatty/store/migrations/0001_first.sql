@@ -1,4 +1,4 @@
--- The first schema. compatible from: 1
+-- compatible from: 1. The first schema.
 SET lock_timeout = '2s';
 
 -- One row: who this database belongs to. The generation is raised by each restore from a backup.
