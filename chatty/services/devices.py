@@ -15,12 +15,13 @@ from typing import Any, Protocol
 import msgspec
 
 from chatty.errors import DeviceRevoked, KeyConflict, NotFound
-from chatty.ids import DeviceId, DeviceNumber, ListVersion, RoomNumber, UserNumber
+from chatty.ids import DeviceId, DeviceNumber, ListVersion, RoomNumber, SendNumber, Seq, UserNumber
 from chatty.services.caller import Caller
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.units import Audit, Transactions
 from chatty.wire import accounts
 from chatty.wire.keys import DeviceKeys
+from chatty.wire.rooms import SendState
 from chatty.wire.signing import matrix_signed_bytes
 
 
@@ -75,6 +76,10 @@ class Devices(Protocol):
         """Lock its send row; take its right to send, its place in the set and its families; tell every node."""
         ...
 
+    async def send_state(self, device: DeviceNumber) -> tuple[SendNumber, SendNumber]:
+        """(highest n, low)."""
+        ...
+
     async def list_version(self, user: UserNumber) -> ListVersion: ...
 
     async def change_list(self, user: UserNumber) -> ListChange:
@@ -114,7 +119,7 @@ async def publish_keys(unit: DevicesUnit, caller: Caller, keys: DeviceKeys, *, n
         return Doorbell()
     await unit.devices.publish(device.number, keys)
     await _record(unit, caller, "device.keys_published", device.device)
-    return await _changed(unit, caller.user_number, now_ms)
+    return await _tell_everybody(unit, caller.user_number, now_ms)
 
 
 async def revoke(unit: DevicesUnit, caller: Caller, device_id: DeviceId, *, now_ms: int) -> Doorbell:
@@ -125,7 +130,10 @@ async def revoke(unit: DevicesUnit, caller: Caller, device_id: DeviceId, *, now_
         raise NotFound("you have no such device")
     await unit.devices.kill(device.number)
     await _record(unit, caller, "device.revoked", device_id)
-    doorbell = await _changed(unit, caller.user_number, now_ms, has_new_list=device.in_set)
+    if device.in_set:
+        doorbell = await _tell_everybody(unit, caller.user_number, now_ms)
+    else:
+        doorbell = await tell_own_devices(unit, caller.user_number, now_ms=now_ms)
     return Doorbell(rooms=doorbell.rooms, users=doorbell.users, revoked=[device.number])
 
 
@@ -145,6 +153,12 @@ class DeviceSteps:
             found = await unit.devices.live(caller.user_number)
         return accounts.Devices(devices=[_shown(device, caller) for device in found])
 
+    async def send_state(self, caller: Caller) -> SendState:
+        """The numbers of the calling device, as the server knows them."""
+        async with self._unit_of_work.snapshot() as unit:
+            highest_n, low = await unit.devices.send_state(caller.device_number)
+        return SendState(device=caller.device, highest_n=Seq(highest_n), low=Seq(low))
+
     async def rename(self, caller: Caller, device_id: DeviceId, *, name: str) -> None:
         """Raises: NotFound."""
         async with self._unit_of_work.begin() as unit:
@@ -154,7 +168,7 @@ class DeviceSteps:
                 raise NotFound("you have no such device")
             await unit.devices.rename(device.number, name)
             await _record(unit, caller, "device.renamed", device_id)
-            doorbell = await _changed(unit, caller.user_number, self._clock_ms(), has_new_list=False)
+            doorbell = await tell_own_devices(unit, caller.user_number, now_ms=self._clock_ms())
         self._doorbells.ring(doorbell)
 
     async def revoke(self, caller: Caller, device_id: DeviceId) -> None:
@@ -164,15 +178,17 @@ class DeviceSteps:
         self._doorbells.ring(doorbell)
 
 
-async def _changed(unit: DevicesUnit, user: UserNumber, now_ms: int, *, has_new_list: bool = True) -> Doorbell:
-    rooms: Sequence[RoomNumber] = ()
-    if has_new_list:
-        change = await unit.devices.change_list(user)
-        version, rooms = change.version, change.rooms
-    else:
-        version = await unit.devices.list_version(user)
+async def tell_own_devices(unit: DevicesUnit, user: UserNumber, *, now_ms: int) -> Doorbell:
+    """A change that others need not know of: tell the user's own devices. The user's row is locked."""
+    version = await unit.devices.list_version(user)
     await unit.devices.tell_user(user, kind="devices", content={"list_version": version}, time_ms=now_ms)
-    return Doorbell(rooms=rooms, users=[user])
+    return Doorbell(users=[user])
+
+
+async def _tell_everybody(unit: DevicesUnit, user: UserNumber, now_ms: int) -> Doorbell:
+    change = await unit.devices.change_list(user)
+    doorbell = await tell_own_devices(unit, user, now_ms=now_ms)
+    return Doorbell(rooms=change.rooms, users=doorbell.users)
 
 
 async def _record(unit: DevicesUnit, caller: Caller, action: str, device: DeviceId) -> None:

@@ -13,7 +13,6 @@ from chatty.errors import Forbidden, Unauthenticated
 from chatty.services.caller import Caller
 
 ROLES = ("owner", "admin", "moderator", "auditor", "user", "bot")
-FIRST_USER_ROLE = "owner"
 USER_ROLE = "user"
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from chatty.ids import DeviceId, DeviceNumber, ListVersion, RoomNumber, UserNumber
+from chatty.ids import DeviceId, DeviceNumber, ListVersion, RoomNumber, SendNumber, UserNumber
 from chatty.services.devices import Devices, ListChange, StoredDevice
 from chatty.store.connection import TrioConnection
 from chatty.store.locks import lock_device_send, lock_users
@@ -22,6 +22,7 @@ _KILL_DEVICE = "UPDATE devices SET is_live = false, in_set = false WHERE device_
 _KILL_SEND = "UPDATE device_send SET is_live = false WHERE device_number = %s"
 _END_FAMILIES = "UPDATE refresh_families SET is_revoked = true WHERE device_number = %s"
 _TELL_NODES = "INSERT INTO revocations (device_number) VALUES (%s)"
+_SEND_STATE = "SELECT highest_n, low FROM device_send WHERE device_number = %s"
 _LIST_VERSION = "SELECT list_version FROM users WHERE user_number = %s"
 _SET = "SELECT device_id, curve25519, ed25519 FROM devices WHERE user_number = %s AND in_set"  # index: devices_user
 _RAISE = """UPDATE users SET list_version = list_version + 1, list_digest = %s WHERE user_number = %s
@@ -52,9 +53,15 @@ class PostgresDevices(Devices):
         await self._connection.execute(_PUBLISH, (text, keys.curve25519, keys.ed25519, device))
 
     async def kill(self, device: DeviceNumber) -> None:
+        """Families before the device's row, as a refresh takes them."""
         await lock_device_send(self._connection, device)
-        for statement in (_KILL_SEND, _KILL_DEVICE, _END_FAMILIES, _TELL_NODES):
+        for statement in (_KILL_SEND, _END_FAMILIES, _KILL_DEVICE, _TELL_NODES):
             await self._connection.execute(statement, (device,))
+
+    async def send_state(self, device: DeviceNumber) -> tuple[SendNumber, SendNumber]:
+        row = await (await self._connection.execute(_SEND_STATE, (device,))).fetchone()
+        assert row is not None
+        return SendNumber(row[0]), SendNumber(row[1])
 
     async def list_version(self, user: UserNumber) -> ListVersion:
         row = await (await self._connection.execute(_LIST_VERSION, (user,))).fetchone()

@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram
 from quart import Request, Response, g, request
 from quart_trio import QuartTrio
 
 from chatty.ids import RequestId
 from chatty.services import permissions
 from chatty.services.caller import Caller
+from chatty.telemetry import Metrics
 from chatty.web.problems import PROBLEM_MEDIA_TYPE, as_domain_error, problem_body, problem_headers
 from chatty.web.reading import read_arguments, read_token
 from chatty.web.routes import Reply, Route
@@ -40,22 +40,11 @@ _HEADERS = {
 _log = structlog.get_logger(__name__)
 
 
-class HttpMetrics:
-    """What the HTTP side counts; `path` is a template, so the number of series is bounded."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        labels = ("method", "path", "status")
-        self.requests_total = Counter("chatty_http_requests", "HTTP requests answered.", labels, registry=registry)
-        self.duration_s = Histogram(
-            "chatty_http_request_duration_seconds", "Time to an answer.", ("method", "path"), registry=registry
-        )
-
-
 def make_quart(
     routes: Iterable[Route],
     *,
     authenticate: Authenticate,
-    metrics: HttpMetrics,
+    metrics: Metrics,
     body_bytes_max: int,
     body_timeout_s: float = 30.0,
 ) -> QuartTrio:
@@ -117,7 +106,7 @@ async def _begin() -> None:
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
 
 
-def _finisher(metrics: HttpMetrics) -> Callable[[Response], Awaitable[Response]]:
+def _finisher(metrics: Metrics) -> Callable[[Response], Awaitable[Response]]:
     async def finish(response: Response) -> Response:
         path, status = _template(request), response.status_code
         duration_s = time.perf_counter() - g.started_at
@@ -125,8 +114,8 @@ def _finisher(metrics: HttpMetrics) -> Callable[[Response], Awaitable[Response]]
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
         method = request.method if path != _UNKNOWN_PATH else "(any)"
-        metrics.requests_total.labels(method, path, status).inc()
-        metrics.duration_s.labels(method, path).observe(duration_s)
+        metrics.http_requests.labels(method, path, status).inc()
+        metrics.http_request_duration_seconds.labels(path).observe(duration_s)
         _log.info("request.answered", method=method, path=path, status=status, duration_s=round(duration_s, 6))
         return response
 

@@ -115,6 +115,12 @@ class Devices(HttpBody, frozen=True, kw_only=True):
     devices: list[Device]
 
 
+class DeviceRename(HttpBody, frozen=True, kw_only=True):
+    """PUT /v1/devices/{device}/name."""
+
+    name: DeviceNameField
+
+
 class Empty(HttpBody, frozen=True, kw_only=True):
     """{}"""
 

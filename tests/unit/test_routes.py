@@ -4,14 +4,14 @@ from typing import Annotated, Any
 
 import pytest
 from msgspec import Meta
-from prometheus_client import CollectorRegistry
 from quart_trio import QuartTrio
 
 from chatty.errors import RateLimited, Unauthenticated
 from chatty.ids import DeviceId, DeviceNumber, FamilyId, UserId, UserNumber
 from chatty.services.caller import Caller
 from chatty.services.permissions import CHAT, PUBLIC, SIGNED_IN, Permission
-from chatty.web.application import HttpMetrics, make_quart
+from chatty.telemetry import Metrics
+from chatty.web.application import make_quart
 from chatty.web.openapi import openapi_route
 from chatty.web.routes import NumberedRequest, Reply, RequestInfo, Route, route
 from chatty.wire.accounts import HttpBody
@@ -87,7 +87,7 @@ def app() -> QuartTrio:
     return make_quart(
         [*routes, openapi_route(routes, version="1")],
         authenticate=authenticate,
-        metrics=HttpMetrics(CollectorRegistry()),
+        metrics=Metrics(),
         body_bytes_max=body_bytes_max,
     )
 
@@ -272,7 +272,7 @@ def test_one_operation_is_routed_once() -> None:
         make_quart(
             [*routes, routes[0]],
             authenticate=authenticate,
-            metrics=HttpMetrics(CollectorRegistry()),
+            metrics=Metrics(),
             body_bytes_max=body_bytes_max,
         )
 

@@ -1,0 +1,59 @@
+"""The server's own keys, kept sealed in the database: made at the first start, the same on every node.
+
+The data key is sealed under the master key, every other key under the data key. A start with another master key fails here,
+before anything is served.
+"""
+
+import os
+from dataclasses import dataclass
+
+from chatty.crypto.sealing import MasterKey, Random, Sealer, key_bytes
+from chatty.crypto.tokens import SigningKey
+from chatty.services.server import Server, ServerUnit
+from chatty.services.units import Transactions
+
+_DATA_KEY = "data_key"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ServerKeys:
+    """sealer: for secrets at rest. signing: tokens and checkpoints. The others are MAC keys of 32 bytes."""
+
+    sealer: Sealer
+    signing: SigningKey
+    salt_key: bytes
+    refresh_key: bytes
+    nonce_key: bytes
+
+
+async def open_server_keys(
+    unit_of_work: Transactions[ServerUnit], master: MasterKey, *, random: Random = os.urandom
+) -> ServerKeys:
+    """Raises: SealBroken: the master key is not the one that these keys were sealed under."""
+    async with unit_of_work.begin() as unit:
+        await unit.server.lock()
+        sealer = Sealer(await _data_keys(unit.server, master, random), random=random)
+        signing, salt, refresh, nonce = [
+            await _newest_key(unit.server, sealer, purpose, random)
+            for purpose in ("signing_key", "salt_key", "refresh_key", "nonce_key")
+        ]
+    return ServerKeys(sealer=sealer, signing=SigningKey(signing), salt_key=salt, refresh_key=refresh, nonce_key=nonce)
+
+
+async def _data_keys(server: Server, master: MasterKey, random: Random) -> dict[int, bytes]:
+    stored = await server.sealed_keys(_DATA_KEY)
+    if stored:
+        return {version: master.unwrap(sealed, version=version) for version, sealed in stored.items()}
+    made = random(key_bytes)
+    await server.add_sealed_key(_DATA_KEY, version=1, sealed=master.wrap(made, version=1, random=random))
+    return {1: made}
+
+
+async def _newest_key(server: Server, sealer: Sealer, purpose: str, random: Random) -> bytes:
+    stored = await server.sealed_keys(purpose)
+    if stored:
+        version = max(stored)
+        return sealer.open(stored[version], purpose=f"{purpose}/{version}")
+    made = random(key_bytes)
+    await server.add_sealed_key(purpose, version=1, sealed=sealer.seal(made, purpose=f"{purpose}/1"))
+    return made

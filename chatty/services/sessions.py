@@ -1,0 +1,284 @@
+"""Log-in sessions: a device signs in, refreshes its tokens, signs out; and who is behind an access token.
+
+A log-in proves the log-in key, derived on the client from the password, over a nonce of ours that lives a minute. It makes a new
+device and a family of refresh tokens, of which the server keeps the counter k. A refresh with the newest token makes the next one
+and retires it; an older one is refused and revokes nothing, so a copy that is late cannot log an honest client out.
+
+An access token says who; whether its log-in session still lives, the database says, on every request.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from chatty.crypto import signatures
+from chatty.crypto.nonces import Nonces
+from chatty.crypto.sealing import Random, Sealer
+from chatty.crypto.tokens import AccessTokens, RefreshTokens, make_family_id
+from chatty.errors import BadSignature, DeviceRevoked, LoginRefused, RefreshRefused
+from chatty.ids import DeviceId, DeviceNumber, FamilyId, UserId, UserNumber
+from chatty.services.caller import Caller
+from chatty.services.devices import DevicesUnit, revoke, tell_own_devices
+from chatty.services.doorbells import Doorbells
+from chatty.services.units import Transactions
+from chatty.wire.accounts import Login, NewDevice, Refresh, Tokens
+from chatty.wire.canonical import encode_base64, encode_base64url
+from chatty.wire.signing import login_bytes
+
+# Any Ed25519 key: under an unknown name the same work is done, and refused whoever signs for it.
+_ANY_KEY = "WGZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmY"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoginRow:
+    """login_key_sealed opens to the 32 bytes of the public log-in key."""
+
+    user_number: UserNumber
+    role: str
+    is_locked: bool
+    login_key_sealed: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyRow:
+    """A log-in session and whose it is. Ages in seconds, by the database's clock."""
+
+    user: UserId
+    user_number: UserNumber
+    role: str
+    is_locked: bool
+    device: DeviceId
+    device_number: DeviceNumber
+    is_live: bool
+    k: int
+    is_revoked: bool
+    age_s: float
+    idle_s: float
+
+    @property
+    def has_ended(self) -> bool:
+        return self.is_revoked or self.is_locked or not self.is_live
+
+
+def login_key_purpose(user: UserId) -> str:
+    """Under which a log-in key is sealed."""
+    return f"login_key/{user}"
+
+
+# Port ---------------------------------------------------------------------------------------------------------------
+
+
+class Sessions(Protocol):
+    """What the steps need of the store, inside one transaction."""
+
+    async def find_login(self, user: UserId) -> LoginRow | None: ...
+
+    async def add_device(self, user: UserNumber, device: NewDevice) -> DeviceNumber:
+        """With its send row, live, outside the set. Raises: DeviceIdTaken."""
+        ...
+
+    async def add_family(self, family: FamilyId, device: DeviceNumber, *, dpop_thumbprint: str) -> None:
+        """At k = 1."""
+        ...
+
+    async def lock_family(self, family: FamilyId) -> None: ...
+
+    async def family(self, family: FamilyId) -> FamilyRow | None: ...
+
+    async def rotate(self, family: FamilyId) -> None:
+        """k + 1; the family's row is locked."""
+        ...
+
+    async def mark_seen(self, device: DeviceNumber) -> None:
+        """The day on which the device was last seen; at most one write a day."""
+        ...
+
+
+class SessionsUnit(DevicesUnit, Protocol):
+    """What these steps need of a transaction."""
+
+    @property
+    def sessions(self) -> Sessions: ...
+
+
+# Steps --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lifetimes:
+    """Of a log-in session: without a refresh, and altogether."""
+
+    idle_s: float
+    absolute_s: float
+
+
+class Issuer:
+    """Makes both tokens of a log-in session, and checks log-in statements. origin: the public one."""
+
+    def __init__(
+        self,
+        *,
+        access: AccessTokens,
+        refresh: RefreshTokens,
+        nonces: Nonces,
+        origin: str,
+        clock_s: Callable[[], float],
+        random: Random = os.urandom,
+    ) -> None:
+        self._access = access
+        self._refresh = refresh
+        self._nonces = nonces
+        self._origin = origin
+        self._clock_s = clock_s
+        self._random = random
+
+    def make_family(self) -> FamilyId:
+        return make_family_id(self._random(16))
+
+    def make_nonce(self) -> str:
+        return self._nonces.make(now_s=self._clock_s())
+
+    def now_ms(self) -> int:
+        return int(self._clock_s() * 1000)
+
+    def issue(self, *, user: UserId, device: DeviceId, family: FamilyId, k: int, role: str) -> Tokens:
+        access_token = self._access.issue(
+            user=user,
+            device=device,
+            family=family,
+            k=k,
+            role=role,
+            token_id=encode_base64url(self._random(16)),
+            now_s=self._clock_s(),
+        )
+        return Tokens(
+            user=user,
+            device=device,
+            access_token=access_token,
+            refresh_token=self._refresh.make(family, k),
+            expires_in_s=self._access.lifetime_s,
+        )
+
+    def check_statement(
+        self, *, login_key: str, user: UserId, nonce: str, dpop_thumbprint: str, purpose: str, signature: str
+    ) -> None:
+        """Did the holder of the log-in key sign this, within the last minute? Raises: LoginRefused."""
+        statement = login_bytes(
+            origin=self._origin, user=user, nonce=nonce, dpop_thumbprint=dpop_thumbprint, purpose=purpose
+        )
+        try:
+            signatures.verify(login_key, statement, signature)
+        except BadSignature:
+            raise LoginRefused("unknown name or wrong password") from None
+        if not self._nonces.is_fresh(nonce, now_s=self._clock_s()):
+            raise LoginRefused("the nonce is not fresh: ask for the salt again")
+
+
+class SessionSteps:
+    def __init__(
+        self,
+        *,
+        unit_of_work: Transactions[SessionsUnit],
+        doorbells: Doorbells,
+        issuer: Issuer,
+        access: AccessTokens,
+        refresh: RefreshTokens,
+        sealer: Sealer,
+        lifetimes: Lifetimes,
+        clock_s: Callable[[], float],
+    ) -> None:
+        self._unit_of_work = unit_of_work
+        self._doorbells = doorbells
+        self._issuer = issuer
+        self._access = access
+        self._refresh = refresh
+        self._sealer = sealer
+        self._lifetimes = lifetimes
+        self._clock_s = clock_s
+
+    async def log_in(self, body: Login) -> Tokens:
+        """A new device for this user. Raises: LoginRefused, DeviceIdTaken."""
+        async with self._unit_of_work.begin() as unit:
+            user = await self._verified(unit, body)
+            family = await start_session(unit, self._issuer, user.user_number, body.new_device, body.dpop_thumbprint)
+            await record_login(unit, body.user, body.new_device.device, "session.started")
+            doorbell = await tell_own_devices(unit, user.user_number, now_ms=self._issuer.now_ms())
+        self._doorbells.ring(doorbell)
+        return self._issuer.issue(user=body.user, device=body.new_device.device, family=family, k=1, role=user.role)
+
+    async def refresh(self, body: Refresh) -> Tokens:
+        """Both tokens anew; the one presented is retired. Raises: RefreshRefused, which changes nothing."""
+        family, k = self._refresh.check(body.refresh_token)
+        async with self._unit_of_work.begin() as unit:
+            await unit.sessions.lock_family(family)
+            row = await unit.sessions.family(family)
+            if row is None or row.has_ended or row.k != k or self._is_over(row):
+                raise RefreshRefused("not the newest of its family, or the log-in session has ended")
+            await unit.sessions.rotate(family)
+            await unit.sessions.mark_seen(row.device_number)
+        return self._issuer.issue(user=row.user, device=row.device, family=family, k=k + 1, role=row.role)
+
+    async def authenticate(self, access_token: str) -> Caller:
+        """Who sends this token, if its log-in session lives now.
+
+        Raises: Unauthenticated, TokenExpired, DeviceRevoked.
+        """
+        claims = self._access.check(access_token, now_s=self._clock_s())
+        async with self._unit_of_work.snapshot() as unit:
+            row = await unit.sessions.family(claims.family)
+        if row is None or row.has_ended or (row.user, row.device) != (claims.user, claims.device):
+            raise DeviceRevoked("this log-in session was ended")
+        return Caller(
+            user=row.user,
+            user_number=row.user_number,
+            device=row.device,
+            device_number=row.device_number,
+            family=claims.family,
+            role=row.role,
+            expires_at_s=claims.expires_at_s,
+        )
+
+    async def log_out(self, caller: Caller) -> None:
+        """End the log-in session and revoke its device. Raises: NotFound when another request was first."""
+        async with self._unit_of_work.begin() as unit:
+            doorbell = await revoke(unit, caller, caller.device, now_ms=self._issuer.now_ms())
+        self._doorbells.ring(doorbell)
+
+    async def _verified(self, unit: SessionsUnit, body: Login) -> LoginRow:
+        """The user, locked, after the proof: whoever cannot sign makes nobody wait."""
+        found = await unit.sessions.find_login(body.user)
+        self._issuer.check_statement(
+            login_key=_ANY_KEY if found is None else self._open_login_key(body.user, found),
+            user=body.user,
+            nonce=body.nonce,
+            dpop_thumbprint=body.dpop_thumbprint,
+            purpose="login",
+            signature=body.signature,
+        )
+        if found is not None:
+            await unit.devices.lock_user(found.user_number)
+            locked = await unit.sessions.find_login(body.user)
+            if locked == found and not found.is_locked:
+                return found
+        raise LoginRefused("unknown name or wrong password")
+
+    def _open_login_key(self, user: UserId, row: LoginRow) -> str:
+        return encode_base64(self._sealer.open(row.login_key_sealed, purpose=login_key_purpose(user)))
+
+    def _is_over(self, row: FamilyRow) -> bool:
+        return row.idle_s > self._lifetimes.idle_s or row.age_s > self._lifetimes.absolute_s
+
+
+async def start_session(
+    unit: SessionsUnit, issuer: Issuer, user: UserNumber, device: NewDevice, dpop_thumbprint: str
+) -> FamilyId:
+    """A new device and its family of tokens, in the caller's transaction. Raises: DeviceIdTaken."""
+    family = issuer.make_family()
+    number = await unit.sessions.add_device(user, device)
+    await unit.sessions.add_family(family, number, dpop_thumbprint=dpop_thumbprint)
+    return family
+
+
+async def record_login(unit: SessionsUnit, user: UserId, device: DeviceId, action: str) -> None:
+    await unit.audit.record(actor=user, device=device, action=action, object_=user, detail={})

@@ -1,0 +1,71 @@
+"""Log-in sessions. Owns refresh_families; makes the rows of new devices."""
+
+from chatty.errors import DeviceIdTaken
+from chatty.ids import DeviceId, DeviceNumber, FamilyId, UserId, UserNumber
+from chatty.services.sessions import FamilyRow, LoginRow, Sessions
+from chatty.store.connection import TrioConnection
+from chatty.wire.accounts import NewDevice
+
+_FIND_LOGIN = "SELECT user_number, role, is_locked, login_key_sealed FROM users WHERE user_id = %s"
+_ADD_DEVICE = """INSERT INTO devices (device_id, user_number, name) VALUES (%s, %s, %s)
+ON CONFLICT (device_id) DO NOTHING RETURNING device_number"""
+_ADD_SEND = "INSERT INTO device_send (device_number) VALUES (%s)"
+_ADD_FAMILY = "INSERT INTO refresh_families (family_id, device_number, dpop_thumbprint) VALUES (%s, %s, %s)"
+_LOCK_FAMILY = "SELECT 1 FROM refresh_families WHERE family_id = %s FOR NO KEY UPDATE"
+_FAMILY = """SELECT u.user_id, u.user_number, u.role, u.is_locked, d.device_id, d.device_number, d.is_live, f.k, f.is_revoked,
+extract(epoch FROM now() - f.created_at)::float8, extract(epoch FROM now() - f.refreshed_at)::float8
+FROM refresh_families f JOIN devices d USING (device_number) JOIN users u USING (user_number)
+WHERE f.family_id = %s"""  # index: refresh_families_pkey
+_ROTATE = "UPDATE refresh_families SET k = k + 1, refreshed_at = now() WHERE family_id = %s"
+_MARK_SEEN = """UPDATE devices SET last_seen_day = current_date
+WHERE device_number = %s AND last_seen_day < current_date"""
+
+
+class PostgresSessions(Sessions):
+    """On one connection, inside its transaction."""
+
+    def __init__(self, connection: TrioConnection) -> None:
+        self._connection = connection
+
+    async def find_login(self, user: UserId) -> LoginRow | None:
+        row = await (await self._connection.execute(_FIND_LOGIN, (user,))).fetchone()
+        if row is None:
+            return None
+        return LoginRow(user_number=UserNumber(row[0]), role=row[1], is_locked=row[2], login_key_sealed=bytes(row[3]))
+
+    async def add_device(self, user: UserNumber, device: NewDevice) -> DeviceNumber:
+        row = await (await self._connection.execute(_ADD_DEVICE, (device.device, user, device.name))).fetchone()
+        if row is None:
+            raise DeviceIdTaken("choose another device id")
+        await self._connection.execute(_ADD_SEND, (row[0],))
+        return DeviceNumber(row[0])
+
+    async def add_family(self, family: FamilyId, device: DeviceNumber, *, dpop_thumbprint: str) -> None:
+        await self._connection.execute(_ADD_FAMILY, (family, device, dpop_thumbprint))
+
+    async def lock_family(self, family: FamilyId) -> None:
+        await self._connection.execute(_LOCK_FAMILY, (family,))
+
+    async def family(self, family: FamilyId) -> FamilyRow | None:
+        row = await (await self._connection.execute(_FAMILY, (family,))).fetchone()
+        if row is None:
+            return None
+        return FamilyRow(
+            user=UserId(row[0]),
+            user_number=UserNumber(row[1]),
+            role=row[2],
+            is_locked=row[3],
+            device=DeviceId(row[4]),
+            device_number=DeviceNumber(row[5]),
+            is_live=row[6],
+            k=row[7],
+            is_revoked=row[8],
+            age_s=row[9],
+            idle_s=row[10],
+        )
+
+    async def rotate(self, family: FamilyId) -> None:
+        await self._connection.execute(_ROTATE, (family,))
+
+    async def mark_seen(self, device: DeviceNumber) -> None:
+        await self._connection.execute(_MARK_SEEN, (device,))
