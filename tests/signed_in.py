@@ -1,11 +1,17 @@
-"""Signed-in devices straight in the store, for tests below HTTP: a user, a device with real Olm keys, and the steps they call."""
+"""Signed-in devices straight in the store: a user, a device with real Olm keys, and the steps and routes that they call.
 
-from collections.abc import AsyncIterator
+For tests of keys and mailboxes, which need many devices and no log-in.
+"""
+
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+from quart_trio import QuartTrio
+
+from chatty.errors import Unauthenticated
 from chatty.ids import DeviceId, DeviceNumber, FamilyId, SendNumber, UserId, UserNumber
 from chatty.services.caller import Caller
 from chatty.services.doorbells import Doorbell, Doorbells
@@ -13,6 +19,10 @@ from chatty.services.keys import KeySteps
 from chatty.services.mailbox import MailboxSteps
 from chatty.store.pool import Pool, PoolLimits, open_pool
 from chatty.store.units import PostgresUnitOfWork
+from chatty.telemetry import Metrics
+from chatty.web import keys as web_keys
+from chatty.web import mailbox as web_mailbox
+from chatty.web.application import make_quart
 from chatty.wire.chain import device_list_digest
 from tests.olm_devices import OlmDevice
 
@@ -45,7 +55,7 @@ class SignedIn:
 
     olm: OlmDevice
     caller: Caller
-    _numbers: "count[int]" = field(default_factory=lambda: count(1))
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     @property
     def number(self) -> DeviceNumber:
@@ -63,6 +73,7 @@ class World:
     doorbells: HeardDoorbells
     keys: KeySteps
     mailbox: MailboxSteps
+    callers: dict[str, Caller] = field(default_factory=dict)
 
     async def sign_in(self, name: str, device: str) -> SignedIn:
         """A device without keys, of a user who is made when needed."""
@@ -81,6 +92,7 @@ class World:
             role="user",
             expires_at_s=2e9,
         )
+        self.callers[device] = caller
         return SignedIn(olm=OlmDevice(user=user, device=device_id), caller=caller)
 
     async def device(
@@ -118,3 +130,40 @@ async def open_world(
                 unit_of_work=units, doorbells=doorbells, rows_per_sender_max=rows_per_sender_max, rows_max=rows_max
             ),
         )
+
+
+class Http:
+    """Requests to the routes of keys and mailboxes; the access token is the device's id."""
+
+    def __init__(self, app: QuartTrio) -> None:
+        self._client = app.test_client()
+
+    async def post(self, path: str, body: dict[str, Any], device: SignedIn, **number: int) -> dict[str, Any]:
+        return await self._answer(path, body, device, status=200, **number)
+
+    async def refused(
+        self, path: str, body: dict[str, Any], device: SignedIn | None, *, status: int, **number: int
+    ) -> dict[str, Any]:
+        """The problem details."""
+        return await self._answer(path, body, device, status=status, **number)
+
+    async def _answer(
+        self, path: str, body: dict[str, Any], device: SignedIn | None, *, status: int, **number: int
+    ) -> dict[str, Any]:
+        headers = {} if device is None else {"Authorization": f"Bearer {device.caller.device}"}
+        if number:
+            headers |= {"Idempotency-Key": str(number["n"]), "Chatty-Low": str(number["low"])}
+        response = await self._client.post(path, json=body, headers=headers)
+        answer: dict[str, Any] = await response.get_json(force=True)
+        assert response.status_code == status, answer
+        return answer
+
+
+def open_http(world: World) -> Http:
+    async def authenticate(token: str) -> Caller:
+        if token not in world.callers:
+            raise Unauthenticated("no such token")
+        return world.callers[token]
+
+    routes = [*web_keys.routes(world.keys), *web_mailbox.routes(world.mailbox)]
+    return Http(make_quart(routes, authenticate=authenticate, metrics=Metrics(), body_bytes_max=1_048_576))
