@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
+pytest_plugins = ["tests.postgres_fixtures"]
+
 _counts_wanted = os.environ.get("CHATTY_TEST_COUNTS", "small")
 
 

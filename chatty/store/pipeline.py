@@ -108,10 +108,15 @@ class PipelineConnection:
         if self.is_broken:
             raise StoreUnavailable("the pipeline's connection is closed")
         prepared = [self._prepared[name] for name, _ in statements]
+        may_commit = self._may_commit(statements, prepared)  # asked first: sending may find the connection lost
         send = self._pgconn.send_query_prepared
-        for statement, (_, params) in zip(prepared, statements, strict=True):
-            send(statement.name, params, statement.formats, _BINARY)
-        results = await self._exchange(may_commit=self._may_commit(statements, prepared))
+        try:
+            for statement, (_, params) in zip(prepared, statements, strict=True):
+                send(statement.name, params, statement.formats, _BINARY)
+        except psycopg.OperationalError as error:
+            self._pgconn.finish()
+            raise _lost(str(error), may_commit=may_commit) from error
+        results = await self._exchange(may_commit=may_commit)
         return [_rows(statement.decoders, result) for statement, result in zip(prepared, results, strict=True)]
 
     async def close(self) -> None:

@@ -311,16 +311,8 @@ async def open_pool(
         await pool.close()
 
 
-def _has_hung_up(connection: TrioConnection) -> bool:
-    """Whether the server closed its end: an idle connection has nothing else to read than a farewell or a notice."""
-    if connection.closed:
-        return True
+def _has_something_to_say(connection: TrioConnection) -> bool:
+    """Whether the server sent an idle connection something: a farewell, most likely; a notice, perhaps."""
     poll = select.poll()
     poll.register(connection.pgconn.socket, select.POLLIN)
-    if not poll.poll(0):
-        return False
-    try:
-        connection.pgconn.consume_input()
-    except psycopg.OperationalError:
-        return True
-    return bool(poll.poll(0)) or connection.closed
+    return bool(poll.poll(0))
