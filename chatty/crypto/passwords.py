@@ -27,6 +27,7 @@ ALGORITHM = "argon2id"
 DEFAULT_DERIVATION = KeyDerivation(algorithm=ALGORITHM, memory_bytes=67_108_864, passes=3)
 _FORMAT = b"\x01"
 _nonce_bytes = 24
+_tag_bytes = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,7 @@ def wrap(secret: bytes, *, key: bytes, purpose: str, random: Callable[[int], byt
 def unwrap(wrapped: bytes, *, key: bytes, purpose: str) -> bytes:
     """Raises: SealBroken: a wrong password, or a server that altered it."""
     nonce, ciphertext = wrapped[1 : 1 + _nonce_bytes], wrapped[1 + _nonce_bytes :]
-    if wrapped[:1] != _FORMAT or len(nonce) != _nonce_bytes:
+    if wrapped[:1] != _FORMAT or len(ciphertext) < _tag_bytes:
         raise SealBroken("not a wrapped secret")
     try:
         return aead_decrypt(ciphertext, _associated(purpose), nonce, key)

@@ -22,6 +22,7 @@ key_bytes = 32
 _FORMAT = 1
 _MASTER_VERSION = 0
 _nonce_bytes = 24
+_tag_bytes = 16
 _header_bytes = 5
 
 Random = Callable[[int], bytes]  # that many bytes nobody can guess
@@ -104,11 +105,11 @@ def _seal(key: bytes, version: int, plaintext: bytes, *, purpose: str, random: R
 
 
 def _open(key: bytes, sealed: bytes, *, purpose: str) -> bytes:
-    header, nonce = sealed[:_header_bytes], sealed[_header_bytes : _header_bytes + _nonce_bytes]
-    if len(nonce) != _nonce_bytes or header[0] != _FORMAT:
+    header, rest = sealed[:_header_bytes], sealed[_header_bytes:]
+    if len(rest) < _nonce_bytes + _tag_bytes or header[0] != _FORMAT:
         raise SealBroken(f"{purpose}: not a sealed text")
     try:
-        return aead_decrypt(sealed[_header_bytes + _nonce_bytes :], _associated(header, purpose), nonce, key)
+        return aead_decrypt(rest[_nonce_bytes:], _associated(header, purpose), rest[:_nonce_bytes], key)
     except CryptoError:
         raise SealBroken(f"{purpose}: another key, or altered bytes") from None
 
