@@ -207,7 +207,7 @@ class Pool:
 
     async def _is_healthy(self, pooled: _Pooled) -> bool:
         now = trio.current_time()
-        if now >= pooled.expires_at or _has_hung_up(pooled.connection):
+        if now >= pooled.expires_at or pooled.connection.closed or _has_something_to_say(pooled.connection):
             return False
         if now - pooled.idle_since < self._limits.check_after_s:
             return True
