@@ -1,0 +1,92 @@
+"""A person with a password, over plain HTTP: what any client does to register and sign in, without the SDK."""
+
+import itertools
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from chatty.crypto import signatures
+from chatty.crypto.passwords import DEFAULT_DERIVATION
+from chatty.ids import UserId
+from chatty.wire.signing import login_bytes
+
+_numbers = itertools.count(1)
+
+
+def new_device_id() -> str:
+    return f"DEVICE{next(_numbers):04}"
+
+
+@dataclass(kw_only=True)
+class Person:
+    """login_seed: as if derived from the password; Argon2 is tested elsewhere and takes long."""
+
+    http: httpx.AsyncClient
+    name: str
+    server_name: str
+    origin: str
+    login_seed: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    tokens: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def user(self) -> UserId:
+        return UserId(f"@{self.name}:{self.server_name}")
+
+    async def nonce(self) -> str:
+        answer = await self.http.post("/v1/salt", json={"user": self.user})
+        return str(answer.json()["nonce"])
+
+    def sign(self, nonce: str, purpose: str, *, dpop_thumbprint: str = "") -> str:
+        statement = login_bytes(
+            origin=self.origin, user=self.user, nonce=nonce, dpop_thumbprint=dpop_thumbprint, purpose=purpose
+        )
+        return signatures.sign(self.login_seed, statement)
+
+    async def registration(self, **changes: Any) -> dict[str, Any]:
+        """The body of a registration."""
+        nonce = await self.nonce()
+        body: dict[str, Any] = {
+            "name": self.name,
+            "login_key": signatures.public_key(self.login_seed),
+            "identity_key": signatures.public_key(secrets.token_bytes(32)),
+            "wrapped_recovery": "AQID",
+            "wrapped_identity": "BAUG",
+            "key_derivation": {
+                "algorithm": DEFAULT_DERIVATION.algorithm,
+                "memory_bytes": DEFAULT_DERIVATION.memory_bytes,
+                "passes": DEFAULT_DERIVATION.passes,
+            },
+            "new_device": {"device": new_device_id(), "name": "laptop"},
+            "nonce": nonce,
+            "signature": self.sign(nonce, "register"),
+        }
+        return {**body, **changes}
+
+    async def register(self, **changes: Any) -> httpx.Response:
+        answer = await self.http.post("/v1/register", json=await self.registration(**changes))
+        return self._keep(answer)
+
+    async def log_in(self, **changes: Any) -> httpx.Response:
+        nonce = await self.nonce()
+        body = {
+            "user": self.user,
+            "new_device": {"device": new_device_id()},
+            "nonce": nonce,
+            "signature": self.sign(nonce, "login"),
+        }
+        return self._keep(await self.http.post("/v1/login", json={**body, **changes}))
+
+    async def refresh(self, refresh_token: str) -> httpx.Response:
+        return await self.http.post("/v1/token", json={"refresh_token": refresh_token})
+
+    def _keep(self, answer: httpx.Response) -> httpx.Response:
+        if answer.status_code == 201:
+            self.tokens = answer.json()
+        return answer
+
+    async def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """As the device that signed in last."""
+        headers = {"Authorization": f"DPoP {self.tokens['access_token']}", **options.pop("headers", {})}
+        return await self.http.request(method, path, headers=headers, **options)
