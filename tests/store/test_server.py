@@ -1,0 +1,88 @@
+"""The server's identity and keys in a real PostgreSQL: made once, the same for every node, useless without the master key."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import trio
+
+from chatty.crypto.sealing import MasterKey
+from chatty.errors import SealBroken, ServerNameMismatch
+from chatty.services.server import ServerIdentity, open_identity
+from chatty.services.server_keys import ServerKeys, open_server_keys
+from chatty.store.pool import Pool, open_pool
+from chatty.store.units import PostgresUnitOfWork
+
+MASTER = MasterKey(b"m" * 32)
+
+
+@pytest.fixture
+async def pool(database: str) -> AsyncIterator[Pool]:
+    async with open_pool(database) as pool:
+        yield pool
+
+
+async def rows(pool: Pool, sql: str) -> list[tuple[Any, ...]]:
+    async with pool.connection() as connection:
+        return await (await connection.execute(sql.encode())).fetchall()
+
+
+async def identity(pool: Pool, name: str, generation_id: str = "one") -> ServerIdentity:
+    return await open_identity(PostgresUnitOfWork(pool), name=name, make_generation_id=lambda: generation_id)
+
+
+async def test_the_first_start_chooses_name_and_generation_for_ever(pool: Pool) -> None:
+    first = await identity(pool, "example.org")
+    assert (first.name, first.generation.number, first.generation.id) == ("example.org", 1, "one")
+    assert await identity(pool, "example.org", "two") == first
+
+
+async def test_a_start_under_another_name_is_refused(pool: Pool) -> None:
+    await identity(pool, "example.org")
+    with pytest.raises(ServerNameMismatch, match=r"example\.org"):
+        await identity(pool, "example.com")
+
+
+async def test_two_nodes_that_start_at_once_agree(pool: Pool) -> None:
+    seen: list[ServerIdentity] = []
+    keys: list[ServerKeys] = []
+
+    async def start(number: int) -> None:
+        seen.append(await identity(pool, "example.org", f"by node {number}"))
+        keys.append(await open_server_keys(PostgresUnitOfWork(pool), MASTER))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(4):
+            nursery.start_soon(start, number)
+    assert len({one.generation.id for one in seen}) == 1
+    assert len({one.signing.key_id for one in keys}) == 1
+    assert len({one.refresh_key for one in keys}) == 1
+
+
+async def test_keys_are_the_same_at_the_next_start(pool: Pool) -> None:
+    first = await open_server_keys(PostgresUnitOfWork(pool), MASTER)
+    second = await open_server_keys(PostgresUnitOfWork(pool), MASTER)
+    assert first.signing.key_id == second.signing.key_id
+    assert (first.salt_key, first.refresh_key, first.nonce_key) == (
+        second.salt_key,
+        second.refresh_key,
+        second.nonce_key,
+    )
+    sealed = first.sealer.seal(b"secret", purpose="p")
+    assert second.sealer.open(sealed, purpose="p") == b"secret"
+    assert len({first.salt_key, first.refresh_key, first.nonce_key}) == 3
+
+
+async def test_another_master_key_opens_nothing_and_changes_nothing(pool: Pool) -> None:
+    await open_server_keys(PostgresUnitOfWork(pool), MASTER)
+    before = await rows(pool, "SELECT * FROM sealed_keys ORDER BY purpose")
+    with pytest.raises(SealBroken):
+        await open_server_keys(PostgresUnitOfWork(pool), MasterKey(b"n" * 32))
+    assert await rows(pool, "SELECT * FROM sealed_keys ORDER BY purpose") == before
+
+
+async def test_no_key_is_stored_in_clear(pool: Pool) -> None:
+    keys = await open_server_keys(PostgresUnitOfWork(pool), MASTER)
+    stored = b"".join(bytes(sealed) for (sealed,) in await rows(pool, "SELECT sealed FROM sealed_keys"))
+    for secret in (keys.salt_key, keys.refresh_key, keys.nonce_key, keys.signing.private.private_bytes_raw()):
+        assert secret not in stored

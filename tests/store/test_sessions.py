@@ -1,0 +1,160 @@
+"""Log-in sessions in a real PostgreSQL where two things happen at once."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+import trio
+
+from chatty.errors import ChattyError, DeviceIdTaken, NameTaken
+from chatty.ids import DeviceId, FamilyId, UserId, UserNumber
+from chatty.services.accounts import NewUser, token_hash
+from chatty.store.pool import Pool, open_pool
+from chatty.store.units import PostgresUnitOfWork
+from chatty.wire.accounts import KeyDerivation, NewDevice
+from chatty.wire.chain import device_list_digest
+
+ANN = UserId("@ann:x")
+FAMILY = FamilyId("f" * 22)
+_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+
+@pytest.fixture
+async def pool(database: str) -> AsyncIterator[Pool]:
+    async with open_pool(database) as pool:
+        yield pool
+
+
+@pytest.fixture
+def units(pool: Pool) -> PostgresUnitOfWork:
+    return PostgresUnitOfWork(pool)
+
+
+def new_user(user: UserId = ANN) -> NewUser:
+    return NewUser(
+        user=user,
+        role="user",
+        identity_key="A" * 43,
+        key_derivation=KeyDerivation(algorithm="argon2id", memory_bytes=1, passes=1),
+        login_key_sealed=b"sealed",
+        wrapped_recovery=b"r",
+        wrapped_identity=b"i",
+        list_digest=device_list_digest([]),
+    )
+
+
+async def make_ann(units: PostgresUnitOfWork) -> UserNumber:
+    async with units.begin() as unit:
+        user = await unit.accounts.add_user(new_user())
+        device = await unit.sessions.add_device(user, NewDevice(device=DeviceId("DEVICE01"), name="laptop"))
+        await unit.sessions.add_family(FAMILY, device, dpop_thumbprint="")
+    return user
+
+
+async def until_somebody_waits(pool: Pool) -> None:
+    async with pool.connection() as connection:
+        while True:
+            row = await (await connection.execute(_WAITING)).fetchone()
+            if row is not None and row[0]:
+                return
+
+
+async def test_a_family_begins_at_one_and_rotates(units: PostgresUnitOfWork) -> None:
+    user = await make_ann(units)
+    async with units.begin() as unit:
+        await unit.sessions.lock_family(FAMILY)
+        await unit.sessions.rotate(FAMILY)
+        row = await unit.sessions.family(FAMILY)
+    assert row is not None
+    assert (row.user, row.user_number, row.device, row.k) == (ANN, user, "DEVICE01", 2)
+    assert (row.is_live, row.is_revoked, row.has_ended) == (True, False, False)
+    assert 0 <= row.idle_s <= row.age_s + 1
+
+
+async def test_an_unknown_family_or_user_is_nobody(units: PostgresUnitOfWork) -> None:
+    async with units.snapshot() as unit:
+        assert await unit.sessions.family(FAMILY) is None
+        assert await unit.sessions.find_login(ANN) is None
+
+
+async def test_of_two_refreshes_with_one_token_the_second_sees_the_first(units: PostgresUnitOfWork, pool: Pool) -> None:
+    await make_ann(units)
+    seen: list[int] = []
+
+    async def refresh() -> None:
+        async with units.begin() as unit:
+            await unit.sessions.lock_family(FAMILY)
+            row = await unit.sessions.family(FAMILY)
+            assert row is not None
+            seen.append(row.k)
+
+    async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+        first = await stack.enter_async_context(units.begin())
+        await first.sessions.lock_family(FAMILY)
+        nursery.start_soon(refresh)
+        await until_somebody_waits(pool)
+        await first.sessions.rotate(FAMILY)
+    assert seen == [2]
+
+
+async def test_a_revocation_and_a_refresh_at_once_do_not_stop_each_other(units: PostgresUnitOfWork, pool: Pool) -> None:
+    user = await make_ann(units)
+    async with pool.connection() as connection:
+        await connection.execute("UPDATE devices SET last_seen_day = current_date - 1")
+    ended: list[bool] = []
+
+    async def revoke() -> None:
+        async with units.begin() as unit:
+            await unit.devices.lock_user(user)
+            [device] = await unit.devices.live(user)
+            await unit.devices.kill(device.number)
+
+    async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+        refreshing = await stack.enter_async_context(units.begin())
+        await refreshing.sessions.lock_family(FAMILY)
+        row = await refreshing.sessions.family(FAMILY)
+        assert row is not None
+        nursery.start_soon(revoke)
+        await until_somebody_waits(pool)
+        await refreshing.sessions.mark_seen(row.device_number)
+    async with units.snapshot() as unit:
+        after = await unit.sessions.family(FAMILY)
+        assert after is not None
+        ended.append(after.has_ended)
+    assert ended == [True]
+
+
+async def test_names_and_device_ids_are_given_once_even_at_once(units: PostgresUnitOfWork) -> None:
+    refused: list[ChattyError] = []
+
+    async def register(number: int) -> None:
+        try:
+            async with units.begin() as unit:
+                user = await unit.accounts.add_user(new_user(ANN if number % 2 else UserId(f"@user{number}:x")))
+                await unit.sessions.add_device(user, NewDevice(device=DeviceId("DEVICE01")))
+        except (NameTaken, DeviceIdTaken) as error:
+            refused.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            nursery.start_soon(register, number)
+    assert len(refused) == 5
+
+
+async def test_a_registration_token_is_not_used_more_often_than_it_says(units: PostgresUnitOfWork) -> None:
+    async with units.begin() as unit:
+        await unit.accounts.add_token(token_hash("sesame"), role="user", uses=2, lifetime_s=60)
+        await unit.accounts.add_token(token_hash("old"), role="user", uses=2, lifetime_s=-1)
+    roles: list[str | None] = []
+
+    async def use() -> None:
+        async with units.begin() as unit:
+            roles.append(await unit.accounts.use_token(token_hash("sesame")))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(use)
+    assert sorted(roles, key=str) == [None, None, None, "user", "user"]
+    async with units.begin() as unit:
+        assert await unit.accounts.use_token(token_hash("old")) is None
+        assert await unit.accounts.use_token(token_hash("unknown")) is None
