@@ -113,6 +113,13 @@ class DeviceLists:
             known.identity = identity
             self._store(user, known)
 
+    def know_own(self, user: UserId, own: KnownDevice) -> None:
+        """This very device: no answer may name other keys for it. It is in the set once the server's list says so."""
+        known = self._of(user)
+        if own.device not in known.devices:
+            known.devices[own.device] = own
+            self._store(user, known)
+
     def note_digest(self, user: UserId, version: ListVersion, digest: str) -> None:
         """Take the digest that a room's chain names for a version. Raises: Lie if it is known to be another one."""
         self.check_named_digest(user, version, digest)

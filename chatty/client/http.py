@@ -1,7 +1,7 @@
 """Typed calls over HTTP. Errors come as the classes of chatty.errors; what may be tried again is, under the same n.
 
-*Deadlines*: one try has `try_timeout_s`, all tries of one call `call_timeout_s`. *Cancelled*: the outcome is unknown; the same call
-with the same n settles it.
+*Deadlines*: one try has `try_timeout_s`, all tries of one call `call_timeout_s`. *Cancelled*: the outcome is unknown; the
+same call with the same n settles it.
 """
 
 import json
@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from chatty.client.backoff import Backoff, Jitter, full_jitter
-from chatty.client.remote import RemoteError, Unreachable, error_from, is_retryable
+from chatty.client.errors import RemoteError, Unreachable, error_from, is_retryable
 from chatty.client.store import LocalStore
 from chatty.client.tokens import TokenKeeper
 from chatty.errors import ChattyError, TokenExpired

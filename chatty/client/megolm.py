@@ -1,7 +1,7 @@
 """Megolm sessions: this device's own, one a room, and those whose keys other devices gave us.
 
-*An outbound session* is replaced after `rotation_messages` messages, and at once when somebody who holds its key must no longer read:
-a member or device left. Who is new gets the ratchet at its current index, so nothing older.
+*An outbound session* is replaced after `rotation_messages` messages, and at once when somebody who holds its key must no
+longer read: a member or device left. Who is new gets the ratchet at its current index, so nothing older.
 *An inbound session* keeps whose it is. The library does not detect replay: (session id, index) → event id is kept here.
 *Store first*: every method that moves a ratchet writes it before it returns, in the caller's transaction.
 """

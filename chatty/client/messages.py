@@ -1,8 +1,8 @@
 """What stands inside a Megolm message, and the rules by which a reader believes it. No I/O.
 
-The plaintext repeats what the envelope says (room, n, epoch, expiry, target), names the message by a random `mid`, and carries the
-sender's last verified (seq, head). A reader takes a message only when inside and outside agree, its Megolm session belongs to the
-device that the envelope names, and neither its ciphertext nor its mid was taken before.
+The plaintext repeats what the envelope says (room, n, epoch, expiry, target), names the message by a random `mid`, and
+carries the sender's last verified (seq, head). A reader takes a message only when inside and outside agree, its Megolm
+session belongs to the device that the envelope names, and neither its ciphertext nor its mid was taken before.
 """
 
 import secrets

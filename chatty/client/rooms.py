@@ -1,10 +1,12 @@
 """One room as its verified history says. No I/O: entries in, a verdict out.
 
-*Invariants.* seq grows by exactly one an entry, or a gap's length; head(n) is computed from head(n−1) and the entry; the state is
-the fold of events whose signature *and* authority were checked; keys are shared with `RoomVerifier.joined()` and nobody else.
-*A lie* raises Lie before anything was taken; the caller freezes the room. *An unknown signer* raises KeysNeeded: query and try again.
-*Gaps* hold messages only, from before this member's time or outside it. A gap's head is the server's word; it is compared with what
-others claim, inside encrypted messages and in signed changes, about the same place.
+*Invariants.* seq grows by exactly one an entry, or a gap's length; head(n) is computed from head(n−1) and the entry; the
+state is the fold of events whose signature *and* authority were checked; keys are shared with `RoomVerifier.joined()` and
+nobody else.
+*A lie* raises Lie before anything was taken; the caller freezes the room. *An unknown signer* raises KeysNeeded: query and
+try again.
+*Gaps* hold messages only, from before this member's time or outside it. A gap's head is the server's word; it is compared
+with what others claim, inside encrypted messages and in signed changes, about the same place.
 *Bound*: the newest `recent_heads_max` heads are kept for comparison; a claim about an older place is not compared.
 
 Each `check_…` is one rule; tests/client takes out each in turn and shows the lie that then passes unnoticed.

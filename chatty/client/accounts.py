@@ -1,8 +1,9 @@
 """Registration and log-in: what this person's keys are, and how a second device comes to them.
 
-At registration the client makes the identity key (Ed25519) and the recovery secret (32 random bytes). The recovery secret is wrapped
-under the password's wrapping key, the identity key under the recovery secret; the server keeps both, opaque. A second device logs
-in with the password's signing key, unwraps both and checks that they belong to the identity that the server names.
+At registration the client makes the identity key (Ed25519) and the recovery secret (32 random bytes). The recovery secret is
+wrapped under the password's wrapping key, the identity key under the recovery secret; the server keeps both, opaque. A second
+device logs in with the password's signing key, unwraps both and checks that they belong to the identity that the server
+names.
 """
 
 import secrets

@@ -1,0 +1,275 @@
+"""The SDK's front door.
+
+    async with open_client("http://127.0.0.1:8000", "anna.chatty", store_key="a passphrase") as client: ...
+
+A store belongs to one device of one person. Opened again, the client knows its rooms, members and messages before it is
+online, and what was not sent yet is sent. Leaving the block closes the socket and the store; what is open goes on next time.
+"""
+
+import secrets
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+import httpx
+import trio
+
+from chatty.client.accounts import Enrolment, Identity, load_identity
+from chatty.client.backoff import Jitter, full_jitter
+from chatty.client.engine import Engine
+from chatty.client.http import Api
+from chatty.client.reasons import NotSignedIn
+from chatty.client.room import Room, member_change, sign, take_number, target_identity
+from chatty.client.store import LocalStore, store_salt
+from chatty.client.update_queue import UpdateQueue
+from chatty.client.updates import Invited, SignedOut, Update
+from chatty.crypto import passwords
+from chatty.crypto.passwords import DEFAULT_DERIVATION, DerivationLimits
+from chatty.errors import NotFound
+from chatty.ids import DeviceId, RoomId, SendNumber, UserId
+from chatty.wire import chain
+from chatty.wire.accounts import Device
+from chatty.wire.canonical import encode_base64
+from chatty.wire.events import Action, CreateContent, Policy, RoomRole
+from chatty.wire.frames import Encoding
+from chatty.wire.rooms import RoomCreation, SignedCreate, SignedMemberChange
+from chatty.wire.signing import body_bytes
+
+
+@asynccontextmanager
+async def open_client(
+    origin: str,
+    store_path: str | Path,
+    *,
+    store_key: bytes | str,
+    encoding: Encoding = "msgpack",
+    transport: httpx.AsyncBaseTransport | None = None,
+    derivation_limits: DerivationLimits | None = None,
+    jitter: Jitter = full_jitter,
+) -> AsyncIterator["Client"]:
+    """Open a store and, if somebody is signed in with it, connect.
+
+    origin: scheme, host and port of the server. store_key: 32 random bytes, or a passphrase (then opening takes a moment of
+    Argon2id). transport, derivation_limits, jitter: for tests.
+    Raises: StoreInUse, WrongStoreKey.
+    """
+    path = Path(store_path)
+    store = LocalStore(path, key=await _store_key(path, store_key))
+    api = Api(origin, store, transport=transport, jitter=jitter)
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                yield Client(store, api, nursery, encoding=encoding, derivation_limits=derivation_limits, jitter=jitter)
+            finally:
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) == 1:  # what the block raised, bare: the nursery is not the caller's business
+            raise group.exceptions[0] from None
+        raise
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 2.0):
+            await api.aclose()
+        store.close()
+
+
+async def _store_key(path: Path, key: bytes | str) -> bytes:
+    if isinstance(key, bytes):
+        if len(key) != 32:
+            raise ValueError("a store key is 32 bytes; give a passphrase as text")
+        return key
+    passphrase, salt = key, passwords.salt(server_name="", user=UserId(""), served_salt=store_salt(path))
+
+    def work() -> bytes:
+        return passwords.derive(passphrase, salt=salt, parameters=DEFAULT_DERIVATION).wrapping_key
+
+    return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+
+
+class Client:
+    """Made by open_client(). Everything but register() and login() needs a signed-in store: else NotSignedIn."""
+
+    def __init__(
+        self,
+        store: LocalStore,
+        api: Api,
+        nursery: trio.Nursery,
+        *,
+        encoding: Encoding,
+        derivation_limits: DerivationLimits | None,
+        jitter: Jitter,
+    ) -> None:
+        self._store = store
+        self._api = api
+        self._nursery = nursery
+        self._encoding: Encoding = encoding
+        self._jitter = jitter
+        self._enrolment = Enrolment(api, store, derivation_limits=derivation_limits)
+        self._updates = UpdateQueue(store)
+        self._running: Engine | None = None
+        identity = load_identity(store)
+        if identity is not None and api.tokens.is_signed_in:
+            self._begin(identity)
+
+    def _begin(self, identity: Identity) -> Engine:
+        self._running = Engine(
+            store=self._store,
+            api=self._api,
+            identity=identity,
+            updates=self._updates,
+            nursery=self._nursery,
+            encoding=self._encoding,
+            jitter=self._jitter,
+        )
+        self._running.start()
+        return self._running
+
+    @property
+    def _engine(self) -> Engine:
+        if self._running is None:
+            raise NotSignedIn("register or log in first")
+        return self._running
+
+    @property
+    def is_signed_in(self) -> bool:
+        return self._running is not None
+
+    @property
+    def user(self) -> UserId:
+        return self._engine.identity.user
+
+    @property
+    def device(self) -> DeviceId:
+        return self._engine.identity.device
+
+    # Coming and going
+
+    async def register(self, name: str, password: str, *, token: str = "", device_name: str = "") -> None:
+        """Make an account and this store its first device. Returns when others can write to it.
+
+        Raises: NameTaken, RegistrationClosed, UnacceptableDerivation.
+        """
+        identity = await self._enrolment.register(name, password, token=token, device_name=device_name)
+        await self._begin(identity).wait_published()
+
+    async def login(self, user: UserId, password: str, *, device_name: str = "") -> None:
+        """Make this store a new device of an account. Returns when others can write to it.
+
+        Raises: LoginRefused, UnacceptableDerivation, Lie (the server names another identity than ours).
+        """
+        identity = await self._enrolment.login(user, password, device_name=device_name)
+        await self._begin(identity).wait_published()
+
+    async def logout(self) -> None:
+        """End this log-in session and revoke this device; messages() ends with SignedOut."""
+        await self._engine.api.logout()
+        self._api.tokens.forget()
+
+    async def wait_online(self) -> None:
+        """Until the socket is open and welcome."""
+        await self._engine.link.wait_up()
+
+    async def devices(self) -> Sequence[Device]:
+        """The account's own devices, as the server has them."""
+        return (await self._engine.api.devices()).devices
+
+    async def revoke_device(self, device: DeviceId) -> None:
+        """End another device: it can no longer read or send. Raises: NotFound."""
+        await self._engine.api.revoke_device(device)
+
+    # Rooms
+
+    def rooms(self) -> list[Room]:
+        """The rooms this store knows, also those that were left."""
+        return [Room(self._engine, room) for room in self._engine.book.rooms()]
+
+    def room(self, room: RoomId) -> Room:
+        return Room(self._engine, room)
+
+    async def create_room(
+        self,
+        *,
+        invite: Iterable[UserId] = (),
+        history: Literal["joined", "shared"] = "joined",
+        invite_role: RoomRole = RoomRole.ADMIN,
+    ) -> Room:
+        """Make a room with oneself as owner, and invite. invite_role: the lowest that may invite."""
+        room = await self._create(Policy(history=history, invite=invite_role), other=None)
+        for user in invite:
+            await room.invite(user)
+        return room
+
+    async def direct(self, user: UserId) -> Room:
+        """The room with this one person: made now, or the one that there is. Raises: NotFound."""
+        return await self._create(Policy(history="joined", invite=RoomRole.OWNER), other=user)
+
+    async def _create(self, policy: Policy, *, other: UserId | None) -> Room:
+        engine = self._engine
+        await engine.wait_published()
+        other_key = await target_identity(engine, other) if other is not None else ""
+        numbers = [await take_number(engine) for _ in range(2 if other is None else 3)]
+        try:
+            creation = self._creation(policy, numbers, other=other, other_key=other_key)
+            committed = await engine.api.create_room(creation, n=numbers[0], low=engine.numbers.low)
+        finally:
+            for n in numbers:
+                engine.numbers.settle(n)
+        engine.book.add(committed.room)
+        room = Room(engine, committed.room)
+        await room.read_up_to(committed.seq)
+        return room
+
+    def _creation(
+        self, policy: Policy, numbers: Sequence[SendNumber], *, other: UserId | None, other_key: str
+    ) -> RoomCreation:
+        """Seq 1, the own join and, in a direct room, the other's add: each with an n of its own."""
+        engine, me = self._engine, self._engine.identity
+        pair = sorted((me.user, other)) if other is not None else None
+        create = CreateContent(
+            domain="chatty.create.v1",
+            server=me.server_name,
+            creator=me.user,
+            creator_identity=me.identity_key,
+            device=me.device,
+            nonce=encode_base64(secrets.token_bytes(16)),
+            policy=policy,
+            direct=(pair[0], pair[1]) if pair is not None else None,
+            n=numbers[0],
+        )
+        room = chain.room_id(body_bytes(create))
+        members: list[SignedMemberChange] = [
+            member_change(engine, room, Action.JOIN, me.user, me.identity_key, n=numbers[1])
+        ]
+        if other is not None:
+            members.append(member_change(engine, room, Action.ADD, other, other_key, n=numbers[2]))
+        return RoomCreation(create=SignedCreate(signed=create, signature=sign(engine, create)), members=members)
+
+    def invitations(self) -> list[Invited]:
+        """Those that were not taken yet; their signatures were checked."""
+        stream = self._engine.user_stream
+        return [Invited(room=one.signed.room, inviter=one.signed.sender) for one in stream.invitations()]
+
+    async def join(self, invited: Invited | RoomId) -> Room:
+        """Take an invitation. Raises: NotFound when there is none, InvitationVoid."""
+        room_id = invited.room if isinstance(invited, Invited) else invited
+        invitation = self._engine.user_stream.invitation(room_id)
+        if invitation is None:
+            raise NotFound(f"no invitation to {room_id}")
+        await self._engine.wait_published()
+        room = Room(self._engine, room_id)
+        await room.join(invitation)
+        self._engine.user_stream.forget_invitation(room_id)
+        return room
+
+    # What happens
+
+    async def messages(self) -> AsyncIterator[Update]:
+        """Everything that happens, in order, at least once: an update is dropped from the store when the next is asked for.
+
+        Ends after SignedOut. One reader at a time.
+        """
+        while True:
+            update = await self._updates.next()
+            yield update
+            if isinstance(update, SignedOut):
+                return

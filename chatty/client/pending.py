@@ -1,0 +1,168 @@
+"""Decrypting what stands in the verified history: at once, or when its key comes, or never with a reason.
+
+A message may arrive before its Megolm key: it waits here, on disk, for limits.epoch_wait_s before it is reported as
+Undecryptable; the key may still come later, then a Message follows. *Bound*: the newest `pending_max` ciphertexts wait.
+"""
+
+import time
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from chatty.client.megolm import MegolmSessions
+from chatty.client.messages import MessageReader
+from chatty.client.reasons import Reason, Unreadable
+from chatty.client.rooms import RoomVerifier
+from chatty.client.store import LocalStore
+from chatty.client.updates import Message, Undecryptable, Update
+from chatty.ids import RoomId, Seq
+from chatty.wire import chain
+from chatty.wire.events import TimelineEvent
+from chatty.wire.limits import epoch_wait_s
+
+pending_max = 5_000
+_PENDING, _WITHHELD = "pending", "withheld"
+
+
+class Pending(Struct, frozen=True, kw_only=True):
+    """report_at_s: s since 1970; 0: reported already."""
+
+    event: TimelineEvent
+    report_at_s: float
+
+
+class MessageIntake:
+    """`tell`: hands an update to the application, in the caller's transaction. `now_s`: the wall clock."""
+
+    def __init__(
+        self,
+        store: LocalStore,
+        *,
+        megolm: MegolmSessions,
+        tell: Callable[[Update], None],
+        reader: MessageReader | None = None,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._megolm = megolm
+        self._tell = tell
+        self._reader = reader or MessageReader()
+        self._now_s = now_s
+        self._waiting: dict[tuple[RoomId, str], dict[Seq, Pending]] = {}
+        for _, pending in store.items(_PENDING, Pending):
+            self._hold(pending)
+
+    def take(self, verifier: RoomVerifier, event: TimelineEvent) -> None:
+        """Read a message that the verifier accepted. Raises: Lie, when what it says inside shows a fork."""
+        try:
+            self._read(verifier, event)
+        except Unreadable as unreadable:
+            if unreadable.reason is Reason.NO_KEY_YET:
+                self._wait_for_key(event)
+            else:
+                self._report(event, unreadable.reason, unreadable.detail)
+
+    def retry(self, verifier: RoomVerifier, session_id: str) -> None:
+        """A key came. Raises: Lie."""
+        for pending in sorted(self._waiting.get((verifier.room, session_id), {}).values(), key=_seq_of):
+            try:
+                self._read(verifier, pending.event)
+            except Unreadable as unreadable:
+                if unreadable.reason is Reason.NO_KEY_YET:
+                    continue
+                self._report(pending.event, unreadable.reason, unreadable.detail)
+            self._release(pending)
+
+    def note_withheld(self, room: RoomId, session_id: str, why: str) -> None:
+        """Another device says that it gave us no key for this session."""
+        self._store.put(_WITHHELD, f"{room}/{session_id}", why)
+        self._store.keep_newest(_WITHHELD, count_max=pending_max)
+
+    def report_overdue(self) -> None:
+        """Report what has waited long enough; called about once a second, in a transaction of its own."""
+        now_s = self._now_s()
+        overdue = [
+            pending
+            for waiting in self._waiting.values()
+            for pending in waiting.values()
+            if 0 < pending.report_at_s <= now_s
+        ]
+        for pending in overdue:
+            event = pending.event
+            why = self._store.get(_WITHHELD, f"{event.room}/{event.session_id}", str)
+            reason = Reason.NO_KEY_YET if why is None else Reason.WITHHELD
+            self._report(event, reason, why or "its key has not come")
+            self._keep(Pending(event=event, report_at_s=0.0))
+
+    @property
+    def has_unreported(self) -> bool:
+        return any(pending.report_at_s for waiting in self._waiting.values() for pending in waiting.values())
+
+    def _read(self, verifier: RoomVerifier, event: TimelineEvent) -> None:
+        if event.body is None:
+            raise Unreadable(Reason.CONTENT_WITHHELD_BY_SERVER, "no body, and nothing that is signed explains it")
+        owner = self._megolm.owner(event.room, event.session_id)
+        if owner is None:
+            raise Unreadable(Reason.NO_KEY_YET, "its key has not come")
+        self._reader.check_owner(event, owner)
+        data, index = self._megolm.decrypt(event.room, event.session_id, event.body)
+        event_id = chain.event_id(chain.leaf(event))
+        self._reader.check_replay(event_id, taken=self._megolm, session_id=event.session_id, index=index)
+        plain = self._reader.parse(data)
+        self._reader.check_envelope(event, plain)
+        verifier.check_head_claim(event.seq, plain.content.last_seq, plain.content.last_head)
+        is_first = self._reader.check_mid(event, event_id, plain, taken=self._megolm)
+        self._megolm.take_index(event.session_id, index, event_id)
+        self._megolm.take_mid(event.room, event.sender, plain.content.mid, event_id)
+        if is_first:
+            self._tell(
+                Message(
+                    room=event.room,
+                    seq=event.seq,
+                    event_id=event_id,
+                    sender=event.sender,
+                    device=event.device,
+                    time_ms=event.time,
+                    text=plain.content.text,
+                )
+            )
+
+    def _report(self, event: TimelineEvent, reason: Reason, detail: str) -> None:
+        self._tell(
+            Undecryptable(
+                room=event.room,
+                seq=event.seq,
+                event_id=chain.event_id(chain.leaf(event)),
+                sender=event.sender,
+                reason=reason,
+                detail=detail,
+            )
+        )
+
+    def _wait_for_key(self, event: TimelineEvent) -> None:
+        self._keep(Pending(event=event, report_at_s=self._now_s() + epoch_wait_s))
+        self._store.keep_newest(_PENDING, count_max=pending_max)
+
+    def _keep(self, pending: Pending) -> None:
+        self._hold(pending)
+        self._store.put(_PENDING, _name(pending), pending)
+
+    def _hold(self, pending: Pending) -> None:
+        event = pending.event
+        self._waiting.setdefault((event.room, event.session_id), {})[event.seq] = pending
+
+    def _release(self, pending: Pending) -> None:
+        event = pending.event
+        key = (event.room, event.session_id)
+        del self._waiting[key][event.seq]
+        if not self._waiting[key]:
+            del self._waiting[key]
+        self._store.delete(_PENDING, _name(pending))
+
+
+def _name(pending: Pending) -> str:
+    return f"{pending.event.room}/{pending.event.seq}"
+
+
+def _seq_of(pending: Pending) -> Seq:
+    return pending.event.seq

@@ -1,0 +1,206 @@
+"""One room, as an application sees it: its verified members, sending, and signed changes of membership."""
+
+from collections.abc import Mapping
+
+import trio
+
+from chatty.client.engine import Engine
+from chatty.client.reasons import Reason, RoomFrozen
+from chatty.client.rooms import RoomVerifier
+from chatty.client.updates import Message, Sent
+from chatty.errors import NotFound
+from chatty.ids import RoomId, SendNumber, Seq, UserId
+from chatty.wire.canonical import encode_base64
+from chatty.wire.events import (
+    Action,
+    Invitation,
+    MemberChange,
+    Policy,
+    RoomRole,
+    SignedInvitation,
+)
+from chatty.wire.rooms import SignedInvitationBody, SignedMemberChange
+from chatty.wire.signing import Signable, signed_bytes
+
+settle_timeout_s = 15.0
+
+
+class Room:
+    """`members` and `policy` are this client's own fold of the room's chain, never the server's word."""
+
+    def __init__(self, engine: Engine, room: RoomId) -> None:
+        self._engine = engine
+        self.id = room
+
+    def __repr__(self) -> str:
+        return f"Room({self.id})"
+
+    @property
+    def members(self) -> Mapping[UserId, RoomRole]:
+        """Who is inside now, as far as the history was read and verified."""
+        return {user: membership.role for user, membership in self._verifier.joined().items()}
+
+    @property
+    def policy(self) -> Policy | None:
+        state = self._verifier.state
+        return None if state is None else state.policy
+
+    @property
+    def direct_with(self) -> tuple[UserId, UserId] | None:
+        """The pair of a direct room."""
+        state = self._verifier.state
+        return None if state is None else state.create.direct
+
+    @property
+    def frozen(self) -> Reason | None:
+        """Why this room is not trusted any more; None: it is."""
+        return self._verifier.frozen
+
+    def history(self, *, count_max: int = 100) -> list[Message]:
+        """The newest messages that this device has read, oldest first. Works offline."""
+        return self._engine.updates.history(self.id, count_max=count_max)
+
+    async def send(self, text: str) -> Sent:
+        """Encrypt for the verified members, send, and wait until the server has committed it.
+
+        Raises: NotAMember, RoomFrozen, TooLarge, Lie. Cancelled: the message stays in the outbox and is sent.
+        """
+        return await self._engine.outbox.send(self.id, text)
+
+    async def invite(self, user: UserId) -> None:
+        """Sign an invitation. Raises: NotFound, InvitationVoid, RoomFrozen."""
+        identity_key = await target_identity(self._engine, user)
+        n = await take_number(self._engine)
+        position = self._trusted().position
+        invitation = Invitation(
+            domain="chatty.invitation.v1",
+            server=self._engine.identity.server_name,
+            room=self.id,
+            sender=self._engine.identity.user,
+            device=self._engine.identity.device,
+            target=user,
+            target_identity=identity_key,
+            last_seq=position.seq,
+            last_head=encode_base64(position.head),
+            n=n,
+        )
+        body = SignedInvitationBody(signed=invitation, signature=sign(self._engine, invitation))
+        try:
+            await self._engine.api.invite(self.id, body, n=n, low=self._engine.numbers.low)
+        finally:
+            self._engine.numbers.settle(n)
+
+    async def leave(self) -> None:
+        """Raises: LastOwner, NotAMember."""
+        await self.change(Action.LEAVE, self._engine.identity.user)
+
+    async def kick(self, user: UserId) -> None:
+        """Raises: Forbidden, NotAMember."""
+        await self.change(Action.KICK, user)
+
+    async def ban(self, user: UserId) -> None:
+        """Raises: Forbidden."""
+        await self.change(Action.BAN, user)
+
+    async def unban(self, user: UserId) -> None:
+        """Raises: Forbidden."""
+        await self.change(Action.UNBAN, user)
+
+    async def set_role(self, user: UserId, role: RoomRole) -> None:
+        """Make another member admin or member. Raises: Forbidden, NotAMember."""
+        await self.change(Action.ROLE, user, role=role)
+
+    async def join(self, invitation: SignedInvitation) -> None:
+        """Raises: InvitationVoid, RoomFrozen."""
+        self._engine.book.add(self.id)
+        await self.change(Action.JOIN, self._engine.identity.user, invitation=invitation)
+
+    async def change(
+        self,
+        action: Action,
+        target: UserId,
+        *,
+        role: RoomRole | None = None,
+        invitation: SignedInvitation | None = None,
+    ) -> None:
+        """Sign one change, have it committed, and wait until it was read back and verified."""
+        identity_key = await target_identity(self._engine, target)
+        n = await take_number(self._engine)
+        self._trusted()
+        signed = member_change(
+            self._engine, self.id, action, target, identity_key, n=n, role=role, invitation=invitation
+        )
+        try:
+            committed = await self._engine.api.change_member(self.id, signed, n=n, low=self._engine.numbers.low)
+        finally:
+            self._engine.numbers.settle(n)
+        await self.read_up_to(committed.seq)
+
+    async def read_up_to(self, seq: Seq) -> None:
+        """Wait until this client has read and verified the room that far. Raises: RoomFrozen, trio.TooSlowError."""
+        verifier = self._verifier
+        with trio.fail_after(settle_timeout_s):
+            await self._engine.book.wait_until(lambda: verifier.position.seq >= seq or verifier.frozen is not None)
+        self._trusted()
+
+    @property
+    def _verifier(self) -> RoomVerifier:
+        return self._engine.book.get(self.id)
+
+    def _trusted(self) -> RoomVerifier:
+        verifier = self._verifier
+        if verifier.frozen is not None:
+            raise RoomFrozen(self.id, verifier.frozen)
+        return verifier
+
+
+def sign(engine: Engine, signable: Signable) -> str:
+    """By this device, over bytes that begin with a domain of ours."""
+    return engine.olm.sign(signed_bytes(signable))
+
+
+async def take_number(engine: Engine) -> SendNumber:
+    """The next n, when the window has room."""
+    await engine.numbers.wait_for_room()
+    return engine.numbers.take()
+
+
+async def target_identity(engine: Engine, user: UserId) -> str:
+    """The pinned identity key; asked for at first sight. Raises: NotFound."""
+    if not engine.lists.identity(user):
+        await engine.directory.learn([user])
+    identity_key = engine.lists.identity(user)
+    if not identity_key:
+        raise NotFound(f"nobody is called {user}")
+    return identity_key
+
+
+def member_change(
+    engine: Engine,
+    room: RoomId,
+    action: Action,
+    target: UserId,
+    identity_key: str,
+    *,
+    n: SendNumber,
+    role: RoomRole | None = None,
+    invitation: SignedInvitation | None = None,
+) -> SignedMemberChange:
+    """Signed, with the last position of the room that this client verified."""
+    position = engine.book.get(room).position
+    change = MemberChange(
+        domain="chatty.member.v1",
+        server=engine.identity.server_name,
+        room=room,
+        action=action,
+        sender=engine.identity.user,
+        device=engine.identity.device,
+        target=target,
+        target_identity=identity_key,
+        last_seq=position.seq,
+        last_head=encode_base64(position.head),
+        n=n,
+        role=role,
+        invitation=invitation,
+    )
+    return SignedMemberChange(signed=change, signature=sign(engine, change))

@@ -1,0 +1,79 @@
+"""The user's own stream: invitations; what else stands in it (own joins, leaves, devices) the rooms' chains say with signatures."""
+
+import msgspec
+
+from chatty.client.accounts import Identity
+from chatty.client.device_lists import DeviceLists
+from chatty.client.reasons import KeysNeeded, Lie, Reason
+from chatty.client.room_book import RoomBook
+from chatty.client.store import LocalStore
+from chatty.client.update_queue import UpdateQueue
+from chatty.client.updates import Invited
+from chatty.crypto.events import verify_invitation
+from chatty.errors import BadRequest, BadSignature
+from chatty.ids import RoomId, UserSeq
+from chatty.wire.events import SignedInvitation
+from chatty.wire.frames import UserEvent
+
+_STREAM, _INVITATIONS = "user_stream", "invitations"
+
+
+class UserStreamIntake:
+    """Takes events inside the caller's transaction; `seq` is the cursor."""
+
+    def __init__(
+        self, store: LocalStore, *, identity: Identity, lists: DeviceLists, book: RoomBook, updates: UpdateQueue
+    ) -> None:
+        self._store = store
+        self._identity = identity
+        self._lists = lists
+        self._book = book
+        self._updates = updates
+        self.seq = UserSeq(store.get(_STREAM, "seq", int) or 0)
+
+    def take(self, event: UserEvent, *, keys_are_fresh: bool) -> None:
+        """Raises: KeysNeeded; Lie for an invitation that is none."""
+        if event.seq <= self.seq:
+            return
+        if event.kind == "invitation":
+            self._take_invitation(event, keys_are_fresh=keys_are_fresh)
+        elif event.kind == "room_joined":
+            self._book.add(RoomId(str(event.content["room"])))
+        self._advance(event.seq)
+
+    def _advance(self, seq: UserSeq) -> None:
+        self.seq = seq
+        self._store.put(_STREAM, "seq", seq)
+
+    def _take_invitation(self, event: UserEvent, *, keys_are_fresh: bool) -> None:
+        try:
+            invitation = msgspec.convert(event.content["invitation"], SignedInvitation)
+        except (msgspec.ValidationError, KeyError):
+            return self._refuse(event, Reason.MALFORMED_EVENT, "an invitation of another form")
+        signed = invitation.signed
+        if not keys_are_fresh and self._lists.signing_key(signed.sender, signed.device) is None:
+            raise KeysNeeded(frozenset({signed.sender}))
+        if (signed.target, signed.target_identity) != (self._identity.user, self._identity.identity_key):
+            return self._refuse(event, Reason.FORGED_MEMBERSHIP, "an invitation for another identity")
+        try:
+            verify_invitation(invitation, server=self._identity.server_name, device_key=self._lists.signing_key)
+        except (BadSignature, BadRequest) as error:
+            return self._refuse(event, Reason.BAD_SIGNATURE, f"an invitation: {error}")
+        self._store.put(_INVITATIONS, signed.room, invitation)
+        self._updates.put(Invited(room=signed.room, inviter=signed.sender))
+        return None
+
+    def _refuse(self, event: UserEvent, reason: Reason, detail: str) -> None:
+        """The stream goes on behind it."""
+        self._advance(event.seq)
+        raise Lie(reason, detail)
+
+    def invitations(self) -> list[SignedInvitation]:
+        """Those that were not answered, oldest first; one a room, the newest."""
+        return [invitation for _, invitation in self._store.items(_INVITATIONS, SignedInvitation)]
+
+    def invitation(self, room: RoomId) -> SignedInvitation | None:
+        return self._store.get(_INVITATIONS, room, SignedInvitation)
+
+    def forget_invitation(self, room: RoomId) -> None:
+        self._store.delete(_INVITATIONS, room)

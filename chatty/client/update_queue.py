@@ -1,0 +1,80 @@
+"""Updates for the application, on disk until it has handled them: at least once, in order.
+
+`put` writes in the transaction that took the event. `next` gives the oldest and drops it when the one after it is asked for, so a
+crash in between shows it again. *Bound*: an application that never reads keeps the newest `updates_max`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import trio
+
+from chatty.client.store import LocalStore
+from chatty.client.updates import (
+    Invited,
+    MembershipChanged,
+    Message,
+    ServerLied,
+    SignedOut,
+    StoreRolledBack,
+    Undecryptable,
+    Update,
+)
+from chatty.ids import RoomId
+
+updates_max = 10_000
+history_max = 10_000
+_UPDATES, _HISTORY = "updates", "history/"
+
+
+class UpdateQueue:
+    """One reader at a time."""
+
+    def __init__(self, store: LocalStore) -> None:
+        self._store = store
+        self._types: dict[str, Callable[[msgspec.Raw], Update]] = {
+            leaf.__name__: _decoder(leaf)
+            for leaf in (Message, Undecryptable, ServerLied, MembershipChanged, Invited, StoreRolledBack, SignedOut)
+        }
+        self._handed_out: str | None = None
+        newest = store.items(_UPDATES, msgspec.Raw, newest_max=1)
+        self._last = int(newest[0][0]) if newest else 0
+        self._arrived = trio.Event()
+
+    def put(self, update: Update) -> None:
+        self._last += 1
+        self._store.put(_UPDATES, str(self._last), (type(update).__name__, update))
+        if self._last % 100 == 0:
+            self._store.keep_newest(_UPDATES, count_max=updates_max)
+        if isinstance(update, Message):
+            self._store.put(_HISTORY + update.room, str(update.seq), update)
+            if update.seq % 100 == 0:
+                self._store.keep_newest(_HISTORY + update.room, count_max=history_max)
+        self._arrived.set()
+
+    async def next(self) -> Update:
+        """Waits. Asking says that the update before was handled. Cancelled: nothing is lost."""
+        if self._handed_out is not None:
+            self._store.delete(_UPDATES, self._handed_out)
+            self._handed_out = None
+        while (found := self._store.first(_UPDATES, tuple[str, msgspec.Raw])) is None:
+            self._arrived = trio.Event()
+            await self._arrived.wait()
+        await trio.lowlevel.checkpoint()
+        self._handed_out, (kind, raw) = found
+        return self._types[kind](raw)
+
+    def history(self, room: RoomId, *, count_max: int) -> list[Message]:
+        """The newest messages that this device has read, oldest first. Works offline."""
+        return [message for _, message in self._store.items(_HISTORY + room, Message, newest_max=count_max)]
+
+
+def _decoder(leaf: Any) -> Callable[[msgspec.Raw], Update]:
+    decoder = msgspec.msgpack.Decoder(leaf)
+
+    def decode(raw: msgspec.Raw) -> Update:
+        update: Update = decoder.decode(raw)
+        return update
+
+    return decode
