@@ -35,7 +35,7 @@ async def ask(server: EmbeddedServer, query: str) -> object:
 
 async def until_restarted(server: EmbeddedServer, *, count: int) -> None:
     with trio.fail_after(20):
-        while not (server.is_running and server.restart_count >= count):
+        while not (server.is_running and server.restart_count >= count):  # noqa: ASYNC110  # it has no event for it
             await trio.sleep(0.005)
 
 
@@ -117,11 +117,11 @@ async def test_a_restart_that_fails_is_tried_again(open_directory: Path) -> None
         server.data_directory.chmod(0o755)  # PostgreSQL refuses to run on it
         os.kill(server.pid, signal.SIGKILL)
         with trio.fail_after(20):
-            while server.restart_count < 2:
+            while server.restart_count < 2:  # noqa: ASYNC110
                 await trio.sleep(0.005)
         assert server.last_error is not None
         server.data_directory.chmod(0o700)
-        await until_restarted(server, count=3)
+        await until_restarted(server, count=2)
         assert server.last_error is None
 
 
@@ -134,8 +134,8 @@ def test_after_chatty_was_killed_the_next_start_takes_over(open_directory: Path)
         with chatty(root) as second:
             assert second.said[0] == "up"
             assert second.said[2] == "2"
-            with pytest.raises(ProcessLookupError):
-                os.kill(first.postgres_pid, 0)
+            assert second.postgres_pid != first.postgres_pid
+    assert (root / "log" / "postgresql.log").read_text().count("received fast shutdown request") == 2
 
 
 def test_a_directory_in_use_is_refused_without_damage(open_directory: Path) -> None:
@@ -189,7 +189,7 @@ async def test_its_log_is_bounded(open_directory: Path) -> None:
         with server.log_file.open("a") as log:
             log.write("x" * (cluster.log_bytes_max + 1))
         with trio.fail_after(10):
-            while server.log_file.stat().st_size > cluster.log_bytes_max:
+            while server.log_file.stat().st_size > cluster.log_bytes_max:  # noqa: ASYNC110
                 await trio.sleep(0.01)
     assert server.log_file.with_name("postgresql.log.1").stat().st_size <= cluster.log_bytes_max
 
