@@ -184,14 +184,15 @@ async def test_half_a_cluster_of_an_interrupted_start_is_made_anew(open_director
     assert not abandoned.exists()
 
 
-async def test_its_log_is_bounded(open_directory: Path) -> None:
-    async with open_embedded(open_directory / "postgres", times=EmbeddedTimes(log_check_interval_s=0.01)) as server:
-        with server.log_file.open("a") as log:
-            log.write("x" * (cluster.log_bytes_max + 1))
-        with trio.fail_after(10):
-            while server.log_file.stat().st_size > cluster.log_bytes_max:  # noqa: ASYNC110
-                await trio.sleep(0.01)
-    assert server.log_file.with_name("postgresql.log.1").stat().st_size <= cluster.log_bytes_max
+def test_its_log_is_bounded_while_it_runs(postgres: EmbeddedServer) -> None:
+    with postgres.log_file.open("a") as log:
+        log.write("x" * (cluster.log_bytes_max + 1))
+    cluster.bound_log(postgres.places)
+    assert postgres.log_file.with_name("postgresql.log.1").stat().st_size <= cluster.log_bytes_max
+    with psycopg.connect(postgres.superuser_address) as connection, pytest.raises(psycopg.errors.DivisionByZero):
+        connection.execute("SELECT 1 / 0")
+    assert "division by zero" in postgres.log_file.read_text()  # it writes on into the emptied file
+    assert postgres.log_file.stat().st_size < 100_000
 
 
 @needs_root

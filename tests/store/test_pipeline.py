@@ -13,6 +13,7 @@ import trio.testing
 from chatty.errors import OutcomeUnknown, StoreUnavailable
 from chatty.store import binary
 from chatty.store.connection import TrioConnection, open_connection
+from chatty.store.embedded import EmbeddedServer
 from chatty.store.pipeline import PipelineConnection, open_pipeline
 
 _INSERT = "INSERT INTO note SELECT * FROM unnest($1::bigint[], $2::bytea[])"
@@ -31,6 +32,13 @@ async def pipeline(empty_database: str, other: TrioConnection) -> AsyncIterator[
         await opened.prepare("insert", _INSERT)
         await opened.prepare("ids", "SELECT id FROM note ORDER BY id")
         await opened.prepare("lock", "SELECT id FROM note WHERE id = $1 FOR UPDATE")
+        yield opened
+
+
+@pytest.fixture
+async def echoing(postgres: EmbeddedServer) -> AsyncIterator[PipelineConnection]:
+    """For the tests that need no table."""
+    async with open_pipeline(postgres.address) as opened:
         yield opened
 
 
@@ -69,10 +77,10 @@ Packer = Callable[[Any], bytes]
     ],
 )
 async def test_what_is_packed_comes_back(
-    pipeline: PipelineConnection, sql_type: str, pack: Packer, value: object
+    echoing: PipelineConnection, sql_type: str, pack: Packer, value: object
 ) -> None:
-    await pipeline.prepare("echo", f"SELECT $1::{sql_type}, $1::{sql_type}::text, NULL::{sql_type}")
-    [[(back, printed, nothing)]] = await pipeline.trip([("echo", [pack(value)])])
+    await echoing.prepare("echo", f"SELECT $1::{sql_type}, $1::{sql_type}::text, NULL::{sql_type}")
+    [[(back, printed, nothing)]] = await echoing.trip([("echo", [pack(value)])])
     assert back == value
     assert printed is not None
     assert nothing is None

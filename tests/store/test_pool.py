@@ -13,8 +13,14 @@ import trio.testing
 
 from chatty.errors import Overloaded, StoreUnavailable
 from chatty.store.connection import TrioConnection, open_connection
-from chatty.store.embedded import open_embedded
+from chatty.store.embedded import EmbeddedServer, open_embedded
 from chatty.store.pool import Pool, PoolLimits, open_pool
+
+
+@pytest.fixture
+def address(postgres: EmbeddedServer) -> str:
+    """For the tests that leave no table behind."""
+    return postgres.address
 
 
 @asynccontextmanager
@@ -34,14 +40,14 @@ async def ask(pool: Pool) -> int:
         return await backend(connection)
 
 
-async def test_connections_are_used_again(empty_database: str) -> None:
-    async with small_pool(empty_database) as pool:
+async def test_connections_are_used_again(address: str) -> None:
+    async with small_pool(address) as pool:
         assert await ask(pool) == await ask(pool)
         statistics = pool.statistics()
     assert (statistics.size, statistics.idle_count, statistics.borrows_total, statistics.connects_total) == (1, 1, 2, 1)
 
 
-async def test_no_more_connections_than_the_bound(empty_database: str) -> None:
+async def test_no_more_connections_than_the_bound(address: str) -> None:
     pids: set[int] = set()
 
     async def work(pool: Pool) -> None:
@@ -49,30 +55,30 @@ async def test_no_more_connections_than_the_bound(empty_database: str) -> None:
             pids.add(await backend(connection))
             await connection.execute("SELECT pg_sleep(0.002)")
 
-    async with small_pool(empty_database) as pool, trio.open_nursery() as nursery:
+    async with small_pool(address) as pool, trio.open_nursery() as nursery:
         for _ in range(30):
             nursery.start_soon(work, pool)
     assert len(pids) == 2
     assert pool.statistics().borrows_total == 30
 
 
-async def test_waiters_are_served_in_order(empty_database: str) -> None:
+async def test_waiters_are_served_in_order(address: str) -> None:
     served: list[int] = []
 
     async def wait_turn(pool: Pool, number: int) -> None:
         async with pool.connection():
             served.append(number)
 
-    async with small_pool(empty_database, connections_max=1) as pool, trio.open_nursery() as nursery, pool.connection():
+    async with small_pool(address, connections_max=1) as pool, trio.open_nursery() as nursery, pool.connection():
         for number in range(10):
             nursery.start_soon(wait_turn, pool, number)
             await trio.testing.wait_all_tasks_blocked()
     assert served == list(range(10))
 
 
-async def test_too_many_waiters_are_refused_at_once(empty_database: str) -> None:
+async def test_too_many_waiters_are_refused_at_once(address: str) -> None:
     async with (
-        small_pool(empty_database, connections_max=1, waiting_max=1) as pool,
+        small_pool(address, connections_max=1, waiting_max=1) as pool,
         trio.open_nursery() as nursery,
         pool.connection(),
     ):
@@ -84,8 +90,8 @@ async def test_too_many_waiters_are_refused_at_once(empty_database: str) -> None
         assert pool.statistics().saturated_total == 1
 
 
-async def test_a_waiter_gives_up_at_its_deadline(empty_database: str) -> None:
-    async with small_pool(empty_database, connections_max=1, wait_timeout_s=0.05) as pool:
+async def test_a_waiter_gives_up_at_its_deadline(address: str) -> None:
+    async with small_pool(address, connections_max=1, wait_timeout_s=0.05) as pool:
         async with pool.connection():
             with pytest.raises(Overloaded):
                 await ask(pool)
@@ -93,8 +99,8 @@ async def test_a_waiter_gives_up_at_its_deadline(empty_database: str) -> None:
         assert await ask(pool)
 
 
-async def test_cancelled_waiters_leak_no_slot(empty_database: str) -> None:
-    async with small_pool(empty_database) as pool:
+async def test_cancelled_waiters_leak_no_slot(address: str) -> None:
+    async with small_pool(address) as pool:
         async with pool.connection(), pool.connection(), trio.open_nursery() as nursery:
             for _ in range(200):
                 nursery.start_soon(ask, pool)
@@ -106,13 +112,13 @@ async def test_cancelled_waiters_leak_no_slot(empty_database: str) -> None:
             assert pool.statistics().borrowed_count == 2
 
 
-async def test_cancelled_anywhere_no_slot_and_no_connection_is_lost(empty_database: str) -> None:
+async def test_cancelled_anywhere_no_slot_and_no_connection_is_lost(address: str) -> None:
     async def borrow(pool: Pool, patience_s: float) -> None:
         with trio.move_on_after(patience_s):
             async with pool.transaction() as connection:
                 await connection.execute("SELECT pg_sleep(0.003)")
 
-    async with small_pool(empty_database, connections_max=3) as pool:
+    async with small_pool(address, connections_max=3) as pool:
         async with trio.open_nursery() as nursery:
             for number in range(150):
                 nursery.start_soon(borrow, pool, number * 0.0005)
@@ -150,28 +156,28 @@ async def test_a_transaction_is_committed_or_rolled_back_with_its_block(empty_da
             assert await (await connection.execute("SELECT id FROM note")).fetchall() == [(1,)]
 
 
-async def test_a_dead_idle_connection_is_never_lent(empty_database: str) -> None:
-    async with small_pool(empty_database) as pool, open_connection(empty_database) as other:
+async def test_a_dead_idle_connection_is_never_lent(address: str) -> None:
+    async with small_pool(address) as pool, open_connection(address) as other:
         first = await ask(pool)
         await other.execute("SELECT pg_terminate_backend(%s, 5000)", [first])
         assert await ask(pool) != first
         assert pool.statistics().discards_total == 1
 
 
-async def test_a_connection_that_died_in_use_is_not_taken_back(empty_database: str) -> None:
+async def test_a_connection_that_died_in_use_is_not_taken_back(address: str) -> None:
     async def lose(pool: Pool) -> None:
         async with pool.connection() as connection:
             await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
-    async with small_pool(empty_database) as pool:
+    async with small_pool(address) as pool:
         with pytest.raises(StoreUnavailable):
             await lose(pool)
         assert pool.statistics().size == 0
         assert await ask(pool)
 
 
-async def test_one_that_hangs_is_found_out_by_the_health_check(empty_database: str) -> None:
-    async with small_pool(empty_database, check_after_s=0.0, connect_timeout_s=0.3) as pool:
+async def test_one_that_hangs_is_found_out_by_the_health_check(address: str) -> None:
+    async with small_pool(address, check_after_s=0.0, connect_timeout_s=0.3) as pool:
         first = await ask(pool)
         os.kill(first, signal.SIGSTOP)
         try:
@@ -181,8 +187,8 @@ async def test_one_that_hangs_is_found_out_by_the_health_check(empty_database: s
 
 
 @pytest.mark.parametrize("limit", ["lifetime_max_s", "idle_max_s"])
-async def test_old_and_surplus_connections_are_closed(empty_database: str, limit: str) -> None:
-    async with small_pool(empty_database, **{limit: 0.0}) as pool:
+async def test_old_and_surplus_connections_are_closed(address: str, limit: str) -> None:
+    async with small_pool(address, **{limit: 0.0}) as pool:
         async with pool.connection(), pool.connection():
             pass
         await ask(pool)
@@ -217,16 +223,16 @@ async def test_a_server_that_comes_back_is_used_again_without_an_error(open_dire
         assert server.restart_count == 1
 
 
-async def test_waits_are_observed(empty_database: str) -> None:
+async def test_waits_are_observed(address: str) -> None:
     waits: list[float] = []
-    async with open_pool(empty_database, on_wait=waits.append) as pool:
+    async with open_pool(address, on_wait=waits.append) as pool:
         await ask(pool)
     assert len(waits) == 1
     assert pool.statistics().wait_s_total == sum(waits)
 
 
-async def test_a_closed_pool_lends_nothing_and_keeps_nothing(empty_database: str) -> None:
-    async with small_pool(empty_database) as pool:
+async def test_a_closed_pool_lends_nothing_and_keeps_nothing(address: str) -> None:
+    async with small_pool(address) as pool:
         async with pool.connection():
             await ask(pool)
             await pool.close()
