@@ -19,6 +19,7 @@ from chatty.client.accounts import Enrolment, Identity, load_identity
 from chatty.client.backoff import Jitter, full_jitter
 from chatty.client.engine import Engine
 from chatty.client.http import Api
+from chatty.client.nursery import open_serving_nursery
 from chatty.client.reasons import NotSignedIn
 from chatty.client.room import Room, member_change, sign, take_number, target_identity
 from chatty.client.store import LocalStore, store_salt
@@ -58,15 +59,10 @@ async def open_client(
     store = LocalStore(path, key=await _store_key(path, store_key))
     api = Api(origin, store, transport=transport, jitter=jitter)
     try:
-        async with trio.open_nursery() as nursery:
-            try:
-                yield Client(store, api, nursery, encoding=encoding, derivation_limits=derivation_limits, jitter=jitter)
-            finally:
-                nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        if len(group.exceptions) == 1:  # what the block raised, bare: the nursery is not the caller's business
-            raise group.exceptions[0] from None
-        raise
+        async with open_serving_nursery() as nursery:
+            client = Client(store, api, nursery, encoding=encoding, derivation_limits=derivation_limits, jitter=jitter)
+            yield client
+            client.messages().mark_handled()
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 2.0):
             await api.aclose()
@@ -263,13 +259,32 @@ class Client:
 
     # What happens
 
-    async def messages(self) -> AsyncIterator[Update]:
+    def messages(self) -> "Updates":
         """Everything that happens, in order, at least once: an update is dropped from the store when the next is asked for.
 
-        Ends after SignedOut. One reader at a time.
+        Ends after SignedOut. One reader at a time; `break` loses nothing, the next loop goes on behind. The last update counts
+        as handled when open_client's block ends without an exception.
         """
-        while True:
-            update = await self._updates.next()
-            yield update
-            if isinstance(update, SignedOut):
-                return
+        return Updates(self._updates)
+
+
+class Updates:
+    """`async for update in client.messages()`. No generator: it may be left at any time without closing it."""
+
+    def __init__(self, queue: UpdateQueue) -> None:
+        self._queue = queue
+        self._is_over = False
+
+    def mark_handled(self) -> None:
+        """The last update was handled, before the next is asked for."""
+        self._queue.mark_handled()
+
+    def __aiter__(self) -> "Updates":
+        return self
+
+    async def __anext__(self) -> Update:
+        if self._is_over:
+            raise StopAsyncIteration
+        update = await self._queue.next()
+        self._is_over = isinstance(update, SignedOut)
+        return update

@@ -8,18 +8,29 @@ old one ends.
 """
 
 import itertools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import trio
-from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, open_websocket_url
+from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
 
 from chatty.client.backoff import Backoff, Jitter, full_jitter
-from chatty.client.errors import Unreachable, error_from
+from chatty.client.errors import error_from
+from chatty.client.nursery import open_serving_nursery
 from chatty.client.reasons import SessionEnded
 from chatty.client.tokens import TokenKeeper
-from chatty.errors import BadRequest, ChattyError, DeviceRevoked, RefreshRefused, TokenExpired, Unauthenticated
+from chatty.errors import (
+    BadRequest,
+    ChattyError,
+    DeviceRevoked,
+    RefreshRefused,
+    Superseded,
+    TokenExpired,
+    Unauthenticated,
+)
 from chatty.ids import SendNumber, UserSeq
 from chatty.wire import limits
 from chatty.wire.frames import (
@@ -80,8 +91,7 @@ class Link:
         on_events: Callable[[Sequence[ServerFrame]], Awaitable[bool]],
         jitter: Jitter = full_jitter,
     ) -> None:
-        scheme, _, rest = origin.partition("://")
-        self._url = f"{'wss' if scheme == 'https' else 'ws'}://{rest}/v1/ws"
+        self._origin = urlsplit(origin)
         self._tokens = tokens
         self._encoding: Encoding = encoding
         self._where = where
@@ -92,6 +102,7 @@ class Link:
         self._socket: WebSocketConnection | None = None
         self._waiting: dict[int, trio.MemorySendChannel[Answer]] = {}
         self._up = trio.Event()
+        self._token = ""
         self._refused_token = ""
 
     @property
@@ -107,8 +118,10 @@ class Link:
             retry_after_s = None
             try:
                 await self._run_once()
-            except (DeviceRevoked, RefreshRefused) as error:
+            except (DeviceRevoked, RefreshRefused, Superseded) as error:
                 raise SessionEnded(error.code) from None
+            except (TokenExpired, Unauthenticated):
+                self._refused_token = self._token
             except ChattyError as error:
                 retry_after_s = error.retry_after_s
             except (ConnectionClosed, HandshakeError, OSError, LinkLost, trio.TooSlowError) as error:
@@ -121,34 +134,48 @@ class Link:
             raise SessionEnded("superseded: this device is connected elsewhere") from None
         if code == _REVOKED:
             raise SessionEnded("device_revoked") from None
-        if code not in (_TOKEN_EXPIRED, _UNAUTHENTICATED):
-            self._refused_token = ""
+        if code in (_TOKEN_EXPIRED, _UNAUTHENTICATED):
+            self._refused_token = self._token
 
     async def _run_once(self) -> None:
-        token = await self._tokens.access_token(refused=self._refused_token)
-        subprotocol = JSON_SUBPROTOCOL if self._encoding == "json" else MSGPACK_SUBPROTOCOL
+        refused, self._refused_token = self._refused_token, ""
+        self._token = await self._tokens.access_token(refused=refused)
         with trio.fail_after(connect_timeout_s) as connecting:
-            async with open_websocket_url(
-                self._url, subprotocols=[subprotocol], max_message_size=message_bytes_max
-            ) as socket:
-                welcome, rest = await self._greet(socket, token)
+            async with self._open_socket() as socket:
+                welcome, rest = await self._greet(socket, self._token)
                 connecting.deadline = float("inf")
-                self._refused_token = ""
                 self._backoff.reset()
                 self._on_welcome(welcome)
                 await self._serve(socket, rest, welcome.heartbeat_interval_s)
+
+    @asynccontextmanager
+    async def _open_socket(self) -> AsyncIterator[WebSocketConnection]:
+        """The stream is ours, so that it is closed however the block ends; trio_websocket leaves some open."""
+        is_secure = self._origin.scheme == "https"
+        host, port = self._origin.hostname or "", self._origin.port or (443 if is_secure else 80)
+        opening = trio.open_ssl_over_tcp_stream if is_secure else trio.open_tcp_stream
+        stream = await opening(host, port)
+        subprotocol = JSON_SUBPROTOCOL if self._encoding == "json" else MSGPACK_SUBPROTOCOL
+        async with stream, open_serving_nursery() as nursery:
+            yield await wrap_client_stream(
+                nursery,
+                stream,
+                self._origin.netloc,
+                "/v1/ws",
+                subprotocols=[subprotocol],
+                max_message_size=message_bytes_max,
+            )
 
     async def _greet(self, socket: WebSocketConnection, token: str) -> tuple[Welcome, list[ServerFrame]]:
         challenge, *_ = await self._receive(socket)
         if not isinstance(challenge, Challenge):
             raise BadRequest("the server did not begin with a challenge")
-        self._refused_token = token  # until it is welcome
         for frame in self._greeting(token):
             await self._put(socket, frame)
         while True:
             first, *rest = await self._receive(socket)
             if isinstance(first, Error):
-                raise _refusal(first)
+                raise error_of(first)
             if isinstance(first, Welcome):
                 return first, rest
 
@@ -211,7 +238,7 @@ class Link:
 
     def _answered(self, event: ServerFrame) -> bool:
         if isinstance(event, Error) and event.id == 0:
-            raise _refusal(event)
+            raise error_of(event)
         if not isinstance(event, Ack | Done | Error | Checkpoint | Welcome):
             return False
         channel = self._waiting.pop(event.id, None)
@@ -242,7 +269,7 @@ class Link:
     async def _give_token(self, token: str) -> None:
         answer = await self.request(lambda id_: Token(id=id_, access_token=token))
         if isinstance(answer, Error):
-            raise _refusal(answer)
+            raise error_of(answer)
 
     async def request(self, make: MakeFrame) -> Answer:
         """Send one request over the present socket and wait for its answer, an Error included.
@@ -297,11 +324,3 @@ def error_of(frame: Error) -> ChattyError:
         retry_after_s=frame.retry_after_s,
         details=frame.details,
     )
-
-
-def _refusal(frame: Error) -> ChattyError:
-    """Of the connection itself: an expired or unknown token is worth one refresh."""
-    error = error_of(frame)
-    if isinstance(error, TokenExpired | Unauthenticated):
-        return Unreachable(str(error))
-    return error

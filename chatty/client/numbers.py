@@ -13,7 +13,7 @@ from chatty.ids import SendNumber
 from chatty.wire import limits
 
 _NUMBERS = "numbers"
-open_max = limits.send_window - 1
+open_max = limits.send_window
 
 
 class SendNumbers:

@@ -1,4 +1,4 @@
-"""The user's own stream: invitations; what else stands in it (own joins, leaves, devices) the rooms' chains say with signatures."""
+"""The user's own stream: invitations. What else stands in it (own joins, leaves, devices) the rooms' chains say, signed."""
 
 import msgspec
 

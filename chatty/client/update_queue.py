@@ -55,15 +55,19 @@ class UpdateQueue:
 
     async def next(self) -> Update:
         """Waits. Asking says that the update before was handled. Cancelled: nothing is lost."""
-        if self._handed_out is not None:
-            self._store.delete(_UPDATES, self._handed_out)
-            self._handed_out = None
+        self.mark_handled()
         while (found := self._store.first(_UPDATES, tuple[str, msgspec.Raw])) is None:
             self._arrived = trio.Event()
             await self._arrived.wait()
         await trio.lowlevel.checkpoint()
         self._handed_out, (kind, raw) = found
         return self._types[kind](raw)
+
+    def mark_handled(self) -> None:
+        """Drop the update that was handed out."""
+        if self._handed_out is not None:
+            self._store.delete(_UPDATES, self._handed_out)
+            self._handed_out = None
 
     def history(self, room: RoomId, *, count_max: int) -> list[Message]:
         """The newest messages that this device has read, oldest first. Works offline."""

@@ -1,0 +1,263 @@
+"""People with real keys and rooms with a real chain, made by hand: what an honest server shows, and what a lying one could."""
+
+import base64
+import secrets
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+import msgspec
+import nacl.bindings
+
+from chatty.crypto.signatures import public_key, sign
+from chatty.ids import DeviceId, ListVersion, RoomId, SendNumber, Seq, UserId
+from chatty.wire import chain
+from chatty.wire.canonical import encode_base64
+from chatty.wire.events import (
+    MEGOLM,
+    OLM,
+    Action,
+    Content,
+    CreateContent,
+    DevicesContent,
+    Invitation,
+    Kind,
+    MemberChange,
+    MemberContent,
+    Policy,
+    RoomRole,
+    SignedInvitation,
+    TimelineEvent,
+)
+from chatty.wire.frames import Gap
+from chatty.wire.keys import DeviceKeys, DeviceList, KeyAnswer
+from chatty.wire.signing import body_bytes, matrix_signed_bytes, signed_bytes
+
+SERVER = "example.org"
+
+
+@dataclass
+class Person:
+    """One user with one device. A copy made with other seeds is what a lying server shows in their place."""
+
+    name: str
+    device: DeviceId = field(default_factory=lambda: DeviceId("D" + secrets.token_hex(6)))
+    seed: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    identity_seed: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    curve_seed: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    list_version: ListVersion = ListVersion(1)
+    removed: dict[DeviceId, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.numbers = count(1)
+
+    @property
+    def user(self) -> UserId:
+        return UserId(f"@{self.name}:{SERVER}")
+
+    @property
+    def identity(self) -> str:
+        return public_key(self.identity_seed)
+
+    @property
+    def ed25519(self) -> str:
+        return public_key(self.seed)
+
+    @property
+    def curve25519(self) -> str:
+        return encode_base64(nacl.bindings.crypto_scalarmult_base(self.curve_seed))
+
+    @property
+    def digest(self) -> str:
+        return encode_base64(chain.device_list_digest([(self.device, self.curve25519, self.ed25519)]))
+
+    def n(self) -> SendNumber:
+        return SendNumber(next(self.numbers))
+
+    def device_keys(self) -> DeviceKeys:
+        keys = {f"curve25519:{self.device}": self.curve25519, f"ed25519:{self.device}": self.ed25519}
+        unsigned = DeviceKeys(
+            user_id=self.user, device_id=self.device, algorithms=[OLM, MEGOLM], keys=keys, signatures={}
+        )
+        signature = sign(self.seed, matrix_signed_bytes(msgspec.to_builtins(unsigned)))
+        return msgspec.structs.replace(unsigned, signatures={self.user: {f"ed25519:{self.device}": signature}})
+
+    def with_other_keys(self) -> "Person":
+        return replace(self, seed=secrets.token_bytes(32), curve_seed=secrets.token_bytes(32))
+
+    def with_other_identity(self) -> "Person":
+        return replace(self, identity_seed=secrets.token_bytes(32))
+
+
+def key_answer(*people: Person) -> KeyAnswer:
+    """What an honest server answers about these people."""
+    return KeyAnswer(
+        device_keys={person.user: {person.device: person.device_keys()} for person in people},
+        device_lists={
+            person.user: DeviceList(
+                list_version=person.list_version,
+                list_digest=person.digest,
+                identity_key=person.identity,
+                removed=person.removed,
+            )
+            for person in people
+        },
+    )
+
+
+class ForgedRoom:
+    """A room's timeline, numbered and chained as the server does it. `events` is what members are shown."""
+
+    def __init__(self, creator: Person, *, nonce: str = "") -> None:
+        create = CreateContent(
+            domain="chatty.create.v1",
+            server=SERVER,
+            creator=creator.user,
+            creator_identity=creator.identity,
+            device=creator.device,
+            nonce=nonce or encode_base64(secrets.token_bytes(16)),
+            policy=Policy(),
+            n=creator.n(),
+        )
+        self.room: RoomId = chain.room_id(body_bytes(create))
+        self.events: list[TimelineEvent] = []
+        self.heads = [chain.empty_head(self.room)]
+        self.epoch = Seq(0)
+        self._append_state(Kind.CREATE, create, creator, signature=sign(creator.seed, signed_bytes(create)), n=create.n)
+        self.change(creator, Action.JOIN, creator)
+
+    @property
+    def seq(self) -> Seq:
+        return Seq(len(self.heads) - 1)
+
+    @property
+    def last(self) -> TimelineEvent:
+        return self.events[-1]
+
+    def append(self, event: TimelineEvent) -> TimelineEvent:
+        """Give the event the next place."""
+        placed = msgspec.structs.replace(event, room=self.room, seq=Seq(self.seq + 1))
+        self.events.append(placed)
+        self.heads.append(chain.next_head(self.heads[-1], chain.leaf(placed)))
+        return placed
+
+    def _append_state(
+        self, kind: Kind, content: Content, by: Person | None, *, signature: str = "", n: int = 0
+    ) -> TimelineEvent:
+        event = TimelineEvent(
+            room=self.room,
+            seq=Seq(0),
+            time=1_000 + self.seq,
+            kind=kind,
+            sender=by.user if by is not None else UserId(""),
+            device=by.device if by is not None else DeviceId(""),
+            n=SendNumber(n),
+            signature=_raw(signature),
+            body=body_bytes(content),
+        )
+        return self.append(event)
+
+    def invitation(self, by: Person, target: Person) -> SignedInvitation:
+        invitation = Invitation(
+            domain="chatty.invitation.v1",
+            server=SERVER,
+            room=self.room,
+            sender=by.user,
+            device=by.device,
+            target=target.user,
+            target_identity=target.identity,
+            last_seq=self.seq,
+            last_head=encode_base64(self.heads[-1]),
+            n=by.n(),
+        )
+        return SignedInvitation(signed=invitation, signature=sign(by.seed, signed_bytes(invitation)))
+
+    def signed_change(
+        self,
+        by: Person,
+        action: Action,
+        target: Person,
+        *,
+        role: RoomRole | None = None,
+        invitation: SignedInvitation | None = None,
+        last_head: bytes | None = None,
+    ) -> MemberChange:
+        return MemberChange(
+            domain="chatty.member.v1",
+            server=SERVER,
+            room=self.room,
+            action=action,
+            sender=by.user,
+            device=by.device,
+            target=target.user,
+            target_identity=target.identity,
+            last_seq=self.seq,
+            last_head=encode_base64(last_head or self.heads[-1]),
+            n=by.n(),
+            role=role,
+            invitation=invitation,
+        )
+
+    def change(
+        self,
+        by: Person,
+        action: Action,
+        target: Person,
+        *,
+        role: RoomRole | None = None,
+        invitation: SignedInvitation | None = None,
+        last_head: bytes | None = None,
+        signature: str | None = None,
+        is_by_server: bool = False,
+    ) -> TimelineEvent:
+        """A member event; unless a lie is asked for, as an honest one."""
+        change = self.signed_change(by, action, target, role=role, invitation=invitation, last_head=last_head)
+        is_addition = action in (Action.JOIN, Action.ADD)
+        content = MemberContent(
+            signed=change,
+            list_version=target.list_version if is_addition else None,
+            list_digest=target.digest if is_addition else None,
+        )
+        signed = sign(by.seed, signed_bytes(change)) if signature is None else signature
+        if is_by_server:
+            event = self._append_state(Kind.MEMBER, content, None)
+        else:
+            event = self._append_state(Kind.MEMBER, content, by, signature=signed, n=change.n)
+        if action is not Action.ROLE:
+            self.epoch = event.seq
+        return event
+
+    def join(self, target: Person, *, invited_by: Person) -> TimelineEvent:
+        return self.change(target, Action.JOIN, target, invitation=self.invitation(invited_by, target))
+
+    def devices(self, of: Person, *, digest: str = "") -> TimelineEvent:
+        content = DevicesContent(user=of.user, list_version=of.list_version, list_digest=digest or of.digest)
+        event = self._append_state(Kind.DEVICES, content, None)
+        self.epoch = event.seq
+        return event
+
+    def message(self, by: Person, *, body: bytes = b"ciphertext", epoch: Seq | None = None) -> TimelineEvent:
+        event = TimelineEvent(
+            room=self.room,
+            seq=Seq(0),
+            time=1_000 + self.seq,
+            kind=Kind.MESSAGE,
+            sender=by.user,
+            device=by.device,
+            n=by.n(),
+            algorithm=MEGOLM,
+            session_id="S" * 43,
+            epoch=self.epoch if epoch is None else epoch,
+            body=body,
+        )
+        return self.append(event)
+
+    def gap(self, from_seq: int, to_seq: int) -> Gap:
+        return Gap(room=self.room, from_seq=Seq(from_seq), to_seq=Seq(to_seq), head=self.heads[to_seq])
+
+
+def _raw(signature: str) -> bytes:
+    return base64.b64decode(signature + "==")
+
+
+def altered(event: TimelineEvent, **changes: object) -> TimelineEvent:
+    return msgspec.structs.replace(event, **changes)

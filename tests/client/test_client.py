@@ -1,0 +1,296 @@
+"""The client as an application uses it, against a small server in memory."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from chatty.client import (
+    Client,
+    Invited,
+    MembershipChanged,
+    Message,
+    Reason,
+    RoomFrozen,
+    ServerLied,
+    SignedOut,
+    StoreRolledBack,
+    Undecryptable,
+    Update,
+    open_client,
+)
+from chatty.client.room import Room
+from chatty.errors import NotAMember, Overloaded
+from chatty.ids import DeviceId, Seq
+from chatty.wire.events import Action, RoomRole
+from chatty.wire.frames import Encoding
+from tests.client.forge import Person
+from tests.client.small_server import CHEAP_LIMITS, SmallServer, small_server
+
+Open = Callable[..., AbstractAsyncContextManager[Client]]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[SmallServer]:
+    async with small_server() as server:
+        yield server
+
+
+@pytest.fixture
+def open_one(server: SmallServer, tmp_path: Path) -> Open:
+    """Open the client of a store by its name."""
+
+    def open_one(store: str, *, encoding: Encoding = "msgpack") -> AbstractAsyncContextManager[Client]:
+        return open_client(
+            server.origin,
+            tmp_path / store,
+            store_key=store[:1].encode() * 32,
+            encoding=encoding,
+            transport=server.transport,
+            derivation_limits=CHEAP_LIMITS,
+            jitter=lambda ceiling_s: min(ceiling_s, 0.05),
+        )
+
+    return open_one
+
+
+async def until(client: Client, kind: type[Update]) -> Update:
+    """The next update of this kind."""
+    with trio.fail_after(10):
+        async for update in client.messages():
+            if isinstance(update, kind):
+                return update
+    raise AssertionError("signed out")
+
+
+async def text(client: Client) -> str:
+    update = await until(client, Message)
+    assert isinstance(update, Message)
+    return update.text
+
+
+async def pair(ann: Client, bob: Client) -> tuple[Room, Room]:
+    """A room of two, joined by invitation."""
+    await ann.register("ann", "a password")
+    await bob.register("bob", "another password")
+    room = await ann.create_room(invite=[bob.user])
+    await until(bob, Invited)
+    [invitation] = bob.invitations()
+    same = await bob.join(invitation)
+    await room.read_up_to(seq_of(same))
+    return room, same
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+async def test_two_people_talk(open_one: Open, encoding: Encoding) -> None:
+    async with open_one("ann", encoding=encoding) as ann, open_one("bob", encoding=encoding) as bob:
+        room, same = await pair(ann, bob)
+        sent = await room.send("hello Bob")
+        assert await text(bob) == "hello Bob"
+        await same.send("hello Ann")
+        assert [await text(ann), await text(ann)] == ["hello Bob", "hello Ann"]
+        assert room.members == same.members == {ann.user: RoomRole.OWNER, bob.user: RoomRole.MEMBER}
+        assert room.history()[0].event_id == sent.event_id
+
+
+def seq_of(room: Room) -> Seq:
+    return room._verifier.position.seq
+
+
+async def test_a_direct_room_is_the_same_for_both(open_one: Open) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob:
+        await ann.register("ann", "a password")
+        await bob.register("bob", "another password")
+        room = await ann.direct(bob.user)
+        await room.send("psst")
+        assert await text(bob) == "psst"
+        assert (await bob.direct(ann.user)).id == room.id
+
+
+async def test_messages_of_before_are_hidden_and_history_is_verified(open_one: Open) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob:
+        await ann.register("ann", "a password")
+        await bob.register("bob", "another password")
+        room = await ann.create_room()
+        await room.send("before Bob")
+        await room.invite(bob.user)
+        await until(bob, Invited)
+        same = await bob.join(room.id)
+        await room.send("after Bob")
+        assert await text(bob) == "after Bob"
+
+
+async def test_what_came_while_away_is_read_after_a_restart(open_one: Open) -> None:
+    async with open_one("ann") as ann:
+        async with open_one("bob") as bob:
+            room, same = await pair(ann, bob)
+            await room.send("one")
+            assert await text(bob) == "one"
+        await room.send("two")
+        await room.send("three")
+        async with open_one("bob") as bob:
+            assert [await text(bob), await text(bob)] == ["two", "three"]
+            [same] = bob.rooms()
+            assert [message.text for message in same.history()] == ["one", "two", "three"]
+            await same.send("here again")
+        with trio.fail_after(5):
+            while await text(ann) != "here again":
+                pass
+
+
+async def test_a_second_device_reads_and_a_revoked_one_is_signed_out(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob, open_one("bob2") as second:
+        room, same = await pair(ann, bob)
+        await second.login(bob.user, "another password")
+        assert second.device != bob.device
+        await room.send("to both")  # stale at first: the list changed
+        assert await text(bob) == "to both"
+        assert await text(second) == "to both"
+        session = server.sends_seen[-1].session_id
+        await bob.revoke_device(second.device)
+        await until(second, SignedOut)
+        await room.send("to one")
+        assert await text(bob) == "to one"
+        assert server.sends_seen[-1].session_id != session
+        assert not server.devices[second_device(server, bob)].mailbox
+
+
+def second_device(server: SmallServer, bob: Client) -> DeviceId:
+    return next(device for device in server.users[bob.user].devices if device != bob.device)
+
+
+async def test_a_lost_ack_is_settled_by_the_same_bytes(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob:
+        room, same = await pair(ann, bob)
+        server.failing = ["break", Overloaded(limiter="journal", retry_after_s=0.01)]
+        await room.send("once")
+        await room.send("and then")
+        assert [await text(bob), await text(bob)] == ["once", "and then"]
+        first, second, third, *_ = server.sends_seen
+        assert (first.n, first.body) == (second.n, second.body) == (third.n, third.body)
+
+
+async def test_a_final_refusal_is_raised(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob:
+        room, same = await pair(ann, bob)
+        server.failing = [NotAMember("no")]
+        with pytest.raises(NotAMember):
+            await room.send("refused")
+        await room.send("accepted")
+        assert await text(bob) == "accepted"
+
+
+async def test_who_was_kicked_cannot_send_and_gets_no_more_keys(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob:
+        room, same = await pair(ann, bob)
+        await room.send("one")
+        session = server.sends_seen[-1].session_id
+        await room.kick(bob.user)
+        while not (
+            isinstance(update := await until(bob, MembershipChanged), MembershipChanged)
+            and update.action is Action.KICK
+        ):
+            pass
+        with pytest.raises(NotAMember):
+            await same.send("still here?")
+        await room.send("alone")
+        assert server.sends_seen[-1].session_id != session
+        assert not server.devices[bob.device].mailbox
+
+
+async def test_a_rolled_back_store_goes_on_with_new_sessions(
+    open_one: Open, server: SmallServer, tmp_path: Path
+) -> None:
+    async with open_one("bob") as bob:
+        async with open_one("ann") as ann:
+            room, same = await pair(ann, bob)
+            await room.send("one")
+        old = (tmp_path / "ann").read_bytes()
+        async with open_one("ann") as ann:
+            await ann.rooms()[0].send("two")
+        (tmp_path / "ann").write_bytes(old)
+        async with open_one("ann") as ann:
+            await until(ann, StoreRolledBack)
+            await ann.rooms()[0].send("three")
+        assert [await text(bob), await text(bob), await text(bob)] == ["one", "two", "three"]
+        sessions = [send.session_id for send in server.sends_seen]
+        assert sessions[0] == sessions[1] != sessions[2]
+
+
+async def test_an_error_inside_the_block_comes_out_bare(open_one: Open) -> None:
+    with pytest.raises(KeyError):
+        async with open_one("ann"):
+            raise KeyError
+
+
+# Lies over a real socket
+
+
+async def lied(client: Client) -> ServerLied:
+    update = await until(client, ServerLied)
+    assert isinstance(update, ServerLied)
+    return update
+
+
+async def test_a_ghost_gets_no_key_and_the_other_room_goes_on(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob, open_one("ghost") as ghost:
+        room, same = await pair(ann, bob)
+        other = await ann.direct(bob.user)
+        await ghost.register("ghost", "the server's own")
+        ghost._engine.book.add(room.id)
+        with trio.move_on_after(0.5):  # its own client does not believe it either
+            with pytest.raises(RoomFrozen):
+                await ghost.room(room.id).change(Action.JOIN, ghost.user)
+        caught = await lied(ann)
+        assert (caught.reason, caught.room) == (Reason.FORGED_MEMBERSHIP, room.id)
+        with pytest.raises(RoomFrozen):
+            await room.send("secret")
+        assert not server.devices[ghost.device].mailbox
+        assert ghost.device not in [device for send in server.requests_seen for device in send]
+        await other.send("they added somebody")
+        assert await text(bob) == "they added somebody"
+
+
+async def test_a_dropped_event_is_missed(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob:
+        room, same = await pair(ann, bob)
+        sent = await room.send("dropped for Bob")
+        assert sent.seq
+        server.shown = lambda user, event: None if user == bob.user and event.seq == sent.seq + 1 else event
+        await room.send("really dropped")
+        await room.send("after it")
+        assert (await lied(bob)).reason is Reason.MISSING_EVENT
+
+
+async def test_an_altered_message_is_refused_and_the_fork_is_seen(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob:
+        room, same = await pair(ann, bob)
+        await room.send("honest")
+        last = len(server.rooms[room.id].events)
+        server.shown = lambda user, event: (
+            msgspec.structs.replace(event, body=event.body[:40] + b"!" + event.body[41:])
+            if user == bob.user and event.seq == last + 1 and event.body
+            else event
+        )
+        await room.send("altered")
+        refused = await until(bob, Undecryptable)
+        assert isinstance(refused, Undecryptable)
+        assert refused.reason is Reason.ALTERED_EVENT
+        await room.send("its sender knows another head")
+        assert (await lied(bob)).reason is Reason.FORKED_HISTORY
+
+
+async def test_another_key_under_a_known_device_freezes(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob, open_one("eve") as eve, open_one("bob2") as second:
+        room, same = await pair(ann, bob)
+        await eve.register("eve", "evil password")
+        record = server.devices[bob.device]
+        fake = Person("bob", device=bob.device)
+        record.published = fake.device_keys()
+        await second.login(bob.user, "another password")
+        with pytest.raises(RoomFrozen):
+            await room.send("secret")
+        assert (await lied(ann)).reason is Reason.DEVICE_KEY_CHANGED

@@ -1,0 +1,341 @@
+"""What a reader believes of a message: each lie is caught under its own name, and passes without its check. Real Olm and Megolm."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from chatty.client.device_lists import DeviceLists, KnownDevice
+from chatty.client.mailbox import MailboxIntake
+from chatty.client.megolm import MegolmSessions, rotation_messages
+from chatty.client.messages import MessageReader, SessionOwner, new_mid, plaintext_bytes
+from chatty.client.olm import OlmAccount, PayloadChecks, RoomKeyContent
+from chatty.client.pending import MessageIntake
+from chatty.client.reasons import KeysNeeded, Lie, Reason
+from chatty.client.rooms import Position, RoomVerifier
+from chatty.client.store import LocalStore
+from chatty.client.updates import Message, Undecryptable, Update
+from chatty.ids import DeviceId, MailboxId, RoomId, SendNumber, Seq, UserId
+from chatty.wire import chain
+from chatty.wire.events import MEGOLM, Kind, TimelineEvent
+from chatty.wire.frames import Mailbox
+
+ROOM = RoomId("!" + "R" * 43)
+EPOCH = Seq(2)
+
+
+class Device:
+    """One device's cryptography over its own store, with everything it was told in `told`."""
+
+    def __init__(self, name: str, folder: Path, *, reader: MessageReader | None = None) -> None:
+        self.user = UserId(f"@{name}:example.org")
+        self.device = DeviceId(f"DEVICE{name}")
+        self.store = LocalStore(folder / name, key=b"k" * 32)
+        self.olm = OlmAccount(self.store, user=self.user, device=self.device)
+        self.owner = SessionOwner(
+            user=self.user, device=self.device, ed25519=self.olm.ed25519, curve25519=self.olm.curve25519
+        )
+        self.megolm = MegolmSessions(self.store, own=self.owner)
+        self.lists = DeviceLists({}, save=lambda user, keys: None)
+        self.told: list[Update] = []
+        self.now_s = 1_000.0
+        self.messages = MessageIntake(
+            self.store, megolm=self.megolm, tell=self.told.append, reader=reader, now_s=lambda: self.now_s
+        )
+        self.mailbox = MailboxIntake(
+            self.store,
+            olm=self.olm,
+            megolm=self.megolm,
+            lists=self.lists,
+            checks=PayloadChecks(user=self.user, ed25519=self.olm.ed25519),
+            messages=self.messages,
+        )
+        self.verifier = RoomVerifier(ROOM, me=self.user, server="example.org", lists=self.lists)
+        self.sent = 0
+
+    @property
+    def known(self) -> KnownDevice:
+        return KnownDevice(device=self.device, ed25519=self.olm.ed25519, curve25519=self.olm.curve25519)
+
+    def meet(self, other: "Device") -> None:
+        self.lists.know_own(other.user, other.known)
+
+    def encrypt(self, text: str, **changes: Any) -> TimelineEvent:
+        """A message as it stands in the timeline; changes: what the plaintext says instead."""
+        self.sent += 1
+        said: dict[str, Any] = {
+            "room": ROOM,
+            "text": text,
+            "n": SendNumber(self.sent),
+            "epoch": EPOCH,
+            "mid": new_mid(),
+            "position": Position(seq=Seq(0), head=chain.empty_head(ROOM)),
+            "sender": self.user,
+            "device": self.device,
+        } | changes
+        self.megolm.room_key(ROOM, recipients=[], removed_seq=Seq(0))
+        session_id, body = self.megolm.encrypt(ROOM, plaintext_bytes(**said), epoch=EPOCH)
+        return TimelineEvent(
+            room=ROOM,
+            seq=Seq(10 + self.sent),
+            time=1,
+            kind=Kind.MESSAGE,
+            sender=self.user,
+            device=self.device,
+            n=SendNumber(self.sent),
+            algorithm=MEGOLM,
+            session_id=session_id,
+            epoch=EPOCH,
+            body=body,
+        )
+
+    def room_key_for(self, other: "Device", *, recipient: UserId | None = None, n: int = 1) -> Mailbox:
+        """The mailbox row that gives `other` the key of the present session."""
+        if not self.olm.can_send(other.known):
+            keys = other.olm.one_time_keys(on_server_count=0)
+            self.olm.start_session(other.user, other.known, next(iter(keys.values())))
+        key = self.megolm.room_key(ROOM, recipients=[], removed_seq=Seq(0))
+        content = RoomKeyContent(algorithm=MEGOLM, room_id=ROOM, session_id=key.session_id, session_key=key.session_key)
+        encrypted = self.olm.encrypt_room_key(recipient or other.user, other.known, content)
+        return Mailbox(
+            id=MailboxId(n),
+            sender=self.user,
+            sender_device=self.device,
+            n=SendNumber(n),
+            kind="m.room.encrypted",
+            content=encrypted,
+        )
+
+    def take_row(self, row: Mailbox) -> bool:
+        """True: a key came."""
+        arrived = self.mailbox.take(row, keys_are_fresh=True)
+        if arrived is not None:
+            self.messages.retry(self.verifier, arrived[1])
+        return arrived is not None
+
+    def reasons(self) -> list[Reason]:
+        return [update.reason for update in self.told if isinstance(update, Undecryptable)]
+
+    def texts(self) -> list[str]:
+        return [update.text for update in self.told if isinstance(update, Message)]
+
+
+def removed(check: str, result: Any = None) -> MessageReader:
+    """A reader without this check."""
+    reader = MessageReader()
+    setattr(reader, check, lambda *_, **__: result)
+    return reader
+
+
+MakeDevice = Callable[..., Device]
+
+
+@pytest.fixture
+def make_device(tmp_path: Path) -> Iterator[MakeDevice]:
+    made: list[Device] = []
+
+    def make(name: str, *, reader: MessageReader | None = None) -> Device:
+        device = Device(name, tmp_path, reader=reader)
+        for other in made:
+            device.meet(other)
+            other.meet(device)
+        made.append(device)
+        return device
+
+    yield make
+    for device in made:
+        device.store.close()
+
+
+def test_a_message_is_read_with_the_key_that_came_over_olm(make_device: MakeDevice) -> None:
+    ann, bob = make_device("ann"), make_device("bob")
+    row = ann.room_key_for(bob)
+    event = ann.encrypt("hello")
+    assert bob.take_row(row)
+    bob.messages.take(bob.verifier, event)
+    assert bob.texts() == ["hello"]
+
+
+def test_a_message_waits_for_its_key_and_is_reported_after_ten_seconds(make_device: MakeDevice) -> None:
+    ann, bob = make_device("ann"), make_device("bob")
+    row = ann.room_key_for(bob)
+    bob.messages.take(bob.verifier, ann.encrypt("late"))
+    bob.now_s += 9.9
+    bob.messages.report_overdue()
+    assert bob.told == []
+    bob.now_s += 0.2
+    bob.messages.report_overdue()
+    bob.messages.report_overdue()
+    assert bob.reasons() == [Reason.NO_KEY_YET]
+    assert bob.take_row(row)
+    assert bob.texts() == ["late"]
+
+
+def test_a_key_that_was_withheld_is_named_as_such(make_device: MakeDevice) -> None:
+    ann, bob = make_device("ann"), make_device("bob")
+    event = ann.encrypt("not for bob")
+    bob.messages.take(bob.verifier, event)
+    bob.messages.note_withheld(ROOM, event.session_id, "m.unauthorised")
+    bob.now_s += 11
+    bob.messages.report_overdue()
+    assert bob.reasons() == [Reason.WITHHELD]
+
+
+def test_who_comes_later_gets_nothing_older(make_device: MakeDevice) -> None:
+    ann, bob = make_device("ann"), make_device("bob")
+    before = ann.encrypt("before bob came")
+    bob.take_row(ann.room_key_for(bob))
+    bob.messages.take(bob.verifier, before)
+    bob.messages.take(bob.verifier, ann.encrypt("after"))
+    assert bob.texts() == ["after"]
+
+
+def altered(event: TimelineEvent, **changes: Any) -> TimelineEvent:
+    return msgspec.structs.replace(event, **changes)
+
+
+def damaged(event: TimelineEvent) -> TimelineEvent:
+    assert event.body is not None
+    return altered(event, body=event.body[:30] + bytes([event.body[30] ^ 1]) + event.body[31:])
+
+
+LIES: list[tuple[str, Callable[[TimelineEvent], list[TimelineEvent]], Reason, str, Any]] = [
+    ("damages the ciphertext", lambda event: [damaged(event)], Reason.ALTERED_EVENT, "", None),
+    ("alters n", lambda event: [altered(event, n=9)], Reason.ALTERED_EVENT, "check_envelope", None),
+    ("alters the epoch", lambda event: [altered(event, epoch=9)], Reason.ALTERED_EVENT, "check_envelope", None),
+    ("adds an expiry", lambda event: [altered(event, expiry=9)], Reason.ALTERED_EVENT, "check_envelope", None),
+    ("adds a target", lambda event: [altered(event, target="$x")], Reason.ALTERED_EVENT, "check_envelope", None),
+    (
+        "names another sender",
+        lambda event: [altered(event, sender="@cleo:example.org", device="DEVICEcleo")],
+        Reason.WRONG_SESSION_OWNER,
+        "check_owner check_envelope",
+        None,
+    ),
+    (
+        "repeats a ciphertext at another place",
+        lambda event: [event, altered(event, seq=event.seq + 1)],
+        Reason.REPLAYED,
+        "check_replay check_mid",
+        True,
+    ),
+    ("withholds the body", lambda event: [altered(event, body=None)], Reason.CONTENT_WITHHELD_BY_SERVER, "", None),
+]
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason", "check"), [(lie[1], lie[2], lie[3:]) for lie in LIES], ids=[x[0] for x in LIES]
+)
+def test_a_lie_about_a_message(
+    lie: Callable[[TimelineEvent], list[TimelineEvent]], reason: Reason, check: tuple[str, Any], make_device: MakeDevice
+) -> None:
+    checks, result = check
+    weak = MessageReader()
+    for name in checks.split():
+        setattr(weak, name, lambda *_, **__: result)
+    ann, bob, careless = make_device("ann"), make_device("bob"), make_device("cal", reader=weak)
+    for n, reader in enumerate((bob, careless), start=1):
+        reader.take_row(ann.room_key_for(reader, n=n))
+    shown = lie(ann.encrypt("pay Dora 10"))
+    for event in shown:
+        bob.messages.take(bob.verifier, event)
+        careless.messages.take(careless.verifier, event)
+    assert bob.reasons() == [reason]
+    assert len(bob.texts()) == len(shown) - 1
+    if checks:
+        assert careless.texts() == ["pay Dora 10"] * len(shown)  # without the check nobody notices
+
+
+def test_a_fork_is_seen_inside_a_message(make_device: MakeDevice) -> None:
+    ann, bob = make_device("ann"), make_device("bob")
+    bob.take_row(ann.room_key_for(bob))
+    event = ann.encrypt("x", position=Position(seq=Seq(0), head=b"another head of this room......."))
+    with pytest.raises(Lie) as caught:
+        bob.messages.take(bob.verifier, event)
+    assert caught.value.reason is Reason.FORKED_HISTORY
+
+
+def test_a_second_mid_is_dropped_in_silence(make_device: MakeDevice) -> None:
+    ann, bob = make_device("ann"), make_device("bob")
+    bob.take_row(ann.room_key_for(bob))
+    for event in (ann.encrypt("once", mid="m"), ann.encrypt("once", mid="m")):
+        bob.messages.take(bob.verifier, event)
+    assert bob.texts() == ["once"]
+    assert bob.reasons() == []
+
+
+def test_a_key_made_for_somebody_else_is_not_taken(make_device: MakeDevice) -> None:
+    ann, bob = make_device("ann"), make_device("bob")
+    assert not bob.take_row(ann.room_key_for(bob, recipient=UserId("@cleo:example.org")))
+
+
+def test_a_key_in_anothers_name_is_not_taken(make_device: MakeDevice) -> None:
+    ann, bob, eve = make_device("ann"), make_device("bob"), make_device("eve")
+    row = eve.room_key_for(bob)
+    assert not bob.take_row(msgspec.structs.replace(row, sender=ann.user, sender_device=ann.device))
+
+
+def test_a_session_stays_whose_it_is(make_device: MakeDevice) -> None:
+    ann, bob, eve = make_device("ann"), make_device("bob"), make_device("eve")
+    key = ann.megolm.room_key(ROOM, recipients=[], removed_seq=Seq(0))
+    assert bob.megolm.take_key(ROOM, key.session_id, key.session_key, owner=ann.owner)
+    assert not bob.megolm.take_key(ROOM, key.session_id, key.session_key, owner=eve.owner)
+    assert bob.megolm.owner(ROOM, key.session_id) == ann.owner
+
+
+def test_a_mailbox_row_is_taken_once(make_device: MakeDevice) -> None:
+    ann, bob = make_device("ann"), make_device("bob")
+    row = ann.room_key_for(bob)
+    assert bob.take_row(row)
+    assert not bob.take_row(msgspec.structs.replace(row, id=MailboxId(77)))
+
+
+def test_a_row_of_an_unknown_device_asks_for_its_list_first(make_device: MakeDevice) -> None:
+    ann, bob = make_device("ann"), make_device("bob")
+    row = msgspec.structs.replace(ann.room_key_for(bob), sender_device=DeviceId("SOMEOTHER"))
+    with pytest.raises(KeysNeeded):
+        bob.mailbox.take(row, keys_are_fresh=False)
+    assert bob.mailbox.take(row, keys_are_fresh=True) is None
+
+
+def test_a_one_time_key_that_its_device_did_not_sign_is_refused(make_device: MakeDevice) -> None:
+    ann, bob, eve = make_device("ann"), make_device("bob"), make_device("eve")
+    keys = eve.olm.one_time_keys(on_server_count=0)
+    with pytest.raises(Lie) as caught:
+        ann.olm.start_session(bob.user, bob.known, next(iter(keys.values())))
+    assert caught.value.reason is Reason.BAD_ONE_TIME_KEY
+
+
+# Rotation
+
+
+def test_a_session_is_replaced_when_somebody_who_holds_it_left(make_device: MakeDevice) -> None:
+    ann = make_device("ann")
+    first = ann.megolm.room_key(ROOM, recipients=[DeviceId("B"), DeviceId("C")], removed_seq=Seq(0))
+    ann.megolm.mark_shared(ROOM, first.session_id, [DeviceId("B"), DeviceId("C")])
+    assert ann.megolm.room_key(ROOM, recipients=[DeviceId("B")], removed_seq=Seq(0)).session_id != first.session_id
+
+
+def test_a_session_is_replaced_after_a_kick_and_rejoin(make_device: MakeDevice) -> None:
+    ann = make_device("ann")
+    first = ann.megolm.room_key(ROOM, recipients=[DeviceId("B")], removed_seq=Seq(0))
+    ann.megolm.mark_shared(ROOM, first.session_id, [DeviceId("B")])
+    assert ann.megolm.room_key(ROOM, recipients=[DeviceId("B")], removed_seq=Seq(7)).session_id != first.session_id
+
+
+def test_a_session_stays_when_somebody_comes(make_device: MakeDevice) -> None:
+    ann = make_device("ann")
+    first = ann.megolm.room_key(ROOM, recipients=[DeviceId("B")], removed_seq=Seq(0))
+    ann.megolm.mark_shared(ROOM, first.session_id, [DeviceId("B")])
+    again = ann.megolm.room_key(ROOM, recipients=[DeviceId("B"), DeviceId("C")], removed_seq=Seq(0))
+    assert again.session_id == first.session_id
+    assert ann.megolm.lacking(ROOM, [DeviceId("B"), DeviceId("C")]) == {DeviceId("C")}
+
+
+def test_a_session_is_replaced_after_a_hundred_messages(make_device: MakeDevice) -> None:
+    ann = make_device("ann")
+    sessions = {ann.encrypt(str(number)).session_id for number in range(rotation_messages)}
+    assert len(sessions) == 1
+    assert ann.encrypt("one more").session_id not in sessions
