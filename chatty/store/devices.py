@@ -22,6 +22,8 @@ _KILL_DEVICE = "UPDATE devices SET is_live = false, in_set = false WHERE device_
 _KILL_SEND = "UPDATE device_send SET is_live = false WHERE device_number = %s"
 _END_FAMILIES = "UPDATE refresh_families SET is_revoked = true WHERE device_number = %s"
 _TELL_NODES = "INSERT INTO revocations (device_number) VALUES (%s)"
+_FORGET_REVOCATIONS = """DELETE FROM revocations WHERE revocation_id IN (SELECT revocation_id FROM revocations
+WHERE created_at < clock_timestamp() - make_interval(secs => %s) ORDER BY created_at LIMIT %s)"""  # index: revocations_created
 _SEND_STATE = "SELECT highest_n, low FROM device_send WHERE device_number = %s"
 _LIST_VERSION = "SELECT list_version FROM users WHERE user_number = %s"
 _SET = "SELECT device_id, curve25519, ed25519 FROM devices WHERE user_number = %s AND in_set"  # index: devices_user
@@ -57,6 +59,10 @@ class PostgresDevices(Devices):
         await lock_device_send(self._connection, device)
         for statement in (_KILL_SEND, _END_FAMILIES, _KILL_DEVICE, _TELL_NODES):
             await self._connection.execute(statement, (device,))
+
+    async def forget_revocations(self, *, age_s: float, count_max: int) -> int:
+        """Delete those older than age_s, the oldest first. Returns how many."""
+        return (await self._connection.execute(_FORGET_REVOCATIONS, (age_s, count_max))).rowcount
 
     async def send_state(self, device: DeviceNumber) -> tuple[SendNumber, SendNumber]:
         row = await (await self._connection.execute(_SEND_STATE, (device,))).fetchone()

@@ -73,9 +73,14 @@ def rooms_params(heads: Sequence[RoomHead]) -> Params:
 
 async def write_appended(connection: TrioConnection, head: RoomHead, appended: Sequence[Appended]) -> None:
     """Write one room's new events and its moved head, inside the transaction that holds the room's lock."""
+    await write_rooms(connection, [head], appended)
+
+
+async def write_rooms(connection: TrioConnection, heads: Sequence[RoomHead], appended: Sequence[Appended]) -> None:
+    """The same for several rooms at once: three statements however many they are."""
     await _run(connection, INSERT_TIMELINE, timeline_params(appended))
     await _run(connection, INSERT_BODIES, bodies_params(appended))
-    await _run(connection, UPDATE_ROOMS, rooms_params([head]))
+    await _run(connection, UPDATE_ROOMS, rooms_params(heads))
 
 
 async def _run(connection: TrioConnection, sql: str, params: Params) -> None:
