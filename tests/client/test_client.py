@@ -118,7 +118,7 @@ async def test_messages_of_before_are_hidden_and_history_is_verified(open_one: O
         await room.send("before Bob")
         await room.invite(bob.user)
         await until(bob, Invited)
-        same = await bob.join(room.id)
+        await bob.join(room.id)
         await room.send("after Bob")
         assert await text(bob) == "after Bob"
 
@@ -143,7 +143,7 @@ async def test_what_came_while_away_is_read_after_a_restart(open_one: Open) -> N
 
 async def test_a_second_device_reads_and_a_revoked_one_is_signed_out(open_one: Open, server: SmallServer) -> None:
     async with open_one("ann") as ann, open_one("bob") as bob, open_one("bob2") as second:
-        room, same = await pair(ann, bob)
+        room, _same = await pair(ann, bob)
         await second.login(bob.user, "another password")
         assert second.device != bob.device
         await room.send("to both")  # stale at first: the list changed
@@ -164,7 +164,7 @@ def second_device(server: SmallServer, bob: Client) -> DeviceId:
 
 async def test_a_lost_ack_is_settled_by_the_same_bytes(open_one: Open, server: SmallServer) -> None:
     async with open_one("ann") as ann, open_one("bob") as bob:
-        room, same = await pair(ann, bob)
+        room, _same = await pair(ann, bob)
         server.failing = ["break", Overloaded(limiter="journal", retry_after_s=0.01)]
         await room.send("once")
         await room.send("and then")
@@ -175,7 +175,7 @@ async def test_a_lost_ack_is_settled_by_the_same_bytes(open_one: Open, server: S
 
 async def test_a_final_refusal_is_raised(open_one: Open, server: SmallServer) -> None:
     async with open_one("ann") as ann, open_one("bob") as bob:
-        room, same = await pair(ann, bob)
+        room, _same = await pair(ann, bob)
         server.failing = [NotAMember("no")]
         with pytest.raises(NotAMember):
             await room.send("refused")
@@ -206,7 +206,7 @@ async def test_a_rolled_back_store_goes_on_with_new_sessions(
 ) -> None:
     async with open_one("bob") as bob:
         async with open_one("ann") as ann:
-            room, same = await pair(ann, bob)
+            room, _same = await pair(ann, bob)
             await room.send("one")
         old = (tmp_path / "ann").read_bytes()
         async with open_one("ann") as ann:
@@ -237,7 +237,7 @@ async def lied(client: Client) -> ServerLied:
 
 async def test_a_ghost_gets_no_key_and_the_other_room_goes_on(open_one: Open, server: SmallServer) -> None:
     async with open_one("ann") as ann, open_one("bob") as bob, open_one("ghost") as ghost:
-        room, same = await pair(ann, bob)
+        room, _same = await pair(ann, bob)
         other = await ann.direct(bob.user)
         await ghost.register("ghost", "the server's own")
         ghost._engine.book.add(room.id)
@@ -256,7 +256,7 @@ async def test_a_ghost_gets_no_key_and_the_other_room_goes_on(open_one: Open, se
 
 async def test_a_dropped_event_is_missed(open_one: Open, server: SmallServer) -> None:
     async with open_one("ann") as ann, open_one("bob") as bob:
-        room, same = await pair(ann, bob)
+        room, _same = await pair(ann, bob)
         sent = await room.send("dropped for Bob")
         assert sent.seq
         server.shown = lambda user, event: None if user == bob.user and event.seq == sent.seq + 1 else event
@@ -267,7 +267,7 @@ async def test_a_dropped_event_is_missed(open_one: Open, server: SmallServer) ->
 
 async def test_an_altered_message_is_refused_and_the_fork_is_seen(open_one: Open, server: SmallServer) -> None:
     async with open_one("ann") as ann, open_one("bob") as bob:
-        room, same = await pair(ann, bob)
+        room, _same = await pair(ann, bob)
         await room.send("honest")
         last = len(server.rooms[room.id].events)
         server.shown = lambda user, event: (
@@ -285,7 +285,7 @@ async def test_an_altered_message_is_refused_and_the_fork_is_seen(open_one: Open
 
 async def test_another_key_under_a_known_device_freezes(open_one: Open, server: SmallServer) -> None:
     async with open_one("ann") as ann, open_one("bob") as bob, open_one("eve") as eve, open_one("bob2") as second:
-        room, same = await pair(ann, bob)
+        room, _same = await pair(ann, bob)
         await eve.register("eve", "evil password")
         record = server.devices[bob.device]
         fake = Person("bob", device=bob.device)

@@ -1,4 +1,4 @@
-"""What a reader believes of a message: each lie is caught under its own name, and passes without its check. Real Olm and Megolm."""
+"""What a reader believes of a message: each lie is caught under its name, and passes without its check. Real Olm and Megolm."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
