@@ -20,7 +20,7 @@ from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
 from chatty.client.backoff import Backoff, Jitter, full_jitter
 from chatty.client.errors import error_from
 from chatty.client.nursery import open_serving_nursery
-from chatty.client.reasons import SessionEnded
+from chatty.client.reasons import NotSignedIn, SessionEnded
 from chatty.client.tokens import TokenKeeper
 from chatty.errors import (
     BadRequest,
@@ -102,6 +102,7 @@ class Link:
         self._socket: WebSocketConnection | None = None
         self._waiting: dict[int, trio.MemorySendChannel[Answer]] = {}
         self._up = trio.Event()
+        self._ended: SessionEnded | None = None
         self._token = ""
         self._refused_token = ""
 
@@ -110,16 +111,30 @@ class Link:
         return self._up.is_set()
 
     async def wait_up(self) -> None:
+        """Raises: SessionEnded, when it will never be up again."""
         await self._up.wait()
+        if self._ended is not None:
+            raise self._ended
 
-    async def run(self) -> None:
-        """Connect, and again, for ever. Raises: SessionEnded when there is nothing to come back to."""
+    async def run(self) -> SessionEnded:
+        """Connect, and again, until there is nothing to come back to. Returns: why."""
+        try:
+            await self._connect_for_ever()
+        except SessionEnded as ended:
+            self._ended = ended
+            self._up.set()
+            return ended
+        raise AssertionError("for ever has ended")
+
+    async def _connect_for_ever(self) -> None:
         while True:
             retry_after_s = None
             try:
                 await self._run_once()
             except (DeviceRevoked, RefreshRefused, Superseded) as error:
                 raise SessionEnded(error.code) from None
+            except NotSignedIn:
+                raise SessionEnded("logged out") from None
             except (TokenExpired, Unauthenticated):
                 self._refused_token = self._token
             except ChattyError as error:
@@ -209,7 +224,7 @@ class Link:
                 async def guard(work: Callable[[], Awaitable[None]]) -> None:
                     try:
                         await work()
-                    except (ConnectionClosed, ChattyError, LinkLost, trio.TooSlowError) as error:
+                    except (ConnectionClosed, ChattyError, NotSignedIn, LinkLost, trio.TooSlowError) as error:
                         ending.append(error)
                         nursery.cancel_scope.cancel()
 

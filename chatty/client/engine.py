@@ -24,7 +24,7 @@ from chatty.client.numbers import SendNumbers
 from chatty.client.olm import OlmAccount, PayloadChecks
 from chatty.client.outbox import Outbox, open_sends
 from chatty.client.pending import MessageIntake
-from chatty.client.reasons import SessionEnded
+from chatty.client.reasons import NotSignedIn
 from chatty.client.room_book import RoomBook
 from chatty.client.sharing import KeySharing, open_to_device
 from chatty.client.store import LocalStore
@@ -199,10 +199,8 @@ class Engine:
     # Tasks
 
     async def _keep_link(self) -> None:
-        try:
-            await self.link.run()
-        except SessionEnded as ended:
-            self.updates.put(SignedOut(detail=str(ended)))
+        ended = await self.link.run()
+        self.updates.put(SignedOut(detail=str(ended)))
 
     async def _keep_keys(self) -> None:
         """Publish the device's keys once, and one-time keys whenever they run low."""
@@ -222,7 +220,7 @@ class Engine:
             try:
                 await work()
                 return
-            except SessionEnded:
+            except NotSignedIn:
                 return
             except ChattyError as error:
                 await trio.sleep(backoff.next_s(retry_after_s=error.retry_after_s))

@@ -51,7 +51,7 @@ class MailboxIntake:
         if not keys_are_fresh and self._lists.device(row.sender, row.sender_device) is None:
             raise KeysNeeded(frozenset({row.sender}))
         self._store.put(_SEEN, name, row.id)
-        self._store.keep_newest(_SEEN, count_max=rows_seen_max)
+        self._store.keep_about(_SEEN, count_max=rows_seen_max)
         try:
             if row.kind == "m.room.encrypted":
                 return self._take_olm(row, msgspec.convert(row.content, OlmContent))

@@ -172,7 +172,7 @@ class MegolmSessions:
     def take_mid(self, room: RoomId, sender: UserId, mid: str, event_id: EventId) -> None:
         """Bounded: the newest `mids_max`; a mid comes a second time within seconds or not at all."""
         self._store.put(_MIDS, f"{room}/{sender}/{mid}", event_id)
-        self._store.keep_newest(_MIDS, count_max=mids_max)
+        self._store.keep_about(_MIDS, count_max=mids_max)
 
 
 def _name(room: RoomId, session_id: str) -> str:

@@ -20,7 +20,7 @@ from chatty.client.errors import RemoteError, is_retryable
 from chatty.client.megolm import MegolmSessions
 from chatty.client.messages import new_mid, plaintext_bytes, text_bytes_max
 from chatty.client.numbers import SendNumbers
-from chatty.client.reasons import ClientError, Lie, Reason, RoomFrozen
+from chatty.client.reasons import ClientError, Lie, Reason, RoomFrozen, SessionEnded
 from chatty.client.room_book import RoomBook
 from chatty.client.sharing import KeySharing
 from chatty.client.store import LocalStore
@@ -124,6 +124,9 @@ class Outbox:
                     await trio.sleep(backoff.next_s(retry_after_s=error.retry_after_s))
                 else:
                     self._settle(draft, error=error)
+            except SessionEnded as ended:
+                draft.error = ended  # what was written stays, for the next start
+                draft.done.set()
             except (ClientError, Lie) as error:
                 self._settle(draft, error=error)
 
@@ -160,6 +163,8 @@ class Outbox:
         if frozen is not None:
             raise RoomFrozen(draft.room, frozen)
         await self._link.wait_up()
+        if written.n < self._numbers.low:  # the server forgot it: this store was rolled back
+            raise MessageIdClosed(highest_n=SendNumber(self._numbers.highest), low=self._numbers.low)
         answer = await self._link.request(lambda id_: self._frame(id_, written))
         if isinstance(answer, Error):
             raise error_of(answer)

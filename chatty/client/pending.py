@@ -76,7 +76,7 @@ class MessageIntake:
     def note_withheld(self, room: RoomId, session_id: str, why: str) -> None:
         """Another device says that it gave us no key for this session."""
         self._store.put(_WITHHELD, f"{room}/{session_id}", why)
-        self._store.keep_newest(_WITHHELD, count_max=pending_max)
+        self._store.keep_about(_WITHHELD, count_max=pending_max)
 
     def report_overdue(self) -> None:
         """Report what has waited long enough; called about once a second, in a transaction of its own."""
@@ -141,7 +141,7 @@ class MessageIntake:
 
     def _wait_for_key(self, event: TimelineEvent) -> None:
         self._keep(Pending(event=event, report_at_s=self._now_s() + epoch_wait_s))
-        self._store.keep_newest(_PENDING, count_max=pending_max)
+        self._store.keep_about(_PENDING, count_max=pending_max)
 
     def _keep(self, pending: Pending) -> None:
         self._hold(pending)

@@ -43,7 +43,6 @@ class Reason(Enum):
     IDENTITY_CHANGED = "identity_changed"  # another identity key than the one seen first
     DEVICE_KEY_CHANGED = "device_key_changed"  # other keys under a known device id
     DEVICE_LIST_MISMATCH = "device_list_mismatch"  # not the list whose digest the chain names, or an older one
-    UNKNOWN_DEVICE = "unknown_device"  # a key or message from a device that no verified list has
     BAD_ONE_TIME_KEY = "bad_one_time_key"  # a claimed key that its device did not sign
     UNKNOWN_KEY_SHARE = "unknown_key_share"  # an Olm payload that was made for somebody else
 

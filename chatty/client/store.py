@@ -26,6 +26,8 @@ from chatty.errors import SealBroken
 
 T = TypeVar("T")
 
+trim_every = 500
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (field TEXT PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS entries (
@@ -89,6 +91,7 @@ class LocalStore:
         self._name_key = subkey(key, "chatty.store.name.v1")
         self._connection = _connect(path)
         self._depth = 0
+        self._trim_calls: dict[str, int] = {}
         try:
             self._check_key()
         except BaseException:
@@ -163,6 +166,12 @@ class LocalStore:
         """Drop the oldest entries of a kind beyond count_max."""
         kind_mac = self._mac(kind, "")
         self._connection.execute(_TRIM, (kind_mac, kind_mac, count_max))
+
+    def keep_about(self, kind: str, *, count_max: int) -> None:
+        """The same at every trim_every-th call for this kind: cheap after each write, and the bound is passed by no more."""
+        calls = self._trim_calls[kind] = self._trim_calls.get(kind, 0) + 1
+        if calls % trim_every == 0:
+            self.keep_newest(kind, count_max=count_max)
 
     def _opened(self, place: tuple[bytes, bytes], sealed: bytes, type_: type[T]) -> tuple[str, T]:
         try:

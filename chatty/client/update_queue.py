@@ -45,12 +45,10 @@ class UpdateQueue:
     def put(self, update: Update) -> None:
         self._last += 1
         self._store.put(_UPDATES, str(self._last), (type(update).__name__, update))
-        if self._last % 100 == 0:
-            self._store.keep_newest(_UPDATES, count_max=updates_max)
+        self._store.keep_about(_UPDATES, count_max=updates_max)
         if isinstance(update, Message):
             self._store.put(_HISTORY + update.room, str(update.seq), update)
-            if update.seq % 100 == 0:
-                self._store.keep_newest(_HISTORY + update.room, count_max=history_max)
+            self._store.keep_about(_HISTORY + update.room, count_max=history_max)
         self._arrived.set()
 
     async def next(self) -> Update:

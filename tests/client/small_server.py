@@ -102,6 +102,7 @@ class SmallServer:
         self.shown: Shown = lambda user, event: event
         self.query: Callable[[UserId, keys.KeyAnswer], keys.KeyAnswer] = lambda asker, answer: answer
         self.origin = ""
+        self.is_down = False
         self._token_count = 0
         self._mailbox_count = 0
 
@@ -113,6 +114,8 @@ class SmallServer:
 
     async def _http(self, request: httpx.Request) -> httpx.Response:
         await trio.lowlevel.checkpoint()
+        if self.is_down:
+            raise httpx.ConnectError("the server is down")
         path = request.url.path
         self.requests_seen.append((request.method, path))
         try:
@@ -409,6 +412,8 @@ class SmallServer:
             await self._push(device, self._entries(device.user, room, sent))
 
     async def serve_socket(self, request: WebSocketRequest) -> None:
+        if self.is_down:
+            return await request.reject(503)
         subprotocol = request.proposed_subprotocols[0]
         connection = await request.accept(subprotocol=subprotocol)
         encoding = frames.ENCODINGS[subprotocol]

@@ -13,9 +13,11 @@ from chatty.client import (
     Invited,
     MembershipChanged,
     Message,
+    NotSignedIn,
     Reason,
     RoomFrozen,
     ServerLied,
+    SessionEnded,
     SignedOut,
     StoreRolledBack,
     Undecryptable,
@@ -218,6 +220,46 @@ async def test_a_rolled_back_store_goes_on_with_new_sessions(
         assert [await text(bob), await text(bob), await text(bob)] == ["one", "two", "three"]
         sessions = [send.session_id for send in server.sends_seen]
         assert sessions[0] == sessions[1] != sessions[2]
+
+
+async def test_after_logging_out_nothing_is_sent(open_one: Open) -> None:
+    async with open_one("ann") as ann:
+        await ann.register("ann", "a password")
+        room = await ann.create_room()
+        await ann.logout()
+        await until(ann, SignedOut)
+        with pytest.raises(SessionEnded):
+            await room.send("anybody?")
+    async with open_one("ann") as ann:
+        with pytest.raises(NotSignedIn):
+            ann.rooms()
+
+
+async def test_rooms_members_and_messages_are_there_offline(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob:
+        room, _ = await pair(ann, bob)
+        await room.send("kept")
+        assert await text(ann) == "kept"
+        members = dict(room.members)
+    server.is_down = True
+    async with open_one("ann") as ann:
+        [again] = ann.rooms()
+        assert again.members == members
+        assert [message.text for message in again.history()] == ["kept"]
+
+
+async def test_a_message_written_before_a_crash_is_sent_after_it(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob:
+        room, _ = await pair(ann, bob)
+        await room.send("one")
+        server.failing = [Overloaded(limiter="journal", retry_after_s=0.0)] * 1_000
+        with trio.move_on_after(0.3):
+            await room.send("two")
+    written = server.sends_seen[-1]
+    server.failing = []
+    async with open_one("ann"), open_one("bob") as bob:
+        assert [await text(bob), await text(bob)] == ["one", "two"]
+    assert (server.sends_seen[-1].n, server.sends_seen[-1].body) == (written.n, written.body)
 
 
 async def test_an_error_inside_the_block_comes_out_bare(open_one: Open) -> None:
