@@ -136,7 +136,9 @@ class Intake:
             return HoleFound(entry.room, Seq(first - 1))
         else:
             self._accept(verifier, entry, keys_are_fresh=done.keys_are_fresh)
-        self._last_live[entry.room] = max(last, self._last_live.get(entry.room, Seq(0)))
+        if is_live:
+            # Only while inside: whoever comes back is shown the room from its beginning again.
+            self._last_live[entry.room] = last if verifier.is_joined else Seq(0)
         return None
 
     def _check_live_order(self, verifier: RoomVerifier, first: Seq) -> None:

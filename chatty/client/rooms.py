@@ -117,6 +117,11 @@ class RoomVerifier:
         return {} if self.state is None else self.state.joined()
 
     @property
+    def is_joined(self) -> bool:
+        """Are we inside ourselves?"""
+        return self._me in self.joined()
+
+    @property
     def epoch(self) -> Seq:
         return Seq(0) if self.state is None else self.state.epoch
 

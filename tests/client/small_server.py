@@ -343,6 +343,10 @@ class SmallServer:
             signature=_raw(signed.signature),
             body=body_bytes(content),
         )
+        if is_addition:  # who enters is shown the room from its beginning, also for the second time
+            for device in target.devices.values():
+                if device.socket is not None:
+                    device.socket.sent.pop(room.id, None)
         placed = await self.append(room, event, joining=change.target if is_addition else None, action=change.action)
         if is_addition:
             await self.user_event(change.target, "room_joined", {"room": room.id, "seq": placed.seq})

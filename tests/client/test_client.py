@@ -203,6 +203,20 @@ async def test_who_was_kicked_cannot_send_and_gets_no_more_keys(open_one: Open, 
         assert not server.devices[bob.device].mailbox
 
 
+async def test_who_was_kicked_may_come_back_with_a_new_invitation(open_one: Open) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob:
+        room, same = await pair(ann, bob)
+        await room.kick(bob.user)
+        await room.send("while Bob is outside")
+        await room.invite(bob.user)
+        await until(bob, Invited)
+        await bob.join(room.id)
+        await room.send("welcome back")
+        assert await text(bob) == "welcome back"
+        assert set(same.members) == {ann.user, bob.user}
+        assert same.frozen is None
+
+
 async def test_a_rolled_back_store_goes_on_with_new_sessions(
     open_one: Open, server: SmallServer, tmp_path: Path
 ) -> None:
