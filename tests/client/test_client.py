@@ -29,6 +29,7 @@ from chatty.errors import NotAMember, Overloaded
 from chatty.ids import DeviceId, Seq
 from chatty.wire.events import Action, RoomRole
 from chatty.wire.frames import Encoding
+from chatty.wire.keys import KeyQuery
 from tests.client.forge import Person
 from tests.client.small_server import CHEAP_LIMITS, SmallServer, small_server
 
@@ -350,3 +351,28 @@ async def test_another_key_under_a_known_device_freezes(open_one: Open, server: 
         with pytest.raises(RoomFrozen):
             await room.send("secret")
         assert (await lied(ann)).reason is Reason.DEVICE_KEY_CHANGED
+
+
+async def test_an_older_list_than_the_chain_names_gets_no_keys(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob, open_one("bob2") as second:
+        room, _ = await pair(ann, bob)
+        older = server.key_answer(KeyQuery(device_keys={bob.user: []}))
+        server.query = lambda asker, answer: older if asker == ann.user else answer
+        await second.login(bob.user, "another password")
+        with pytest.raises(RoomFrozen):
+            await room.send("not for a part of Bob")
+        assert (await lied(ann)).reason is Reason.DEVICE_LIST_MISMATCH
+
+
+async def test_one_time_keys_that_the_server_made_are_refused(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob:
+        await ann.register("ann", "a password")
+        await bob.register("bob", "another password")
+        device = server.devices[bob.device]
+        made = {name: msgspec.structs.replace(key, key="A" * 42 + "E") for name, key in device.one_time_keys.items()}
+        device.one_time_keys = made
+        room = await ann.direct(bob.user)
+        with pytest.raises(RoomFrozen):
+            await room.send("secret")
+        assert (await lied(ann)).reason is Reason.BAD_ONE_TIME_KEY
+        assert not device.mailbox

@@ -11,7 +11,7 @@ from chatty.client.device_lists import DeviceLists, KnownDevice
 from chatty.client.mailbox import MailboxIntake
 from chatty.client.megolm import MegolmSessions, rotation_messages
 from chatty.client.messages import MessageReader, SessionOwner, new_mid, plaintext_bytes
-from chatty.client.olm import OlmAccount, PayloadChecks, RoomKeyContent
+from chatty.client.olm import OlmAccount, OlmPayload, PayloadChecks, RoomKeyContent
 from chatty.client.pending import MessageIntake
 from chatty.client.reasons import KeysNeeded, Lie, Reason
 from chatty.client.rooms import Position, RoomVerifier
@@ -44,16 +44,14 @@ class Device:
         self.messages = MessageIntake(
             self.store, megolm=self.megolm, tell=self.told.append, reader=reader, now_s=lambda: self.now_s
         )
-        self.mailbox = MailboxIntake(
-            self.store,
-            olm=self.olm,
-            megolm=self.megolm,
-            lists=self.lists,
-            checks=PayloadChecks(user=self.user, ed25519=self.olm.ed25519),
-            messages=self.messages,
-        )
+        self.mailbox = self.make_mailbox(PayloadChecks(user=self.user, ed25519=self.olm.ed25519))
         self.verifier = RoomVerifier(ROOM, me=self.user, server="example.org", lists=self.lists)
         self.sent = 0
+
+    def make_mailbox(self, checks: PayloadChecks) -> MailboxIntake:
+        return MailboxIntake(
+            self.store, olm=self.olm, megolm=self.megolm, lists=self.lists, checks=checks, messages=self.messages
+        )
 
     @property
     def known(self) -> KnownDevice:
@@ -275,6 +273,46 @@ def test_a_key_in_anothers_name_is_not_taken(make_device: MakeDevice) -> None:
     ann, bob, eve = make_device("ann"), make_device("bob"), make_device("eve")
     row = eve.room_key_for(bob)
     assert not bob.take_row(msgspec.structs.replace(row, sender=ann.user, sender_device=ann.device))
+
+
+class Careless(PayloadChecks):
+    """A client that checks nothing of an Olm payload."""
+
+    def check_sender_key(self, known: KnownDevice, sender_key: str) -> None: ...
+    def check_sender(self, payload: OlmPayload, sender: UserId, known: KnownDevice) -> None: ...
+    def check_recipient(self, payload: OlmPayload) -> None: ...
+
+
+KEY_LIES: list[tuple[str, Callable[[Device, Device, Device], Mailbox], set[str]]] = [
+    (
+        "made for somebody else",
+        lambda ann, bob, eve: ann.room_key_for(bob, recipient=eve.user),
+        {"check_recipient"},
+    ),
+    (
+        "passed on by another as its own",
+        lambda ann, bob, eve: msgspec.structs.replace(ann.room_key_for(bob), sender=eve.user, sender_device=eve.device),
+        {"check_sender_key", "check_sender"},
+    ),
+    (
+        "in another person's name",
+        lambda ann, bob, eve: msgspec.structs.replace(ann.room_key_for(bob), sender=eve.user),
+        {"check_sender"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("lie", "checks"), [lie[1:] for lie in KEY_LIES], ids=[lie[0] for lie in KEY_LIES])
+def test_with_the_checks_taken_out_a_forged_key_is_taken(
+    lie: Callable[[Device, Device, Device], Mailbox], checks: set[str], make_device: MakeDevice
+) -> None:
+    ann, bob, eve = make_device("ann"), make_device("bob"), make_device("eve")
+    bob.lists.know_own(eve.user, ann.known)  # the server shows Ann's device in Eve's list, too
+    row = lie(ann, bob, eve)
+    assert not bob.take_row(row)
+    weak = type("Weak", (PayloadChecks,), {name: vars(Careless)[name] for name in checks})
+    bob.mailbox = bob.make_mailbox(weak(user=bob.user, ed25519=bob.olm.ed25519))
+    assert bob.take_row(msgspec.structs.replace(lie(ann, bob, eve), n=SendNumber(2)))
 
 
 def test_a_session_stays_whose_it_is(make_device: MakeDevice) -> None:
