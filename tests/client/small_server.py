@@ -101,6 +101,9 @@ class SmallServer:
         self.failing: list[ChattyError | str] = []
         self.shown: Shown = lambda user, event: event
         self.query: Callable[[UserId, keys.KeyAnswer], keys.KeyAnswer] = lambda asker, answer: answer
+        self.acked: Callable[[frames.Ack], frames.Ack] = lambda ack: ack
+        self.token_came = trio.Event()
+        self.expires_in_s = 600
         self.origin = ""
         self.is_down = False
         self._token_count = 0
@@ -214,7 +217,11 @@ class SmallServer:
         access, refresh = f"access{self._token_count}", f"refresh{self._token_count}"
         self.tokens |= {access: device.id, refresh: device.id}
         return accounts.Tokens(
-            user=device.user, device=device.id, access_token=access, refresh_token=refresh, expires_in_s=600
+            user=device.user,
+            device=device.id,
+            access_token=access,
+            refresh_token=refresh,
+            expires_in_s=self.expires_in_s,
         )
 
     # Keys
@@ -473,8 +480,24 @@ class SmallServer:
                 for row in asked.ids:
                     socket.device.mailbox.pop(row, None)
                 await self._push(socket.device, [frames.Done(id=asked.id)])
+            case frames.Resync():
+                await self._push(socket.device, [frames.Done(id=asked.id)])
+                socket.sent = {cursor.room: cursor.seq for cursor in asked.cursors}
+                for room in self.rooms.values():
+                    if socket.device.user in room.members:
+                        await self._push_room(socket.device, room)
+            case frames.Token():
+                self.token_came.set()
+                await self._push(socket.device, [frames.Done(id=asked.id)])
             case _:
                 await self._push(socket.device, [frames.Done(id=asked.id)])
+
+    async def lag(self, device: DeviceId) -> None:
+        """Tell a device that live events were dropped, and drop all until its resync."""
+        socket = self.devices[device].socket
+        assert socket is not None
+        socket.sent = dict.fromkeys(self.rooms, 1 << 50)
+        await self._push(self.devices[device], [frames.Lagging()])
 
     async def _send(self, socket: Socket, send: frames.Send) -> None:
         device, room = socket.device, self.rooms[send.room]
@@ -507,7 +530,7 @@ class SmallServer:
             return None
         placed = device.requests[send.n]
         ack = frames.Ack(id=send.id, n=send.n, room=room.id, seq=placed.seq, time=placed.time, leaf=chain.leaf(placed))
-        await self._push(device, [ack])
+        await self._push(device, [self.acked(ack)])
         return None
 
     async def _refuse(self, socket: Socket, send: frames.Send, error: ChattyError) -> None:

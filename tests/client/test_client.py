@@ -11,6 +11,7 @@ import trio
 from chatty.client import (
     Client,
     Invited,
+    Lie,
     MembershipChanged,
     Message,
     NotSignedIn,
@@ -174,6 +175,26 @@ async def test_a_lost_ack_is_settled_by_the_same_bytes(open_one: Open, server: S
         assert [await text(bob), await text(bob)] == ["once", "and then"]
         first, second, third, *_ = server.sends_seen
         assert (first.n, first.body) == (second.n, second.body) == (third.n, third.body)
+
+
+async def test_one_who_lagged_gets_everything_after_the_resync(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob:
+        room, _ = await pair(ann, bob)
+        await room.send("one")
+        assert await text(bob) == "one"
+        await server.lag(bob.device)
+        await room.send("two")
+        await room.send("three")
+        assert [await text(bob), await text(bob)] == ["two", "three"]
+
+
+async def test_a_fresh_token_goes_over_the_open_socket(open_one: Open, server: SmallServer) -> None:
+    server.expires_in_s = 1
+    async with open_one("ann") as ann:
+        await ann.register("ann", "a password")
+        with trio.fail_after(10):
+            await server.token_came.wait()
+        assert (await ann.create_room()).frozen is None
 
 
 async def test_a_final_refusal_is_raised(open_one: Open, server: SmallServer) -> None:
@@ -351,6 +372,34 @@ async def test_another_key_under_a_known_device_freezes(open_one: Open, server: 
         with pytest.raises(RoomFrozen):
             await room.send("secret")
         assert (await lied(ann)).reason is Reason.DEVICE_KEY_CHANGED
+
+
+async def test_an_ack_of_something_else_is_a_lie(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann:
+        await ann.register("ann", "a password")
+        room = await ann.create_room()
+        server.acked = lambda ack: msgspec.structs.replace(ack, leaf=b"another leaf of the same length.")
+        with pytest.raises(Lie) as caught:
+            await room.send("what I sent")
+        assert caught.value.reason is Reason.ALTERED_EVENT
+        assert (await lied(ann)).room == room.id
+        with pytest.raises(RoomFrozen):
+            await room.send("more")
+
+
+async def test_an_invitation_that_nobody_signed_is_a_lie_and_no_invitation(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob:
+        await ann.register("ann", "a password")
+        await bob.register("bob", "another password")
+        room = await ann.create_room(invite=[bob.user])
+        await until(bob, Invited)
+        [event] = server.users[bob.user].stream
+        forged = msgspec.to_builtins(event.content)
+        forged["invitation"]["signed"]["n"] = 99
+        await server.user_event(bob.user, "invitation", forged)
+        await server.user_event(bob.user, "invitation", {"invitation": "none"})
+        assert [(await lied(bob)).reason, (await lied(bob)).reason] == [Reason.BAD_SIGNATURE, Reason.MALFORMED_EVENT]
+        assert (await bob.join(room.id)).frozen is None
 
 
 async def test_an_older_list_than_the_chain_names_gets_no_keys(open_one: Open, server: SmallServer) -> None:
