@@ -1,8 +1,8 @@
 """Who gets a room's key: the devices of the joined members whose authority was verified, with lists as new as the chain names.
 
 For epoch e the lists must be at least as new as those that the chain names at e; older ones are queried anew, after e was read. A
-device without an Olm session gets one from a claimed one-time key that it signed. What goes to devices is on disk, with its n and
-the moved ratchets, before it leaves; after a crash the same bytes go again.
+device without an Olm session gets one from a claimed one-time key that it signed; one without keys is told why it cannot read.
+What goes to devices is on disk, with its n and the moved ratchets, before it leaves; after a crash the same bytes go again.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import trio
+from msgspec import to_builtins
 
 from chatty.client.device_lists import DeviceLists, KnownDevice
 from chatty.client.directory import Directory
@@ -26,7 +27,7 @@ from chatty.errors import ChattyError, NotAMember
 from chatty.ids import DeviceId, RoomId, SendNumber, Seq, UserId
 from chatty.wire import limits
 from chatty.wire.events import MEGOLM
-from chatty.wire.keys import KeyClaim, ToDevice
+from chatty.wire.keys import KeyClaim, ToDevice, WithheldContent
 
 _OPEN = "open_to_device"
 
@@ -133,7 +134,10 @@ class KeySharing:
     async def _give(self, room: RoomId, key: RoomKey, recipients: list[Recipient]) -> None:
         await self._start_sessions([one for one in recipients if not self._olm.can_send(one.known)])
         for page in _pages(recipients):
+            self._trusted(room)  # may have been frozen meanwhile: then nobody gets anything
             await self._send(*self._write(room, key, page))
+        for page in _pages([one for one in recipients if not self._olm.can_send(one.known)]):
+            await self._send(*self._write_withheld(room, key, page))
 
     async def _start_sessions(self, recipients: list[Recipient]) -> None:
         for at in range(0, len(recipients), limits.claim_devices_max):
@@ -171,6 +175,25 @@ class KeySharing:
             n = self._numbers.take()
             self._store.put(_OPEN, str(n), request)
             self._megolm.mark_shared(room, key.session_id, [one.known.device for one in recipients])
+        return n, request
+
+    def _write_withheld(self, room: RoomId, key: RoomKey, recipients: list[Recipient]) -> tuple[SendNumber, ToDevice]:
+        """Tell devices that had no one-time key left why they cannot read."""
+        content = WithheldContent(
+            algorithm=MEGOLM,
+            code="m.no_olm",
+            sender_key=self._olm.curve25519,
+            room_id=room,
+            session_id=key.session_id,
+            from_device=self._device,
+        )
+        messages: dict[UserId, dict[DeviceId, dict[str, Any]]] = {}
+        for one in recipients:
+            messages.setdefault(one.user, {})[one.known.device] = to_builtins(content)
+        request = ToDevice(type="m.room_key.withheld", messages=messages)
+        with self._store.transaction():
+            n = self._numbers.take()
+            self._store.put(_OPEN, str(n), request)
         return n, request
 
     async def _send(self, n: SendNumber, request: ToDevice) -> None:

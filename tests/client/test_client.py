@@ -1,5 +1,6 @@
 """The client as an application uses it, against a small server in memory."""
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -31,6 +32,7 @@ from chatty.ids import DeviceId, Seq
 from chatty.wire.events import Action, RoomRole
 from chatty.wire.frames import Encoding
 from chatty.wire.keys import KeyQuery
+from chatty.wire.limits import epoch_wait_s
 from tests.client.forge import Person
 from tests.client.small_server import CHEAP_LIMITS, SmallServer, small_server
 
@@ -256,6 +258,18 @@ async def test_a_rolled_back_store_goes_on_with_new_sessions(
         assert [await text(bob), await text(bob), await text(bob)] == ["one", "two", "three"]
         sessions = [send.session_id for send in server.sends_seen]
         assert sessions[0] == sessions[1] != sessions[2]
+
+
+async def test_a_device_without_one_time_keys_is_told_why_it_cannot_read(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob:
+        room, _ = await pair(ann, bob)
+        device = server.devices[bob.device]
+        device.one_time_keys, device.fallback = {}, {}
+        await room.send("out of keys")
+        bob._engine.messages._now_s = lambda: time.time() + epoch_wait_s
+        update = await until(bob, Undecryptable)
+        assert isinstance(update, Undecryptable)
+        assert (update.reason, update.detail) == (Reason.WITHHELD, "m.no_olm")
 
 
 async def test_after_logging_out_nothing_is_sent(open_one: Open) -> None:
