@@ -1,1 +1,201 @@
-"""The command ``chatty``: up, serve, demo."""
+"""The command `chatty`: up (everything embedded), serve (needs a database URL).
+
+Order of an orderly stop, whatever asked for it (SIGINT, SIGTERM): not ready → sessions are told and closed → Hypercorn stops →
+actors drain → pool → embedded PostgreSQL, last. PostgreSQL lives in a process group of its own, so a terminal's Ctrl-C does not
+reach it. A second signal cuts the stop short.
+"""
+
+import logging
+import signal
+import socket
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve as hypercorn_serve
+
+from chatty import __version__
+from chatty.app import App, Hooks, open_app
+from chatty.config import Settings, load_settings
+from chatty.errors import BadConfiguration, ChattyError, ShuttingDown
+from chatty.store import schema
+from chatty.store.embedded import open_embedded
+from chatty.telemetry import configure_logging
+
+log = structlog.get_logger("chatty.cli")
+tell_timeout_s = 0.5  # how long closing frames get before the listener stops
+
+
+class _Commands(click.Group):
+    """The one place where errors become exit codes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        code = 0
+        try:
+            super().invoke(ctx)
+        except* ChattyError as group:
+            first = leaf_of(group)
+            click.echo(f"{first.code}: {first}", err=True)
+            code = first.exit_code
+        ctx.exit(code)
+
+
+def leaf_of(group: BaseExceptionGroup[ChattyError]) -> ChattyError:
+    """The first error in a group of groups."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ChattyError)
+    return error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="chatty")
+def main() -> None:
+    """Chatty: the end-to-end encrypted chat server."""
+
+
+@main.command()
+def up() -> None:
+    """Run everything here: embedded PostgreSQL, upgraded by itself, and the server."""
+    settings = _settings()
+    trio.run(partial(_up, settings))
+
+
+@main.command()
+def serve() -> None:
+    """Run the server on the database of CHATTY_DATABASE_URL; its schema must be current."""
+    settings = _settings()
+    if settings.database_url is None:
+        raise BadConfiguration("CHATTY_DATABASE_URL is not set; 'chatty up' runs with an embedded database")
+    trio.run(partial(run_server, settings, address=settings.database_url.get_secret_value()))
+
+
+def _settings() -> Settings:
+    try:
+        settings = load_settings()
+    except ValueError as error:
+        raise BadConfiguration(str(error)) from None
+    configure_logging(settings.log_level, form=settings.log_format)
+    return settings
+
+
+async def _up(settings: Settings) -> None:
+    async with AsyncExitStack() as stack:
+        if settings.database_url is not None:
+            address = settings.database_url.get_secret_value()
+        else:
+            data_dir = settings.data_dir
+            await trio.Path(data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+            address = (await stack.enter_async_context(open_embedded(data_dir / "postgres"))).address
+        await schema.upgrade(address)
+        await run_server(settings, address=address)
+
+
+async def run_server(
+    settings: Settings,
+    *,
+    address: str,
+    hooks: Hooks | None = None,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until SIGINT or SIGTERM, then stop in order. started() gives the address that it listens on."""
+    stop, stopped = trio.Event(), trio.Event()
+    async with open_app(settings, address=address, hooks=hooks) as app, trio.open_nursery() as nursery:
+        nursery.start_soon(_stop_on_signal, stop)
+        nursery.start_soon(_drain, app, stop, stopped)
+        config = hypercorn_config(settings)
+        bound = await nursery.start(partial(hypercorn_serve, app.asgi, config, shutdown_trigger=stopped.wait))
+        log.info("server.started", address=bound, origin=settings.public_origin)
+        task_status.started(bound)
+        await stopped.wait()
+        hasten_stuck_peers(bound)
+        nursery.cancel_scope.deadline = trio.current_time() + settings.drain_timeout_s
+    log.info("server.stopped")
+
+
+async def _listen(
+    app: App,
+    settings: Settings,
+    stopped: trio.Event,
+    whole: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Hypercorn, from its sockets to its end; then whatever ran beside it ends too."""
+    async with trio.open_nursery() as nursery:
+        run = partial(hypercorn_serve, app.asgi, hypercorn_config(settings), shutdown_trigger=stopped.wait)
+        bound = await nursery.start(run)
+        task_status.started(bound[0])
+    whole.cancel()
+
+
+def hypercorn_config(settings: Settings) -> Config:
+    """Hypercorn with our limits; the listener's sockets end peers that never read (TCP_USER_TIMEOUT is inherited)."""
+    config = ListenConfig.from_mapping(
+        bind=[f"{settings.host}:{settings.port}"],
+        accesslog=None,
+        errorlog=logging.getLogger("hypercorn.error"),
+        graceful_timeout=settings.drain_timeout_s / 2,
+        websocket_max_message_size=settings.frame_bytes_max,
+        websocket_ping_interval=settings.heartbeat_interval_s,
+        include_server_header=False,
+        backlog=1024,
+    )
+    assert isinstance(config, ListenConfig)
+    config.tcp_user_timeout_ms = round(settings.tcp_user_timeout_s * 1000)
+    return config
+
+
+class ListenConfig(Config):
+    tcp_user_timeout_ms = 30_000
+
+    def create_sockets(self) -> Any:
+        sockets = super().create_sockets()
+        for one in sockets.insecure_sockets:
+            set_user_timeout(one, self.tcp_user_timeout_ms)
+        return sockets
+
+
+def set_user_timeout(one: socket.socket, timeout_ms: int) -> None:
+    """Where the system has it (Linux): unacknowledged bytes older than this end the connection."""
+    if (option := getattr(socket, "TCP_USER_TIMEOUT", None)) is not None:
+        one.setsockopt(socket.IPPROTO_TCP, option, timeout_ms)
+
+
+def hasten_stuck_peers(bound: str) -> None:
+    """At shutdown, peers that never read get 200 ms: Hypercorn's send() to them cannot be cancelled.
+
+    The accepted sockets are Hypercorn's and hidden; they are found among this process's descriptors by their local port.
+    """
+    port = int(bound.rsplit(":", 1)[1])
+    for entry in Path("/proc/self/fd").iterdir() if Path("/proc/self/fd").exists() else ():
+        try:
+            with socket.socket(fileno=socket.dup(int(entry.name))) as one:
+                if one.family in (socket.AF_INET, socket.AF_INET6) and one.getsockname()[1] == port:
+                    set_user_timeout(one, 200)
+        except OSError:
+            continue  # no socket, or gone meanwhile
+
+
+async def _stop_on_signal(stop: trio.Event) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            log.info("server.stopping", signal=signal.Signals(number).name)
+            stop.set()
+
+
+async def _drain(app: App, stop: trio.Event, stopped: trio.Event) -> None:
+    await stop.wait()
+    app.begin_drain()
+    app.end_sessions(ShuttingDown("the server is stopping"))
+    with trio.move_on_after(tell_timeout_s):
+        await app.directory.wait_empty()
+    stopped.set()

@@ -189,7 +189,7 @@ def _take_over_standard_logging(handler: logging.Handler, level: LogLevel) -> No
         library.handlers.clear()
         library.propagate = True
     # Their debug and info lines hold whole frames and SQL.
-    for name in ("hpack", "httpcore", "httpx", "wsproto", "psycopg", "sqlalchemy"):
+    for name in ("alembic", "hpack", "httpcore", "httpx", "wsproto", "psycopg", "sqlalchemy"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 

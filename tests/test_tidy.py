@@ -20,6 +20,7 @@ VAGUE_NAMES = frozenset({"util", "utils", "helper", "helpers", "manager", "base"
 FEATURES = frozenset(
     {
         "accounts",
+        "checkpoints",
         "devices",
         "doorbells",
         "health",
@@ -33,6 +34,7 @@ FEATURES = frozenset(
         "requests",
         "resume",
         "rooms",
+        "server",
         "sessions",
         "streams",
         "timeline",
@@ -42,7 +44,7 @@ FEATURES = frozenset(
 )
 # What belongs to one layer only: its machinery, no feature.
 LAYER_FILES = {
-    "services": {"caller", "crash_points", "permissions"},
+    "services": {"caller", "crash_points", "permissions", "server_keys"},
     "store": {
         "binary",
         "connection",
@@ -57,7 +59,7 @@ LAYER_FILES = {
         "schema",
     },
     "web": {"application", "gateway", "limits", "openapi", "pages", "problems", "reading", "routes", "socket"},
-    "actors": {"bus", "console", "janitor", "outbox", "refusals", "runtime"},
+    "actors": {"bus", "console", "delivery", "directory", "faults", "janitor", "outbox", "runtime", "watch"},
     "admin": {"actors", "db", "options", "render", "socket", "status"},
     "client": {
         "backoff",

@@ -167,14 +167,17 @@ class Result:
     appended: Sequence[Appended]
 
 
+class BatchFailed(Exception):
+    """The transaction failed for a reason inside the batch: split it until the culprit stands alone."""
+
+
 class Journal(Protocol):
     """Group-committed messages. One call is one transaction."""
 
     async def commit(self, drafts: Sequence[Draft], *, waits: bool) -> Result:
         """Lock, read, decide, write, commit. waits=False skips what others hold locked; True waits up to a second.
 
-        Raises: StoreUnavailable, OutcomeUnknown: submit the same drafts again; Overloaded (room_lock) with waits;
-        anything else is a fault of some draft in the batch: split it.
+        Raises: StoreUnavailable, OutcomeUnknown: submit the same drafts again; Overloaded (room_lock) with waits; BatchFailed.
         Cancelled: nothing, or all of it, is committed; the same drafts again settle which.
         """
         ...

@@ -1,8 +1,8 @@
 """(device, n) names one exact request for ever; the one rule about it (docs/protocol.md, "Sending").
 
-The client counts n up and says with each request its `low`: everything below is settled on its own disk, so the server may forget it.
-The rule runs in the committing transaction, after the device's send row is locked; `low` and the recorded request are read in one
-statement. What it returns or raises is the same for every copy of a request, in whatever order copies arrive.
+The client counts n up and says with each request its `low`: everything below is settled on its own disk, so the server may
+forget it. The rule runs in the committing transaction, after the device's send row is locked; `low` and the recorded request
+are read in one statement. What it returns or raises is the same for every copy of a request, in whatever order copies arrive.
 """
 
 from dataclasses import dataclass

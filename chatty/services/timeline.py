@@ -1,8 +1,8 @@
 """Room timelines: one function gives seq.
 
 A RoomHead is a room's row as the holder of its lock has it. append() numbers one event behind it, extends the hash chain and
-moves the head on; the caller writes head and events in the transaction that holds the lock. Whoever holds no lock has no RoomHead that
-counts, so nothing else can give a seq. Pure: it can be tested and model-checked without a database.
+moves the head on; the caller writes head and events in the transaction that holds the lock. Whoever holds no lock has no
+RoomHead that counts, so nothing else can give a seq. Pure: it can be tested and model-checked without a database.
 """
 
 from dataclasses import dataclass

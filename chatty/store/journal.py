@@ -14,7 +14,7 @@ import trio
 from chatty.errors import DeviceSetStale, Overloaded
 from chatty.ids import DeviceNumber, ListVersion, RoomId, RoomNumber, SendNumber, Seq, UserId, UserNumber
 from chatty.services.crash_points import NO_CRASH_POINTS, CrashPoints
-from chatty.services.messages import Clock, Decision, Draft, Facts, Journal, Recorded, Result, decide_batch
+from chatty.services.messages import BatchFailed, Clock, Decision, Draft, Facts, Journal, Recorded, Result, decide_batch
 from chatty.services.requests import SendRow
 from chatty.services.timeline import OwedDevices, RoomHead
 from chatty.store import binary, timeline
@@ -95,6 +95,8 @@ class PostgresJournal(Journal):
             return await self._commit(pipeline, drafts, waits=waits)
         except psycopg.errors.LockNotAvailable:
             raise Overloaded(limiter="room_lock", retry_after_s=lock_timeout_s) from None
+        except psycopg.Error as error:
+            raise BatchFailed(type(error).__name__) from error
         finally:
             if pipeline.is_in_transaction:  # a fault between the trips: its locks must not stay
                 await pipeline.trip([("rollback", [])])

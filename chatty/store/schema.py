@@ -10,38 +10,19 @@ bookkeeping; importing it costs 1.5 s, so only `upgrade()` does, and the server 
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from chatty.errors import SchemaTooNew, SchemaTooOld
 from chatty.store.connection import TrioConnection
+from chatty.store.migrations.files import Migration, SchemaVersion
 
 migrations_default = Path(__file__).parent / "migrations"
 _file_name = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _header = re.compile(r"-- compatible from: (\d+)")
 # index: schema_version_pkey
 _VERSION = """SELECT version, compatible_from FROM schema_version ORDER BY version DESC LIMIT 1"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Migration:
-    version: int
-    compatible_from: int
-    path: Path
-
-    @property
-    def sql(self) -> str:
-        return self.path.read_text(encoding="utf-8")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SchemaVersion:
-    """version 0: an empty database."""
-
-    version: int
-    compatible_from: int
 
 
 def list_migrations(directory: Path = migrations_default) -> list[Migration]:

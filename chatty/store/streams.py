@@ -1,14 +1,70 @@
-"""User streams: gapless per user, numbered under the user's row lock, which the caller holds."""
+"""User streams, and pages of room timelines as their members may see them.
 
+A page's events, the reader's intervals and its membership come from one statement. State events (create, member, policy,
+devices) are there for every member, or nobody could verify who may do what; messages are there within the reader's own
+intervals, or always under the policy `shared`. What is hidden between two visible events is one gap, whose head is that of the
+event before the next.
+"""
+
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
 
-from chatty.ids import UserNumber, UserSeq
+from chatty.ids import DeviceId, DeviceNumber, RoomId, RoomNumber, SendNumber, Seq, UserId, UserNumber, UserSeq
+from chatty.services.requests import SendRow
+from chatty.services.streams import RoomPage, RoomPosition, Streams
 from chatty.store.connection import TrioConnection
+from chatty.wire.events import Kind, TimelineEvent
+from chatty.wire.frames import Gap, RoomEntry, UserEvent
 
 _NEXT = "UPDATE users SET stream_seq = stream_seq + 1 WHERE user_number = %s RETURNING stream_seq"
 _INSERT = "INSERT INTO user_stream (user_number, seq, time, kind, content) VALUES (%s, %s, %s, %s, %s)"
+_SEND_ROW = "SELECT low, highest_n, is_live FROM device_send WHERE device_number = %s"
+_ROOMS_OF = """SELECT r.room_id, r.room_number, r.seq FROM members m JOIN rooms r ON r.room_number = m.room_number
+WHERE m.user_number = %s AND m.standing = 'joined' ORDER BY r.room_number"""  # members_user
+_LEFT_ROOMS = """SELECT r.room_id, r.room_number, m.removed_seq FROM rooms r
+JOIN members m ON m.room_number = r.room_number AND m.user_number = %s
+WHERE r.room_id = ANY(%s) AND m.standing <> 'joined' ORDER BY r.room_number"""
+_ROOM_NUMBER = """SELECT r.room_number FROM rooms r
+JOIN members m ON m.room_number = r.room_number AND m.user_number = %s WHERE r.room_id = %s"""
+_EVENT = """t.seq, t.time, t.kind, u.user_id, d.device_id, t.n, t.algorithm, t.session_id, t.epoch, t.silent, t.expiry,
+ t.target, t.signature, b.body, t.body_hash"""
+_JOINS = """LEFT JOIN bodies b ON b.room_number = t.room_number AND b.seq = t.seq
+LEFT JOIN users u ON u.user_number = t.sender_number LEFT JOIN devices d ON d.device_number = t.device_number"""
+_PAGE = f"""WITH reader AS (
+ SELECT r.room_number, r.room_id, r.seq AS head_seq, r.policy->>'history' = 'shared' AS sees_all, m.standing = 'joined' AS is_in,
+  CASE WHEN m.standing = 'joined' THEN r.seq ELSE m.removed_seq END AS end_seq
+ FROM rooms r JOIN members m ON m.room_number = r.room_number AND m.user_number = %(user)s WHERE r.room_number = %(room)s
+), visible AS (
+ SELECT t.*, reader.*, sum(coalesce(t.size, 0)) OVER (ORDER BY t.seq) AS bytes FROM reader, LATERAL (
+  SELECT t.seq, octet_length(b.body) AS size FROM timeline t
+  LEFT JOIN bodies b ON b.room_number = t.room_number AND b.seq = t.seq
+  WHERE t.room_number = reader.room_number AND t.seq > %(after)s AND t.seq <= reader.end_seq AND (
+   t.kind IN ('create', 'member', 'policy', 'devices') OR reader.sees_all OR EXISTS (
+    SELECT 1 FROM member_intervals i WHERE i.room_number = t.room_number AND i.user_number = %(user)s
+    AND i.from_seq <= t.seq AND (i.to_seq IS NULL OR t.seq <= i.to_seq)))
+  ORDER BY t.seq LIMIT %(count_max)s) t
+)
+SELECT v.head_seq, v.end_seq, v.is_in, v.room_id, p.head, v.bytes, {_EVENT}
+FROM visible v JOIN timeline t ON t.room_number = v.room_number AND t.seq = v.seq {_JOINS}
+LEFT JOIN timeline p ON p.room_number = t.room_number AND p.seq = t.seq - 1
+WHERE v.bytes <= %(bytes_max)s OR v.bytes = coalesce(v.size, 0) ORDER BY v.seq"""  # noqa: S608 # constants
+_READER = """SELECT r.seq, CASE WHEN m.standing = 'joined' THEN r.seq ELSE m.removed_seq END, m.standing = 'joined'
+FROM rooms r JOIN members m ON m.room_number = r.room_number AND m.user_number = %s WHERE r.room_number = %s"""
+_EVENTS = f"""SELECT r.room_id, sum(octet_length(b.body)) OVER (ORDER BY t.seq) AS bytes, {_EVENT}
+FROM rooms r JOIN timeline t ON t.room_number = r.room_number {_JOINS}
+WHERE r.room_number = %s AND t.seq > %s ORDER BY t.seq LIMIT %s"""  # noqa: S608 # constants
+_USER_PAGE = (
+    "SELECT seq, time, kind, content FROM user_stream WHERE user_number = %s AND seq > %s ORDER BY seq LIMIT %s"
+)
+_HEADS = "SELECT room_number, seq FROM rooms WHERE room_number = ANY(%s)"
+_STREAM_SEQS = "SELECT user_number, stream_seq FROM users WHERE user_number = ANY(%s)"
+_SIGNABLE_HEAD = """SELECT r.seq, r.head FROM rooms r JOIN members m ON m.room_number = r.room_number
+AND m.user_number = %s AND m.standing = 'joined' WHERE r.room_id = %s"""
+_REVOKED = (
+    "SELECT DISTINCT device_number FROM revocations WHERE created_at > clock_timestamp() - make_interval(secs => %s)"
+)
 
 
 async def append_user_event(
@@ -20,3 +76,103 @@ async def append_user_event(
     text = msgspec.json.encode(content).decode()
     await connection.execute(_INSERT, (user, row[0], time_ms, kind, text))
     return UserSeq(row[0])
+
+
+class PostgresStreams(Streams):
+    def __init__(self, connection: TrioConnection) -> None:
+        self._connection = connection
+
+    async def send_row(self, device: DeviceNumber) -> SendRow | None:
+        row = await self._row(_SEND_ROW, (device,))
+        return None if row is None else SendRow(low=SendNumber(row[0]), highest_n=SendNumber(row[1]), is_live=row[2])
+
+    async def rooms_of(self, user: UserNumber) -> list[RoomPosition]:
+        return [_position(row) for row in await self._rows(_ROOMS_OF, (user,))]
+
+    async def left_rooms(self, user: UserNumber, rooms: Collection[RoomId]) -> list[RoomPosition]:
+        return [_position(row) for row in await self._rows(_LEFT_ROOMS, (user, list(rooms)))]
+
+    async def room_number(self, room: RoomId, user: UserNumber) -> RoomNumber | None:
+        row = await self._row(_ROOM_NUMBER, (user, room))
+        return None if row is None else RoomNumber(row[0])
+
+    async def page(
+        self, room: RoomNumber, user: UserNumber, *, after: Seq, count_max: int, bytes_max: int
+    ) -> RoomPage | None:
+        params = {"room": room, "user": user, "after": after, "count_max": count_max, "bytes_max": bytes_max}
+        rows = await self._rows(_PAGE, params)
+        if rows:
+            return _page(rows, after=after)
+        reader = await self._row(_READER, (user, room))
+        if reader is None:
+            return None
+        return RoomPage(entries=(), to_seq=max(after, Seq(reader[1])), head_seq=Seq(reader[0]), has_left=not reader[2])
+
+    async def events(self, room: RoomNumber, *, after: Seq, count_max: int, bytes_max: int) -> list[TimelineEvent]:
+        rows = await self._rows(_EVENTS, (room, after, count_max))
+        return [_event(RoomId(row[0]), row[2:]) for at, row in enumerate(rows) if at == 0 or (row[1] or 0) <= bytes_max]
+
+    async def user_page(self, user: UserNumber, *, after: UserSeq, count_max: int) -> list[UserEvent]:
+        return [
+            UserEvent(seq=UserSeq(row[0]), time=row[1], kind=row[2], content=msgspec.json.decode(row[3]))
+            for row in await self._rows(_USER_PAGE, (user, after, count_max))
+        ]
+
+    async def heads(self, rooms: Collection[RoomNumber]) -> dict[RoomNumber, Seq]:
+        return {RoomNumber(row[0]): Seq(row[1]) for row in await self._rows(_HEADS, (list(rooms),))}
+
+    async def stream_seqs(self, users: Collection[UserNumber]) -> dict[UserNumber, UserSeq]:
+        return {UserNumber(row[0]): UserSeq(row[1]) for row in await self._rows(_STREAM_SEQS, (list(users),))}
+
+    async def signable_head(self, room: RoomId, user: UserNumber) -> tuple[Seq, bytes] | None:
+        row = await self._row(_SIGNABLE_HEAD, (user, room))
+        return None if row is None else (Seq(row[0]), row[1])
+
+    async def revoked(self, *, within_s: float) -> set[DeviceNumber]:
+        return {DeviceNumber(row[0]) for row in await self._rows(_REVOKED, (within_s,))}
+
+    async def _row(self, sql: str, params: Any) -> tuple[Any, ...] | None:
+        return await (await self._connection.execute(sql, params)).fetchone()
+
+    async def _rows(self, sql: str, params: Any) -> list[tuple[Any, ...]]:
+        return await (await self._connection.execute(sql, params)).fetchall()
+
+
+def _position(row: tuple[Any, ...]) -> RoomPosition:
+    return RoomPosition(room=RoomId(row[0]), room_number=RoomNumber(row[1]), head_seq=Seq(row[2]))
+
+
+def _event(room: RoomId, row: Sequence[Any]) -> TimelineEvent:
+    body = row[13]
+    return TimelineEvent(
+        room=room,
+        seq=Seq(row[0]),
+        time=row[1],
+        kind=Kind(row[2]),
+        sender=UserId(row[3] or ""),
+        device=DeviceId(row[4] or ""),
+        n=SendNumber(row[5]),
+        algorithm=row[6],
+        session_id=row[7],
+        epoch=Seq(row[8]),
+        silent=row[9],
+        expiry=row[10],
+        target=row[11],
+        signature=row[12],
+        body=body,
+        body_hash=row[14] if body is None else None,
+    )
+
+
+def _page(rows: Sequence[tuple[Any, ...]], *, after: Seq) -> RoomPage:
+    """Events with their gaps. At the end of what the reader may see, to_seq is the reader's end, hidden tail included."""
+    head_seq, _, is_in, room = rows[0][:4]
+    entries: list[RoomEntry] = []
+    last = after
+    for row in rows:
+        event = _event(RoomId(room), row[6:])
+        if event.seq > last + 1:
+            entries.append(Gap(room=event.room, from_seq=Seq(last + 1), to_seq=Seq(event.seq - 1), head=row[4]))
+        entries.append(event)
+        last = event.seq
+    return RoomPage(entries=entries, to_seq=last, head_seq=Seq(head_seq), has_left=not is_in and last >= rows[0][1])

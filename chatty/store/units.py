@@ -7,10 +7,19 @@ from typing import Any
 import msgspec
 import structlog
 
-from chatty.services.units import Audit, Unit, UnitOfWork
+from chatty.services.units import Audit, Transactions, Unit
+from chatty.store.accounts import PostgresAccounts
 from chatty.store.connection import TrioConnection
+from chatty.store.devices import PostgresDevices
+from chatty.store.keys import PostgresKeys
+from chatty.store.mailbox import PostgresMailbox
+from chatty.store.owed_devices import PostgresOwedRooms
 from chatty.store.pool import Pool
 from chatty.store.requests import PostgresRequests
+from chatty.store.rooms import PostgresRooms
+from chatty.store.server import PostgresServer
+from chatty.store.sessions import PostgresSessions
+from chatty.store.streams import PostgresStreams
 
 _RECORD = "INSERT INTO audit (actor, device, action, object, detail, request_id) VALUES (%s, %s, %s, %s, %s, %s)"
 
@@ -32,28 +41,73 @@ class PostgresUnit(Unit):
 
     def __init__(self, connection: TrioConnection) -> None:
         self._audit = PostgresAudit(connection)
+        self._accounts = PostgresAccounts(connection)
+        self._devices = PostgresDevices(connection)
+        self._server = PostgresServer(connection)
+        self._sessions = PostgresSessions(connection)
         self._requests = PostgresRequests(connection)
+        self._keys = PostgresKeys(connection)
+        self._mailbox = PostgresMailbox(connection)
+        self._rooms = PostgresRooms(connection)
+        self._streams = PostgresStreams(connection)
+        self._owed_rooms = PostgresOwedRooms(connection)
 
     @property
     def audit(self) -> Audit:
         return self._audit
 
     @property
+    def accounts(self) -> PostgresAccounts:
+        return self._accounts
+
+    @property
+    def server(self) -> PostgresServer:
+        return self._server
+
+    @property
+    def sessions(self) -> PostgresSessions:
+        return self._sessions
+
+    @property
+    def devices(self) -> PostgresDevices:
+        return self._devices
+
+    @property
     def requests(self) -> PostgresRequests:
         return self._requests
 
+    @property
+    def keys(self) -> PostgresKeys:
+        return self._keys
 
-class PostgresUnitOfWork(UnitOfWork):
+    @property
+    def mailbox(self) -> PostgresMailbox:
+        return self._mailbox
+
+    @property
+    def rooms(self) -> PostgresRooms:
+        return self._rooms
+
+    @property
+    def streams(self) -> PostgresStreams:
+        return self._streams
+
+    @property
+    def owed_rooms(self) -> PostgresOwedRooms:
+        return self._owed_rooms
+
+
+class PostgresUnitOfWork(Transactions[PostgresUnit]):
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    def begin(self) -> AbstractAsyncContextManager[Unit]:
+    def begin(self) -> AbstractAsyncContextManager[PostgresUnit]:
         return self._unit("read committed")
 
-    def snapshot(self) -> AbstractAsyncContextManager[Unit]:
+    def snapshot(self) -> AbstractAsyncContextManager[PostgresUnit]:
         return self._unit("repeatable read")
 
     @asynccontextmanager
-    async def _unit(self, isolation: str) -> AsyncIterator[Unit]:
+    async def _unit(self, isolation: str) -> AsyncIterator[PostgresUnit]:
         async with self._pool.transaction(isolation=isolation) as connection:
             yield PostgresUnit(connection)

@@ -50,6 +50,12 @@ class Health:
     metrics: Metrics
 
 
+async def look(health: Health) -> Readiness:
+    """Run all checks, one after the other."""
+    checks = [await run() for run in health.checks]
+    return Readiness(is_ready=all(check.is_ready for check in checks), checks=checks)
+
+
 def routes(health: Health) -> list[Route]:
     page_text = _page(health)
 
@@ -61,9 +67,8 @@ def routes(health: Health) -> list[Route]:
     @route("GET", "/readyz", permission=PUBLIC, statuses=(200, 503))
     async def ready() -> Reply[Readiness]:
         """Whether it can serve, dependency by dependency."""
-        checks = [await run() for run in health.checks]
-        is_ready = all(check.is_ready for check in checks)
-        return Reply(Readiness(is_ready=is_ready, checks=checks), 200 if is_ready else 503)
+        readiness = await look(health)
+        return Reply(readiness, 200 if readiness.is_ready else 503)
 
     @route("GET", "/metrics", permission=PUBLIC, media_type="text/plain; version=0.0.4; charset=utf-8")
     async def metrics() -> str:

@@ -19,7 +19,7 @@ from alembic.script import Script, ScriptDirectory
 from psycopg.pq import TransactionStatus
 
 from chatty.errors import MigrationFailed, StoreUnavailable
-from chatty.store.schema import Migration, SchemaVersion
+from chatty.store.migrations.files import Migration, SchemaVersion
 
 turn_timeout_s = 60  # for another node's upgrade to end
 lock_timeout_s = 2  # a migration never queues longer for a table's lock: behind it everybody else would queue

@@ -1,0 +1,315 @@
+"""What one session has been sent and what it still misses; sessions.py has its actor.
+
+    greeting ── hello ──> resuming ── everything stored was sent ──> live ── outbox full ──> lagging ── resync ──> live …
+
+For each room it keeps `sent`, the seq up to which the client was sent everything. A room's actor offers events: one at or below
+`sent` is dropped, the next one is sent, a later one marks the room as behind, and the filler reads the stretch from the store.
+Whatever is lost elsewhere (a doorbell, a room's actor between commit and delivery) is found by the comparison every two seconds.
+
+Full: at `outbox_bytes_max` the live events that were not written are dropped for this session alone, `sent` goes back to before
+the first of them, and the client is told `lagging`; nothing live is sent until its resync. Replies are bounded by not reading.
+Cancelled or crashed: the socket is closed; nothing is lost, for everything is in the store and the client has its cursors.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from chatty.actors.directory import Directory, Listener
+from chatty.actors.faults import domain_error
+from chatty.actors.outbox import Outbox, Shared
+from chatty.actors.rooms import RoomActors
+from chatty.errors import ChattyError, OutcomeUnknown, SlowReader, Unauthenticated
+from chatty.ids import MailboxId, RoomId, RoomNumber, SendNumber, Seq, UserSeq
+from chatty.services.caller import Caller
+from chatty.services.checkpoints import Checkpoints
+from chatty.services.streams import RoomPosition, StreamSteps
+from chatty.telemetry import Metrics
+from chatty.wire import frames, limits
+from chatty.wire.events import Committed
+from chatty.wire.frames import Cursor, Encoding
+
+given_rows_max = 1_000  # mailbox rows that were given on a connection and not acknowledged yet
+open_requests_max = 512  # sends of one socket whose outcome is not known yet; then it is not read further
+
+log = structlog.get_logger("chatty.sessions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionLimits:
+    outbox_bytes_max: int
+    outbox_write_timeout_s: float
+    frame_bytes_max: int
+    hello_timeout_s: float
+    heartbeat_interval_s: float
+    append_timeout_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionParts:
+    """What every session of a node shares."""
+
+    directory: Directory
+    rooms: RoomActors
+    streams: StreamSteps
+    checkpoints: Checkpoints
+    authenticate: Callable[[str], Awaitable[Caller]]
+    make_nonce: Callable[[], str]
+    generation: frames.Generation
+    error_frame: Callable[[int, ChattyError], frames.Error]
+    metrics: Metrics
+    limits: SessionLimits
+
+
+@dataclass(slots=True)
+class RoomCursor:
+    room: RoomId
+    sent: Seq
+
+
+class Session(Listener):
+    """The state of one connection after its hello, and what others do to it without waiting."""
+
+    def __init__(
+        self, caller: Caller, encoding: Encoding, parts: SessionParts, end: Callable[[ChattyError], None]
+    ) -> None:
+        self.caller = caller
+        self.encoding = encoding
+        self.end = end
+        self.outbox = Outbox(bytes_max=parts.limits.outbox_bytes_max, frame_bytes_max=parts.limits.frame_bytes_max)
+        self.rooms: dict[RoomNumber, RoomCursor] = {}
+        self.numbers: dict[RoomId, RoomNumber] = {}
+        self.given: set[MailboxId] = set()
+        self.user_sent = UserSeq(0)
+        self.is_lagging = False
+        self.is_resuming = False
+        self.write_began: float | None = None
+        self.open_requests: dict[int, float] = {}
+        self._parts = parts
+        self._behind: dict[RoomNumber, None] = {}
+        self._filling: RoomNumber | None = None
+        self._wants_mailbox = self._wants_user_stream = self._wants_key_counts = False
+        self._work = trio.Event()
+        self._settled = trio.Event()
+
+    # What others tell it; none of these waits ------------------------------------------------------------------------
+
+    def offer(self, room: RoomNumber, seq: Seq, shared: Shared) -> None:
+        """A room's next event."""
+        cursor = self.rooms.get(room)
+        if cursor is None or self.is_lagging or seq <= cursor.sent:
+            return
+        if seq != cursor.sent + 1 or room in self._behind or room == self._filling:
+            self.mark_behind(room)
+        elif self.outbox.offer(shared.encoded(self.encoding), room=room, before=cursor.sent):
+            cursor.sent = seq
+        else:
+            self._lag()
+
+    def note_head(self, room: RoomNumber, head: Seq) -> None:
+        """The store's newest seq of a room."""
+        cursor = self.rooms.get(room)
+        if cursor is not None and cursor.sent < head and not self.is_lagging:
+            self.mark_behind(room)
+
+    def mark_behind(self, room: RoomNumber) -> None:
+        if room in self.rooms:
+            self._behind[room] = None
+            self._work.set()
+
+    def note_mailbox(self) -> None:
+        self._wants_mailbox = self._wants_key_counts = True
+        self._work.set()
+
+    def note_mailbox_room(self) -> None:
+        """Rows were acknowledged: there may be room for more."""
+        self._wants_mailbox = True
+        self._work.set()
+
+    def note_user_stream(self) -> None:
+        self._wants_user_stream = True
+        self._work.set()
+
+    def leave_room(self, room: RoomNumber, *, at: Seq) -> None:
+        """The user was removed at this seq: once it was sent, nothing more of the room is."""
+        cursor = self.rooms.get(room)
+        if cursor is not None and cursor.sent >= at:
+            self._forget_room(room)
+
+    def expire(self, now: float) -> None:
+        """Answer requests whose outcome is not known in time; end a session that does not read."""
+        for request_id in [one for one, deadline in self.open_requests.items() if deadline <= now]:
+            self.reply_error(request_id, OutcomeUnknown("not committed in time; send the same again"))
+        if self.write_began is not None and now - self.write_began > self._parts.limits.outbox_write_timeout_s:
+            self.end(SlowReader("does not read"))
+
+    # Answers ---------------------------------------------------------------------------------------------------------
+
+    def reply(self, event: frames.ServerFrame) -> None:
+        self.outbox.put(frames.encode(event, encoding=self.encoding))
+
+    def renew(self, caller: Caller) -> None:
+        """A fresh access token of the same device. Raises: Unauthenticated for another's."""
+        if caller.device_number != self.caller.device_number:
+            raise Unauthenticated("the token of another device")
+        self.caller = caller
+
+    async def wait_for_settled(self) -> None:
+        """Until one of the open requests was answered."""
+        await self._settled.wait()
+
+    def _close_request(self, request_id: int) -> None:
+        if self.open_requests.pop(request_id, None) is not None:
+            self._settled.set()
+            self._settled = trio.Event()
+
+    def reply_error(self, request_id: int, error: ChattyError) -> None:
+        self._close_request(request_id)
+        self.reply(self._parts.error_frame(request_id, error))
+
+    def settle(self, request_id: int, n: SendNumber, result: object) -> None:
+        """Called by whoever answers an Append; one that was answered before, by its deadline, is dropped."""
+        if request_id not in self.open_requests:
+            return
+        if isinstance(result, Exception):
+            self.reply_error(request_id, domain_error(result))
+            return
+        self._close_request(request_id)
+        assert isinstance(result, Committed)
+        self.reply(frames.Ack(id=request_id, n=n, room=result.room, seq=result.seq, time=result.time, leaf=result.leaf))
+
+    # Rooms -----------------------------------------------------------------------------------------------------------
+
+    def enter_room(self, position: RoomPosition, *, sent: Seq) -> None:
+        if position.room_number not in self.rooms:
+            self.rooms[position.room_number] = RoomCursor(position.room, sent)
+            self.numbers[position.room] = position.room_number
+            self._parts.directory.register(position.room_number, self)
+        self.note_head(position.room_number, position.head_seq)
+
+    def _forget_room(self, room: RoomNumber) -> None:
+        cursor = self.rooms.pop(room, None)
+        if cursor is not None:
+            self.numbers.pop(cursor.room, None)
+            self._parts.directory.unregister(room, self)
+        self._behind.pop(room, None)
+
+    def _lag(self) -> None:
+        """Drop what was not written, for this session alone, and say so; until the resync nothing live is sent."""
+        positions, rows = self.outbox.drop_live()
+        for room, before in positions.items():
+            if room in self.rooms:
+                self.rooms[room].sent = before
+        self.given -= rows
+        self.is_lagging = True
+        self._behind.clear()
+        self._parts.metrics.outbox_overflows.inc()
+        log.warning("outbox.overflowed", device=self.caller.device, rooms_count=len(positions))
+        self.reply(frames.Lagging())
+
+    def resync(self, cursors: Sequence[Cursor], *, user_seq: UserSeq, is_last: bool) -> None:
+        for cursor in cursors:
+            number = self.numbers.get(cursor.room)
+            if number is not None:
+                self.rooms[number].sent = cursor.seq
+        self.user_sent = min(self.user_sent, user_seq)
+        if is_last:
+            self.is_lagging = False
+            self._behind = dict.fromkeys(self.rooms)
+            self.note_mailbox()
+            self.note_user_stream()
+
+    # Filling ---------------------------------------------------------------------------------------------------------
+
+    async def fill(self) -> None:
+        """Send what is missing, from the store: mailbox before user stream before rooms, as keys come before messages."""
+        delay_s = 0.1
+        while True:
+            await self._work.wait()
+            try:
+                await self._fill_once()
+                delay_s = 0.1
+            except ChattyError:  # the store is away or saturated: everything that is wanted stays wanted
+                await trio.sleep(delay_s)
+                delay_s = min(2 * delay_s, 2.0)
+
+    async def _fill_once(self) -> None:
+        await self.outbox.wait_for_room()
+        if self._wants_mailbox and len(self.given) < given_rows_max and not self.is_lagging:
+            await self._fill_mailbox()
+        elif self._wants_key_counts:
+            self._wants_key_counts = False
+            self.reply(await self._parts.streams.key_counts(self.caller))
+        elif self._wants_user_stream:
+            await self._fill_user_stream()
+        elif self._behind and not self.is_lagging:
+            await self._fill_room(next(iter(self._behind)))
+        else:
+            self._work = trio.Event()
+            if self.is_resuming:
+                self.is_resuming = False
+                self.reply(frames.Resumed())
+
+    async def _fill_mailbox(self) -> None:
+        self._wants_mailbox = False
+        try:
+            rows = await self._parts.streams.mailbox(self.caller, given=self.given)
+        except ChattyError:
+            self._wants_mailbox = True
+            raise
+        self.give_mailbox(rows)
+        self._wants_mailbox = self._wants_mailbox or bool(rows)
+
+    def give_mailbox(self, rows: Sequence[frames.Mailbox]) -> None:
+        for row in rows:
+            if row.id not in self.given:
+                self.given.add(row.id)
+                self.outbox.offer_mailbox(frames.encode(row, encoding=self.encoding), mailbox_id=row.id)
+
+    async def _fill_user_stream(self) -> None:
+        self._wants_user_stream = False
+        try:
+            events = await self._parts.streams.user_page(self.caller, after=self.user_sent)
+        except ChattyError:
+            self._wants_user_stream = True
+            raise
+        await self.give_user_events(events)
+        self._wants_user_stream = self._wants_user_stream or len(events) >= limits.page_events_max
+
+    async def give_user_events(self, events: Sequence[frames.UserEvent]) -> None:
+        for event in events:
+            if event.seq > self.user_sent:
+                self.reply(event)
+                self.user_sent = event.seq
+        if any(event.kind == "room_joined" for event in events):
+            for position in await self._parts.streams.rooms_of(self.caller, ()):
+                self.enter_room(position, sent=Seq(0))
+
+    async def _fill_room(self, room: RoomNumber) -> None:
+        """One page. Events that are offered meanwhile mark the room as behind again."""
+        del self._behind[room]
+        cursor, self._filling = self.rooms[room], room
+        after = cursor.sent
+        try:
+            page = await self._parts.streams.page(self.caller, room, after=after)
+        except ChattyError:
+            self.mark_behind(room)
+            raise
+        finally:
+            self._filling = None
+        if self.rooms.get(room) is not cursor or cursor.sent != after or self.is_lagging:
+            self.mark_behind(room)  # a resync came between: what was read is not what is wanted
+            return
+        for entry in page.entries:
+            to_seq = entry.to_seq if isinstance(entry, frames.Gap) else entry.seq
+            if not self.outbox.offer(frames.encode(entry, encoding=self.encoding), room=room, before=cursor.sent):
+                self.mark_behind(room)
+                return
+            cursor.sent = to_seq
+        cursor.sent = max(cursor.sent, page.to_seq)
+        if page.has_left:
+            self._forget_room(room)
+        elif not page.is_end:
+            self.mark_behind(room)

@@ -1,0 +1,104 @@
+"""Who is connected to this node and registered where: plain dicts beside the actors, so that they outlive an actor's restart."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
+
+import trio
+
+from chatty.actors.outbox import Shared
+from chatty.errors import ChattyError
+from chatty.ids import DeviceNumber, MailboxId, RoomNumber, Seq, UserNumber, UserSeq
+from chatty.services.caller import Caller
+
+K = TypeVar("K")
+
+
+class Listener(Protocol):
+    """A session, as the others see it. None of its methods waits. See delivery.Session."""
+
+    caller: Caller
+    given: set[MailboxId]
+    user_sent: UserSeq
+    end: Callable[[ChattyError], None]
+
+    @property
+    def rooms(self) -> Mapping[RoomNumber, Any]: ...
+    def offer(self, room: RoomNumber, seq: Seq, shared: Shared) -> None: ...
+    def note_head(self, room: RoomNumber, head: Seq) -> None: ...
+    def mark_behind(self, room: RoomNumber) -> None: ...
+    def note_mailbox(self) -> None: ...
+    def note_user_stream(self) -> None: ...
+    def leave_room(self, room: RoomNumber, *, at: Seq) -> None: ...
+    def expire(self, now: float) -> None: ...
+
+
+class Directory:
+    """One for a node. Every session takes itself out when it ends."""
+
+    def __init__(self) -> None:
+        self._by_device: dict[DeviceNumber, Listener] = {}
+        self._by_user: dict[UserNumber, dict[Listener, None]] = {}
+        self._by_room: dict[RoomNumber, dict[Listener, None]] = {}
+        self._left = trio.Event()
+
+    async def wait_empty(self) -> None:
+        """Until nobody is connected."""
+        while self._by_device:
+            await self._left.wait()
+
+    def __len__(self) -> int:
+        return len(self._by_device)
+
+    def __iter__(self) -> Iterator[Listener]:
+        return iter(list(self._by_device.values()))
+
+    def enter(self, session: Listener) -> Listener | None:
+        """Add a session; returns the older one of the same device, which is superseded."""
+        older = self._by_device.get(session.caller.device_number)
+        if older is not None:
+            self.leave(older)
+        self._by_device[session.caller.device_number] = session
+        self._by_user.setdefault(session.caller.user_number, {})[session] = None
+        return older
+
+    def leave(self, session: Listener) -> None:
+        """Take it out everywhere; may be called again."""
+        if self._by_device.get(session.caller.device_number) is session:
+            del self._by_device[session.caller.device_number]
+            self._left.set()
+            self._left = trio.Event()
+        _remove(self._by_user, session.caller.user_number, session)
+        for room in list(session.rooms):
+            _remove(self._by_room, room, session)
+
+    def register(self, room: RoomNumber, session: Listener) -> None:
+        self._by_room.setdefault(room, {})[session] = None
+
+    def unregister(self, room: RoomNumber, session: Listener) -> None:
+        _remove(self._by_room, room, session)
+
+    def in_room(self, room: RoomNumber) -> Iterable[Listener]:
+        """A live view: do not await while it is iterated."""
+        return self._by_room.get(room, ())
+
+    def of_user(self, user: UserNumber) -> list[Listener]:
+        return list(self._by_user.get(user, ()))
+
+    def of_device(self, device: DeviceNumber) -> Listener | None:
+        return self._by_device.get(device)
+
+    @property
+    def rooms(self) -> Iterable[RoomNumber]:
+        return self._by_room.keys()
+
+    @property
+    def users(self) -> Iterable[UserNumber]:
+        return self._by_user.keys()
+
+
+def _remove(index: dict[K, dict[Listener, None]], key: K, session: Listener) -> None:
+    found = index.get(key)
+    if found is not None:
+        found.pop(session, None)
+        if not found:
+            del index[key]

@@ -1,0 +1,124 @@
+"""What waits to be written to one socket: a plain list and one parked task, bounded in bytes.
+
+Replies are always taken: their number is bounded by the requests that were read, and reading stops while the outbox is above its
+bound. Live events are offered: at the bound the offer fails, the session drops all live events that were not written yet, for it
+alone, and tells its client that it lags. The writer takes as much as fits one frame; with nothing queued before it, an event
+leaves at once.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+import trio
+from trio.lowlevel import ParkingLot
+
+from chatty.ids import MailboxId, RoomNumber, Seq
+from chatty.wire import frames
+from chatty.wire.frames import Encoding
+
+
+class Shared:
+    """One event, encoded once for each encoding, its bytes shared by all recipients."""
+
+    __slots__ = ("_encoded", "event")
+
+    def __init__(self, event: frames.ServerFrame) -> None:
+        self.event = event
+        self._encoded: dict[Encoding, bytes] = {}
+
+    def encoded(self, encoding: Encoding) -> bytes:
+        data = self._encoded.get(encoding)
+        if data is None:
+            data = self._encoded[encoding] = frames.encode(self.event, encoding=encoding)
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """room and before: where the session stood in the room before this event; a mailbox row has its id."""
+
+    data: bytes
+    is_live: bool = False
+    room: RoomNumber | None = None
+    before: Seq = Seq(0)
+    mailbox_id: MailboxId | None = None
+
+
+class Outbox:
+    """One session's. bytes_max bounds live events; frame_bytes_max is the largest frame that is made of several events."""
+
+    def __init__(self, *, bytes_max: int, frame_bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._frame_bytes_max = frame_bytes_max
+        self._items: deque[_Item] = deque()
+        self._queued_bytes = 0
+        self._writing_bytes = 0
+        self._writer = ParkingLot()
+        self._room_wanted = ParkingLot()
+
+    @property
+    def size_bytes(self) -> int:
+        """Queued, and being written."""
+        return self._queued_bytes + self._writing_bytes
+
+    def put(self, data: bytes) -> None:
+        """A reply, or a notice to this session alone: always taken."""
+        self._add(_Item(data))
+
+    def offer(self, data: bytes, *, room: RoomNumber, before: Seq) -> bool:
+        """A room's event. False: it would go over the bound and was not taken."""
+        if self._queued_bytes + self._writing_bytes + len(data) > self._bytes_max:
+            return False
+        self._add(_Item(data, True, room, before))
+        return True
+
+    def offer_mailbox(self, data: bytes, *, mailbox_id: MailboxId) -> None:
+        """A mailbox row: the filler waited for room before it read it."""
+        self._add(_Item(data, True, mailbox_id=mailbox_id))
+
+    def _add(self, item: _Item) -> None:
+        self._items.append(item)
+        self._queued_bytes += len(item.data)
+        if self._writer:
+            self._writer.unpark()
+
+    def drop_live(self) -> tuple[dict[RoomNumber, Seq], set[MailboxId]]:
+        """Drop what was not written: for each room where the session then stands, and the mailbox rows not given after all."""
+        positions: dict[RoomNumber, Seq] = {}
+        rows: set[MailboxId] = set()
+        kept: deque[_Item] = deque()
+        for item in self._items:
+            if not item.is_live:
+                kept.append(item)
+            elif item.room is not None:
+                positions.setdefault(item.room, item.before)
+            elif item.mailbox_id is not None:
+                rows.add(item.mailbox_id)
+        self._items = kept
+        self._queued_bytes = sum(len(item.data) for item in kept)
+        return positions, rows
+
+    async def take(self) -> list[bytes]:
+        """What the next frame holds, in order; waits for the first. Call written() when it has left."""
+        while not self._items:
+            await self._writer.park()
+        taken: list[bytes] = []
+        size = 0
+        while self._items and (not taken or size + len(self._items[0].data) <= self._frame_bytes_max):
+            data = self._items.popleft().data
+            taken.append(data)
+            size += len(data) + 1
+        self._queued_bytes -= size - len(taken)
+        self._writing_bytes = size - len(taken)
+        return taken
+
+    def written(self) -> None:
+        self._writing_bytes = 0
+        if self._room_wanted and self.size_bytes <= self._bytes_max // 2:
+            self._room_wanted.unpark_all()
+
+    async def wait_for_room(self) -> None:
+        """Until at most half of the bound is queued: for the reader and for whoever fills from the store."""
+        while self.size_bytes > self._bytes_max // 2:
+            await self._room_wanted.park()
+        await trio.lowlevel.checkpoint_if_cancelled()

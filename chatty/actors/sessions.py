@@ -1,0 +1,324 @@
+"""The actor of one WebSocket: a reader, a writer and a filler around a Session (delivery.py).
+
+    challenge ── hello within hello_timeout_s ──> welcome, mailbox, user stream, rooms, `resumed` ──> live ── End ──> closed
+
+It registers in the directory before it reads the snapshot, so that no event falls between the two. It ends when the peer goes,
+when it is told to (revoked, superseded, token expired, draining), or by a frame that is no request. An error of one request is an
+answer; an error of the connection is an `error` event with id 0 and the error's close code.
+
+TEMPORARY: a crash closes this socket alone; the client connects again and resumes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NoReturn, Protocol, assert_never
+
+import structlog
+import trio
+
+from chatty.actors.delivery import Session, SessionParts, open_requests_max
+from chatty.actors.faults import domain_error
+from chatty.actors.journal import Append
+from chatty.actors.runtime import ActorError, ActorStopped, Mailbox
+from chatty.errors import (
+    BadRequest,
+    ChattyError,
+    DeviceRevoked,
+    HelloExpected,
+    HelloTimeout,
+    ShuttingDown,
+    Superseded,
+    TooLarge,
+)
+from chatty.ids import RoomId, RoomNumber, Seq
+from chatty.services.caller import Caller
+from chatty.services.messages import draft
+from chatty.services.streams import Resume
+from chatty.wire import frames
+from chatty.wire.frames import ClientFrame, Cursor, Encoding
+
+close_default = 4411
+cursors_max = 10_000  # rooms that one client may resume from
+
+log = structlog.get_logger("chatty.sessions")
+
+
+class SocketClosed(Exception):
+    """The peer has gone, or the socket was closed."""
+
+
+class Socket(Protocol):
+    """One WebSocket, however it is served. Used by one session."""
+
+    @property
+    def encoding(self) -> Encoding: ...
+    async def receive(self) -> bytes | str:
+        """The next message. Raises: SocketClosed; BadRequest for a message of the wrong kind."""
+        ...
+
+    async def send(self, frame: bytes) -> None:
+        """Raises: SocketClosed. May block for as long as the peer does not read."""
+        ...
+
+    async def close(self, code: int, reason: str) -> None:
+        """Never raises; may block as send() does."""
+        ...
+
+
+@dataclass(frozen=True)
+class End:
+    """Tell a session to end, and why."""
+
+    error: ChattyError
+
+
+async def session_actor(mailbox: Mailbox[End], socket: Socket, parts: SessionParts) -> None:
+    """Serve one socket until it ends. Draining: the client is told to come back."""
+    mailbox.ready()
+    connection = Connection(socket, parts)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.run, nursery.cancel_scope)
+        nursery.start_soon(_await_end, mailbox, connection)
+
+
+async def _await_end(mailbox: Mailbox[End], connection: "Connection") -> None:
+    async for message in mailbox:
+        connection.end(message.error)
+    connection.end(ShuttingDown("the server is draining"))
+
+
+class Connection:
+    """The tasks of one socket. `end()` may be called by anybody, any number of times; the first reason counts."""
+
+    def __init__(self, socket: Socket, parts: SessionParts) -> None:
+        self._socket = socket
+        self._parts = parts
+        self._reason: ChattyError | None = None
+        self._ended = trio.Event()
+        self._session: Session | None = None
+
+    def end(self, error: ChattyError) -> None:
+        if self._reason is None:
+            self._reason = error
+        self._ended.set()
+
+    async def run(self, whole: trio.CancelScope) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._serve)
+                await self._ended.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            if self._session is not None:
+                self._parts.directory.leave(self._session)
+        await self._close()
+        whole.cancel()
+
+    async def _close(self) -> None:
+        """Say why, then close; a peer that does not read holds this up until the kernel ends it or the actor is cancelled."""
+        error = self._reason
+        if error is None:
+            return
+        code = error.close_code or close_default
+        self._parts.metrics.websocket_closes.labels(code=str(code)).inc()
+        try:
+            event = self._parts.error_frame(0, error)
+            await self._socket.send(frames.encode([event], encoding=self._socket.encoding))
+            await self._socket.close(code, error.code)
+        except SocketClosed:
+            pass
+
+    async def _serve(self) -> None:
+        try:
+            session = await self._greet()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write, session)
+                nursery.start_soon(self._fill, session)
+                await self._read(session)
+        except* SocketClosed:
+            self._ended.set()
+
+    # Greeting --------------------------------------------------------------------------------------------------------
+
+    async def _greet(self) -> Session:
+        challenge = frames.Challenge(nonce=self._parts.make_nonce(), generation=self._parts.generation)
+        await self._send_now([challenge])
+        try:
+            with trio.fail_after(self._parts.limits.hello_timeout_s):
+                hello = await self._first_frame()
+                caller = await self._parts.authenticate(hello.access_token)
+                cursors = await self._cursors(hello)
+        except trio.TooSlowError:
+            await self._refuse(HelloTimeout("no hello in time"))
+        except ChattyError as error:
+            await self._refuse(error)
+        return await self._resume(caller, hello, cursors)
+
+    async def _refuse(self, error: ChattyError) -> NoReturn:
+        self.end(error)
+        while True:
+            await trio.sleep_forever()
+
+    async def _first_frame(self) -> frames.Hello:
+        requests = await self._requests()
+        if len(requests) != 1 or not isinstance(requests[0], frames.Hello):
+            raise HelloExpected("hello is the first request, alone in its frame")
+        return requests[0]
+
+    async def _cursors(self, hello: frames.Hello) -> list[Cursor]:
+        cursors = list(hello.cursors)
+        more = hello.more
+        while more:
+            for request in await self._requests():
+                if not isinstance(request, frames.Cursors) or len(cursors) > cursors_max:
+                    raise HelloExpected("pages of cursors follow a hello with more")
+                cursors += request.cursors
+                more = request.more
+                await self._send_now([frames.Done(id=request.id)])
+        return cursors
+
+    async def _requests(self) -> list[ClientFrame]:
+        data = await self._socket.receive()
+        return frames.decode_requests(
+            data, encoding=self._socket.encoding, bytes_max=self._parts.limits.frame_bytes_max
+        )
+
+    async def _resume(self, caller: Caller, hello: frames.Hello, cursors: Sequence[Cursor]) -> Session:
+        session = Session(caller, self._socket.encoding, self._parts, self.end)
+        self._session = session
+        session.user_sent = hello.user_seq
+        sent = {cursor.room: cursor.seq for cursor in cursors}
+        try:
+            older = self._parts.directory.enter(session)
+            if older is not None:
+                older.end(Superseded("the device connected again"))
+            for position in await self._parts.streams.rooms_of(caller, sent.keys()):
+                session.enter_room(position, sent=sent.get(position.room, Seq(0)))
+            resume = await self._parts.streams.resume(caller, user_seq=hello.user_seq, named=sent.keys())
+        except ChattyError as error:
+            await self._refuse(error)
+        if resume is None or not resume.send_row.is_live:
+            await self._refuse(DeviceRevoked("this device was revoked"))
+        await self._welcome(session, hello, resume, sent)
+        return session
+
+    async def _welcome(self, session: Session, hello: frames.Hello, resume: Resume, sent: dict[RoomId, Seq]) -> None:
+        session.reply(
+            frames.Welcome(
+                id=hello.id,
+                user=session.caller.user,
+                device=session.caller.device,
+                highest_n=Seq(resume.send_row.highest_n),
+                low=Seq(resume.send_row.low),
+                heartbeat_interval_s=self._parts.limits.heartbeat_interval_s,
+            )
+        )
+        session.give_mailbox(resume.mailbox)
+        session.reply(resume.counts)
+        await session.give_user_events(resume.user_events)
+        for position in resume.rooms:
+            session.enter_room(position, sent=sent.get(position.room, Seq(0)))
+        session.note_mailbox()
+        session.note_user_stream()
+        session.is_resuming = True
+
+    # Reading ---------------------------------------------------------------------------------------------------------
+
+    async def _read(self, session: Session) -> None:
+        while True:
+            await session.outbox.wait_for_room()
+            while len(session.open_requests) >= open_requests_max:
+                await session.wait_for_settled()
+            try:
+                requests = await self._requests()
+            except BadRequest as error:  # a frame of its own length: the next one is sound
+                session.reply_error(0, error)
+                continue
+            except TooLarge as error:
+                session.reply_error(0, error)
+                continue
+            for request in requests:
+                await self._handle(session, request)
+
+    async def _handle(self, session: Session, request: ClientFrame) -> None:
+        try:
+            match request:
+                case frames.Send():
+                    await self._append(session, request)
+                case frames.MailboxAck(id=request_id, ids=ids):
+                    await self._parts.streams.acknowledge(session.caller, ids)
+                    session.given.difference_update(ids)
+                    session.note_mailbox_room()
+                    session.reply(frames.Done(id=request_id))
+                case frames.Resync(id=request_id):
+                    session.resync(request.cursors, user_seq=request.user_seq, is_last=not request.more)
+                    session.reply(frames.Done(id=request_id))
+                case frames.Token(id=request_id, access_token=token):
+                    session.renew(await self._parts.authenticate(token))
+                    session.reply(frames.Done(id=request_id))
+                case frames.CheckpointRequest(id=request_id, room=room):
+                    session.reply(await self._checkpoint(session, request_id, room))
+                case frames.Ping(id=request_id):
+                    session.reply(frames.Done(id=request_id))
+                case frames.Hello() | frames.Cursors():
+                    raise BadRequest("only before the session is open")
+                case _:
+                    assert_never(request)
+        except ChattyError as error:
+            session.reply_error(request.id, error)
+
+    async def _append(self, session: Session, request: frames.Send) -> None:
+        if request.id in session.open_requests:
+            raise BadRequest("this request id is in use")
+        number = await self._room_number(session, request.room)
+        one = draft(session.caller, request, room=request.room, room_number=number, n=request.n)
+        deadline = trio.current_time() + self._parts.limits.append_timeout_s
+        session.open_requests[request.id] = deadline
+        append = Append(one, deadline, on_answer=partial(session.settle, request.id, request.n))
+        try:
+            await self._tell_room(number, append)
+        except ActorError as error:
+            raise domain_error(error) from error
+
+    async def _room_number(self, session: Session, room: RoomId) -> RoomNumber:
+        """A room that is not known here may be a new one: what a cache says no to is asked of the store."""
+        known = session.numbers.get(room)
+        return known if known is not None else await self._parts.streams.room_number(session.caller, room)
+
+    async def _tell_room(self, number: RoomNumber, append: Append) -> None:
+        ref = self._parts.rooms.find(number) or await self._parts.rooms.get(number)
+        try:
+            ref.tell(append)
+        except ActorStopped:  # given up or passivated for good meanwhile: the next one starts fresh
+            (await self._parts.rooms.get(number)).tell(append)
+
+    async def _checkpoint(self, session: Session, request_id: int, room: RoomId) -> frames.Checkpoint:
+        signed = await self._parts.checkpoints.checkpoint(session.caller, room)
+        return frames.Checkpoint(
+            id=request_id,
+            room=room,
+            generation=signed.generation,
+            seq=signed.seq,
+            head=signed.head,
+            time=signed.time,
+            key_id=signed.key_id,
+            signature=signed.signature,
+        )
+
+    # Writing ---------------------------------------------------------------------------------------------------------
+
+    async def _write(self, session: Session) -> None:
+        """All that has queued as one frame; with nothing queued, an event leaves at once."""
+        while True:
+            events = await session.outbox.take()
+            session.write_began = trio.current_time()
+            await self._socket.send(frames.join_events(events, encoding=self._socket.encoding))
+            session.write_began = None
+            session.outbox.written()
+
+    async def _fill(self, session: Session) -> None:
+        await session.fill()
+
+    async def _send_now(self, events: Sequence[frames.ServerFrame]) -> None:
+        await self._socket.send(frames.encode(list(events), encoding=self._socket.encoding))

@@ -1,0 +1,91 @@
+"""Three loops for a whole node: what was lost, what was revoked, what ran out of time.
+
+Every `compare_interval_s` one query holds what each session was sent against the store: rooms, user streams, device mailboxes. So
+a lost doorbell, a room that died between commit and delivery and a slow page make an event late, never missing. Every
+`revocation_poll_interval_s` the devices revoked lately are looked up, because the bus may lose anything. The store gone: they
+wait and go on.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+import trio
+
+from chatty.actors.directory import Directory
+from chatty.actors.runtime import Mailbox
+from chatty.errors import ChattyError, DeviceRevoked, TokenExpired
+from chatty.services.streams import StreamSteps
+
+revoked_within_s = 120.0  # far more than any pause of this loop; rows live ten minutes
+
+log = structlog.get_logger("chatty.watch")
+
+
+async def compare_actor(
+    mailbox: Mailbox[None], *, directory: Directory, streams: StreamSteps, interval_s: float
+) -> None:
+    """The comparison of this node's sessions with the store."""
+    await _every(mailbox, interval_s, lambda: _compare(directory, streams))
+
+
+async def revocation_actor(
+    mailbox: Mailbox[None],
+    *,
+    directory: Directory,
+    streams: StreamSteps,
+    interval_s: float,
+    clock_s: Callable[[], float],
+) -> None:
+    """Ends sessions of revoked devices and expired tokens, and requests that were not settled in time."""
+
+    async def look() -> None:
+        _expire(directory, clock_s())
+        if len(directory):
+            revoked = await streams.revoked(within_s=revoked_within_s)
+            for device in revoked:
+                if (session := directory.of_device(device)) is not None:
+                    session.end(DeviceRevoked("this device was revoked"))
+
+    await _every(mailbox, interval_s, look)
+
+
+async def _every(mailbox: Mailbox[None], interval_s: float, look: Callable[[], Awaitable[None]]) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_drained, mailbox, nursery.cancel_scope)
+        mailbox.ready()
+        while True:
+            try:
+                await look()
+            except ChattyError as error:
+                log.warning("watch.store_unavailable", error=error.code)
+            await trio.sleep(interval_s)
+
+
+async def _drained(mailbox: Mailbox[None], scope: trio.CancelScope) -> None:
+    async for _ in mailbox:
+        pass
+    scope.cancel()
+
+
+async def _compare(directory: Directory, streams: StreamSteps) -> None:
+    sessions = list(directory)
+    if not sessions:
+        return
+    given = {session.caller.device_number: list(session.given) for session in sessions}
+    behind = await streams.compare(rooms=list(directory.rooms), users=list(directory.users), given=given)
+    for room, head in behind.heads.items():
+        for session in list(directory.in_room(room)):
+            session.note_head(room, head)
+    for session in sessions:
+        if behind.stream_seqs.get(session.caller.user_number, session.user_sent) > session.user_sent:
+            session.note_user_stream()
+        if session.caller.device_number in behind.devices:
+            session.note_mailbox()
+
+
+def _expire(directory: Directory, now_s: float) -> None:
+    now = trio.current_time()
+    for session in directory:
+        session.expire(now)
+        if session.caller.expires_at_s <= now_s:
+            session.end(TokenExpired("the access token's time is over"))

@@ -1,0 +1,238 @@
+"""Reading the durable streams: resume, pages, and the comparison that mends whatever got lost (docs/protocol.md, "Streams").
+
+Three streams: a room's timeline, the user's stream, the device's mailbox. A client resumes each from its own cursor. What a
+member may not see comes as one gap. Membership and events of a page come from one snapshot, and nothing above a leave's seq is
+ever given to the one who left.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from chatty.errors import NotFound
+from chatty.ids import DeviceNumber, MailboxId, RoomId, RoomNumber, Seq, UserNumber, UserSeq
+from chatty.services.caller import Caller
+from chatty.services.mailbox import Mailbox
+from chatty.services.requests import SendRow
+from chatty.services.units import Transactions
+from chatty.wire import frames, limits
+from chatty.wire.events import TimelineEvent
+from chatty.wire.frames import RoomEntry, UserEvent
+from chatty.wire.rooms import Page, UserPage
+
+page_bytes_max = 262_144  # bodies of one page together; the first event is given however large it is
+mailbox_page_count_max = 100
+mailbox_page_bytes_max = 262_144
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoomPosition:
+    """A room that a user is in, and where its timeline ends."""
+
+    room: RoomId
+    room_number: RoomNumber
+    head_seq: Seq
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoomPage:
+    """A stretch of a room as one user may see it. to_seq: where it ends. is_end: nothing more is there for this user.
+
+    has_left: the user is no member at to_seq, and will be given nothing after it.
+    """
+
+    entries: Sequence[RoomEntry]
+    to_seq: Seq
+    head_seq: Seq
+    has_left: bool
+
+    @property
+    def is_end(self) -> bool:
+        return self.has_left or self.to_seq >= self.head_seq
+
+
+class Streams(Protocol):
+    """The store's reading side, inside one unit of work."""
+
+    async def send_row(self, device: DeviceNumber) -> SendRow | None: ...
+    async def rooms_of(self, user: UserNumber) -> list[RoomPosition]: ...
+    async def left_rooms(self, user: UserNumber, rooms: Collection[RoomId]) -> list[RoomPosition]:
+        """Those of `rooms` that the user was in once and is not now; head_seq: of the removal."""
+        ...
+
+    async def room_number(self, room: RoomId, user: UserNumber) -> RoomNumber | None:
+        """None unless the user is or was a member."""
+        ...
+
+    async def page(
+        self, room: RoomNumber, user: UserNumber, *, after: Seq, count_max: int, bytes_max: int
+    ) -> RoomPage | None:
+        """None: the user never was a member."""
+        ...
+
+    async def events(self, room: RoomNumber, *, after: Seq, count_max: int, bytes_max: int) -> list[TimelineEvent]:
+        """For the room's own actor: all events, in order."""
+        ...
+
+    async def user_page(self, user: UserNumber, *, after: UserSeq, count_max: int) -> list[UserEvent]: ...
+    async def heads(self, rooms: Collection[RoomNumber]) -> dict[RoomNumber, Seq]: ...
+    async def stream_seqs(self, users: Collection[UserNumber]) -> dict[UserNumber, UserSeq]: ...
+    async def revoked(self, *, within_s: float) -> set[DeviceNumber]:
+        """Devices revoked lately. A set, not a cursor: rows commit in another order than their ids."""
+        ...
+
+
+class KeyStock(Protocol):
+    async def counts(self, device: DeviceNumber) -> frames.OneTimeKeyCounts: ...
+
+
+class StreamUnit(Protocol):
+    @property
+    def streams(self) -> Streams: ...
+    @property
+    def mailbox(self) -> Mailbox: ...
+    @property
+    def keys(self) -> KeyStock: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume:
+    """One snapshot of everything a returning device is behind in; rooms in full follow page by page."""
+
+    send_row: SendRow
+    mailbox: Sequence[frames.Mailbox]
+    user_events: Sequence[UserEvent]
+    rooms: Sequence[RoomPosition]
+    counts: frames.OneTimeKeyCounts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behind:
+    """What the comparison found: heads of rooms and of user streams, devices with rows not yet given."""
+
+    heads: Mapping[RoomNumber, Seq]
+    stream_seqs: Mapping[UserNumber, UserSeq]
+    devices: Collection[DeviceNumber]
+
+
+class StreamSteps:
+    """Reads only; each is one REPEATABLE READ snapshot."""
+
+    def __init__(self, units: Transactions[StreamUnit]) -> None:
+        self._units = units
+
+    async def rooms_of(self, caller: Caller, named: Collection[RoomId]) -> list[RoomPosition]:
+        """The rooms to register for: those the caller is in, and those of `named` that it has left since."""
+        async with self._units.snapshot() as unit:
+            rooms = await unit.streams.rooms_of(caller.user_number)
+            missing = set(named) - {room.room for room in rooms}
+            return rooms + (await unit.streams.left_rooms(caller.user_number, missing) if missing else [])
+
+    async def resume(self, caller: Caller, *, user_seq: UserSeq, named: Collection[RoomId]) -> Resume | None:
+        """None: the device is gone."""
+        async with self._units.snapshot() as unit:
+            row = await unit.streams.send_row(caller.device_number)
+            if row is None:
+                return None
+            rooms = await unit.streams.rooms_of(caller.user_number)
+            missing = set(named) - {room.room for room in rooms}
+            if missing:
+                rooms += await unit.streams.left_rooms(caller.user_number, missing)
+            return Resume(
+                send_row=row,
+                mailbox=await self._mailbox(unit, caller, given=()),
+                user_events=await unit.streams.user_page(
+                    caller.user_number, after=user_seq, count_max=limits.page_events_max
+                ),
+                rooms=rooms,
+                counts=await unit.keys.counts(caller.device_number),
+            )
+
+    async def _mailbox(self, unit: StreamUnit, caller: Caller, *, given: Collection[MailboxId]) -> list[frames.Mailbox]:
+        return await unit.mailbox.rows(
+            caller.device_number, given=given, count_max=mailbox_page_count_max, bytes_max=mailbox_page_bytes_max
+        )
+
+    async def mailbox(self, caller: Caller, *, given: Collection[MailboxId]) -> list[frames.Mailbox]:
+        async with self._units.snapshot() as unit:
+            return await self._mailbox(unit, caller, given=given)
+
+    async def acknowledge(self, caller: Caller, ids: Collection[MailboxId]) -> None:
+        """Delete exactly these rows of the caller's device. Idempotent."""
+        async with self._units.begin() as unit:
+            await unit.mailbox.acknowledge(caller.device_number, ids)
+
+    async def key_counts(self, caller: Caller) -> frames.OneTimeKeyCounts:
+        async with self._units.snapshot() as unit:
+            return await unit.keys.counts(caller.device_number)
+
+    async def user_page(self, caller: Caller, *, after: UserSeq) -> list[UserEvent]:
+        async with self._units.snapshot() as unit:
+            return await unit.streams.user_page(caller.user_number, after=after, count_max=limits.page_events_max)
+
+    async def stream(self, caller: Caller, *, after: UserSeq) -> UserPage:
+        """A page of the caller's own stream, for HTTP."""
+        async with self._units.snapshot() as unit:
+            events = await unit.streams.user_page(caller.user_number, after=after, count_max=limits.page_events_max)
+            seqs = await unit.streams.stream_seqs([caller.user_number])
+        return UserPage(head_seq=seqs.get(caller.user_number, UserSeq(0)), events=events)
+
+    async def room_number(self, caller: Caller, room: RoomId) -> RoomNumber:
+        """Raises: NotFound for no room, and for one that the caller never was in."""
+        async with self._units.snapshot() as unit:
+            number = await unit.streams.room_number(room, caller.user_number)
+        if number is None:
+            raise NotFound("no such room")
+        return number
+
+    async def page(self, caller: Caller, room: RoomNumber, *, after: Seq) -> RoomPage:
+        """Raises: NotFound when the caller never was a member."""
+        async with self._units.snapshot() as unit:
+            page = await unit.streams.page(
+                room, caller.user_number, after=after, count_max=limits.page_events_max, bytes_max=page_bytes_max
+            )
+        if page is None:
+            raise NotFound("no such room")
+        return page
+
+    async def history(self, caller: Caller, room: RoomId, *, after: Seq, count_max: int) -> Page:
+        """A page for HTTP. Raises: NotFound when the caller never was a member."""
+        async with self._units.snapshot() as unit:
+            number = await unit.streams.room_number(room, caller.user_number)
+            if number is None:
+                raise NotFound("no such room")
+            page = await unit.streams.page(
+                number, caller.user_number, after=after, count_max=count_max, bytes_max=page_bytes_max
+            )
+        if page is None:
+            raise NotFound("no such room")
+        return Page(room=room, head_seq=page.head_seq, entries=list(page.entries))
+
+    async def events(self, room: RoomNumber, *, after: Seq) -> list[TimelineEvent]:
+        async with self._units.snapshot() as unit:
+            return await unit.streams.events(
+                room, after=after, count_max=limits.page_events_max, bytes_max=page_bytes_max
+            )
+
+    async def head(self, room: RoomNumber) -> Seq:
+        async with self._units.snapshot() as unit:
+            return (await unit.streams.heads([room])).get(room, Seq(0))
+
+    async def compare(
+        self,
+        *,
+        rooms: Collection[RoomNumber],
+        users: Collection[UserNumber],
+        given: Mapping[DeviceNumber, Collection[MailboxId]],
+    ) -> Behind:
+        """The 2-second comparison of a whole node, in one snapshot."""
+        async with self._units.snapshot() as unit:
+            return Behind(
+                heads=await unit.streams.heads(rooms),
+                stream_seqs=await unit.streams.stream_seqs(users),
+                devices=await unit.mailbox.pending(given),
+            )
+
+    async def revoked(self, *, within_s: float) -> set[DeviceNumber]:
+        async with self._units.snapshot() as unit:
+            return await unit.streams.revoked(within_s=within_s)

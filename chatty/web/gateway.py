@@ -1,0 +1,91 @@
+"""The WebSocket at /v1/ws: Quart-Trio's websocket behind the Socket port. The plain path: any ASGI server, TLS in Hypercorn.
+
+Traps of the libraries, handled here: an empty binary frame makes receive() return None; after a peer has gone send() returns at
+once, without error or checkpoint; send() cannot be cancelled while a peer does not read, so the session bounds what it feeds.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+from quart import Websocket, websocket
+from quart_trio import QuartTrio
+
+from chatty.actors.sessions import Socket, SocketClosed
+from chatty.errors import BadRequest, UnsupportedVersion
+from chatty.telemetry import Metrics
+from chatty.wire.frames import ENCODINGS, Encoding
+
+path = "/v1/ws"
+ServeSocket = Callable[[Socket], Awaitable[None]]
+
+
+class QuartSocket(Socket):
+    """One accepted websocket of Quart-Trio."""
+
+    def __init__(self, inner: Websocket, encoding: Encoding) -> None:
+        self._inner = inner
+        self._encoding = encoding
+        self._is_closed = False
+        self._receiving = trio.CancelScope()
+
+    @property
+    def encoding(self) -> Encoding:
+        return self._encoding
+
+    async def receive(self) -> bytes | str:
+        data: Any = None
+        with trio.CancelScope() as self._receiving:
+            if self._is_closed:
+                raise SocketClosed
+            data = await self._inner.receive()
+        if self._receiving.cancelled_caught:
+            raise SocketClosed
+        if data is None:
+            raise BadRequest("an empty binary frame")
+        match self._encoding, data:
+            case ("json", str()) | ("msgpack", bytes()):
+                message: bytes | str = data
+                return message
+            case _:
+                raise BadRequest("text frames hold JSON, binary frames MessagePack")
+
+    async def send(self, frame: bytes) -> None:
+        if self._is_closed:
+            raise SocketClosed
+        await self._inner.send(frame.decode() if self._encoding == "json" else frame)
+
+    async def close(self, code: int, reason: str) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            await self._inner.close(code, reason)
+
+    def note_gone(self) -> None:
+        """The peer has gone: nothing more is sent, and who waits for its next message is told."""
+        self._is_closed = True
+        self._receiving.cancel()
+
+
+def add_gateway(app: QuartTrio, serve: ServeSocket, metrics: Metrics) -> None:
+    """Route the socket. `serve` returns when the session has ended."""
+
+    async def gateway() -> None:
+        await serve_websocket(websocket._get_current_object(), serve, metrics)  # type: ignore[attr-defined]
+
+    app.add_websocket(path, endpoint="gateway", view_func=gateway)
+
+
+async def serve_websocket(inner: Websocket, serve: ServeSocket, metrics: Metrics) -> None:
+    offered = inner.requested_subprotocols
+    chosen = next((name for name in offered if name in ENCODINGS), None)
+    await inner.accept(subprotocol=chosen)
+    if chosen is None:
+        await inner.close(UnsupportedVersion.close_code or 4406, UnsupportedVersion.code)
+        return
+    socket = QuartSocket(inner, ENCODINGS[chosen])
+    metrics.websocket_connections.inc()
+    try:
+        await serve(socket)
+    finally:
+        socket.note_gone()
+        metrics.websocket_connections.dec()
