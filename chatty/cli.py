@@ -109,8 +109,7 @@ async def run_server(
     async with open_app(settings, address=address, hooks=hooks) as app, trio.open_nursery() as nursery:
         nursery.start_soon(_stop_on_signal, stop)
         nursery.start_soon(_drain, app, stop, stopped)
-        config = hypercorn_config(settings)
-        bound = await nursery.start(partial(hypercorn_serve, app.asgi, config, shutdown_trigger=stopped.wait))
+        bound = await nursery.start(_listen, app, settings, stopped, nursery.cancel_scope)
         log.info("server.started", address=bound, origin=settings.public_origin)
         task_status.started(bound)
         await stopped.wait()
