@@ -19,6 +19,7 @@ from tests.olm_devices import OlmDevice, as_keys
 from tests.signed_in import SignedIn, World, open_world
 
 _WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+_NOT_LOCKED = "SELECT key_id FROM one_time_keys WHERE device_number = %s FOR UPDATE SKIP LOCKED"
 NOBODY = UserId("@nobody:example.org")
 
 
@@ -262,8 +263,14 @@ async def test_devices_without_a_key_are_left_out(world: World) -> None:
     new = await world.sign_in("ann", "annstablet")
     await world.revoke(gone)
     assert (await claim(world, bob, ann, gone, new)).one_time_keys == {}
-    of_another = KeyClaim(one_time_keys={bob.caller.user: {gone.caller.device: "signed_curve25519"}})
+
+
+async def test_a_device_is_found_under_its_own_user_only(world: World) -> None:
+    ann = await world.device("ann", "annsphone", one_time_keys_count=1)
+    bob = await world.device("bob", "bobsphone")
+    of_another = KeyClaim(one_time_keys={bob.caller.user: {ann.caller.device: "signed_curve25519"}})
     assert (await world.keys.claim(bob.caller, of_another, **bob.n())).one_time_keys == {}
+    assert await unclaimed_count(world, ann) == 1
 
 
 async def test_a_resend_gets_the_same_keys(world: World) -> None:
@@ -340,6 +347,23 @@ async def test_the_last_key_is_waited_for_while_another_claims_it(world: World, 
         with pytest.raises(RolledBackError) if is_rolled_back else nullcontext():
             await claim_first(nursery)
     assert got_fallback == [not is_rolled_back]
+
+
+async def test_keys_are_locked_in_the_order_of_the_devices_however_they_are_named(world: World) -> None:
+    first = await world.device("ann", "annsphone", one_time_keys_count=1)
+    second = await world.device("ann", "annslaptop", one_time_keys_count=1)
+
+    async def claim_both() -> None:
+        async with world.units.begin() as unit:
+            await unit.keys.claim([second.number, first.number])
+
+    async with trio.open_nursery() as nursery:
+        async with world.units.begin() as unit:
+            await unit.keys.claim([second.number])
+            nursery.start_soon(claim_both)
+            while not await world.value(_WAITING):
+                pass
+            assert await world.value(_NOT_LOCKED, first.number) is None  # taken before it began to wait
 
 
 async def test_claims_of_many_devices_in_any_order_do_not_block_each_other_for_good(world: World) -> None:
