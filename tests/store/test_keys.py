@@ -357,13 +357,12 @@ async def test_keys_are_locked_in_the_order_of_the_devices_however_they_are_name
         async with world.units.begin() as unit:
             await unit.keys.claim([second.number, first.number])
 
-    async with trio.open_nursery() as nursery:
-        async with world.units.begin() as unit:
-            await unit.keys.claim([second.number])
-            nursery.start_soon(claim_both)
-            while not await world.value(_WAITING):
-                pass
-            assert await world.value(_NOT_LOCKED, first.number) is None  # taken before it began to wait
+    async with trio.open_nursery() as nursery, world.units.begin() as unit:
+        await unit.keys.claim([second.number])
+        nursery.start_soon(claim_both)
+        while not await world.value(_WAITING):
+            pass
+        assert await world.value(_NOT_LOCKED, first.number) is None  # taken before it began to wait
 
 
 async def test_claims_of_many_devices_in_any_order_do_not_block_each_other_for_good(world: World) -> None:
