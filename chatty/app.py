@@ -141,6 +141,7 @@ async def open_app(settings: Settings, *, address: str, hooks: Hooks | None = No
     """
     hooks = hooks or Hooks()
     metrics = Metrics()
+    await trio.Path(settings.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
     async with (
         _open_store(settings, address, metrics, hooks) as store,
         open_supervisor("chatty", intensity=generous) as root,
@@ -376,7 +377,6 @@ async def _start_console(settings: Settings, root: Supervisor, checks: health.He
         }
 
     data_dir = settings.data_dir
-    await trio.Path(data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
     sources = ConsoleSources(snapshot=root.snapshot, health=console_health, status=status)
     await root.start(console_actor(socket_path(data_dir), sources))
 

@@ -1,6 +1,6 @@
 """Who is connected to this node and registered where: plain dicts beside the actors, so that they outlive an actor's restart."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import trio
@@ -19,10 +19,9 @@ class Listener(Protocol):
     caller: Caller
     given: set[MailboxId]
     user_sent: UserSeq
+    rooms: dict[RoomNumber, Any]
     end: Callable[[ChattyError], None]
 
-    @property
-    def rooms(self) -> Mapping[RoomNumber, Any]: ...
     def offer(self, room: RoomNumber, seq: Seq, shared: Shared) -> None: ...
     def note_head(self, room: RoomNumber, head: Seq) -> None: ...
     def mark_behind(self, room: RoomNumber) -> None: ...

@@ -8,7 +8,8 @@ import trio
 
 from chatty.errors import MigrationFailed, SchemaTooNew, SchemaTooOld, StoreUnavailable
 from chatty.store.connection import TrioConnection, open_connection
-from chatty.store.schema import SchemaVersion, check, code_version, list_migrations, read_version, upgrade
+from chatty.store.migrations.files import SchemaVersion
+from chatty.store.schema import check, code_version, list_migrations, read_version, upgrade
 
 
 def write(directory: Path, number: int, sql: str, *, compatible_from: int = 1) -> None:
