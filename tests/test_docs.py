@@ -51,7 +51,7 @@ def in_code_marks(text: str) -> set[str]:
 
 
 def leaf_errors(root: type[ChattyError]) -> Iterator[type[ChattyError]]:
-    below = [error for error in root.__subclasses__() if error.__module__.startswith("chatty.")]
+    below = [error for error in root.__subclasses__() if error.__module__ == root.__module__]
     if not below:
         yield root
     for error in below:
