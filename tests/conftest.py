@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-pytest_plugins = ["tests.postgres_fixtures"]
+pytest_plugins = ["tests.postgres_fixtures", "tests.server.app_fixtures"]
 
 _counts_wanted = os.environ.get("CHATTY_TEST_COUNTS", "small")
 

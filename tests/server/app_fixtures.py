@@ -1,0 +1,87 @@
+"""The whole application in the test's own process: open_app() behind Hypercorn on a free port, on a fresh database.
+
+async def test_…(chat: RunningApp) -> None:                                  # the usual settings
+    ann = await chat.sign_up("ann")
+
+async with open_chat(database, tmp_path, mailbox_rows_max=3) as chat: …       # other settings, or Hooks
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+import trio
+from hypercorn.trio import serve
+
+from chatty.app import App, Hooks, open_app
+from chatty.cli import hypercorn_config
+from chatty.config import Settings
+from tests.server.wire_people import ORIGIN, SERVER_NAME, WireDevice, sign_up
+
+
+@dataclass(kw_only=True)
+class RunningApp:
+    """origin: http://host:port where it listens. http: speaks to it, for everybody. database: its address, to look into."""
+
+    origin: str
+    app: App
+    settings: Settings
+    http: httpx.AsyncClient
+    database: str
+
+    async def sign_up(self, name: str, **keys: Any) -> WireDevice:
+        """A new account with one device; a further one: wire_people.sign_in()."""
+        return await sign_up(self.http, name, **keys)
+
+    async def sign_up_all(self, *names: str) -> list[WireDevice]:
+        return [await self.sign_up(name) for name in names]
+
+    async def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """What the store holds: for a test's last look, not a way to act."""
+
+        def look() -> list[tuple[Any, ...]]:
+            with psycopg.connect(self.database) as connection:
+                return connection.execute(sql, parameters).fetchall()
+
+        return await trio.to_thread.run_sync(look)
+
+
+def chat_settings(data_dir: Path, **changes: Any) -> Settings:
+    usual: dict[str, Any] = {
+        "data_dir": data_dir / "data",
+        "port": 0,
+        "public_origin": ORIGIN,
+        "server_name": SERVER_NAME,
+        "registration": "open",
+        "compare_interval_s": 0.2,
+    }
+    return Settings(**(usual | changes))
+
+
+@asynccontextmanager
+async def open_chat(
+    database: str, data_dir: Path, *, hooks: Hooks | None = None, **changes: Any
+) -> AsyncIterator[RunningApp]:
+    """Serve until the block is left. changes: settings."""
+    settings = chat_settings(data_dir, **changes)
+    config = hypercorn_config(settings)
+    config.graceful_timeout = 0.05  # Hypercorn keeps the ping task of a closed socket until its next ping
+    stop = trio.Event()
+    async with open_app(settings, address=database, hooks=hooks) as app, trio.open_nursery() as nursery:
+        start: Callable[..., Any] = partial(serve, app.asgi, config, shutdown_trigger=stop.wait)
+        bound = await nursery.start(start)
+        async with httpx.AsyncClient(base_url=bound[0], timeout=20) as http:
+            yield RunningApp(origin=bound[0], app=app, settings=settings, http=http, database=database)
+        stop.set()
+
+
+@pytest.fixture
+async def chat(database: str, tmp_path: Path) -> AsyncIterator[RunningApp]:
+    async with open_chat(database, tmp_path) as running:
+        yield running
