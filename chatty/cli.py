@@ -17,7 +17,6 @@ import click
 import structlog
 import trio
 from hypercorn.config import Config
-from hypercorn.trio import serve as hypercorn_serve
 
 from chatty import __version__
 from chatty.app import App, Hooks, open_app
@@ -26,6 +25,7 @@ from chatty.errors import BadConfiguration, ChattyError, ShuttingDown
 from chatty.store import schema
 from chatty.store.embedded import open_embedded
 from chatty.telemetry import configure_logging
+from chatty.web import listener
 
 log = structlog.get_logger("chatty.cli")
 tell_timeout_s = 0.5  # how long closing frames get before the listener stops
@@ -128,7 +128,7 @@ async def _listen(
 ) -> None:
     """Hypercorn, from its sockets to its end; then whatever ran beside it ends too."""
     async with trio.open_nursery() as nursery:
-        run = partial(hypercorn_serve, app.asgi, hypercorn_config(settings), shutdown_trigger=stopped.wait)
+        run = partial(listener.serve, app.asgi, hypercorn_config(settings), shutdown_trigger=stopped.wait)
         bound = await nursery.start(run)
         task_status.started(bound[0])
     whole.cancel()

@@ -1,7 +1,7 @@
 """The WebSocket at /v1/ws: Quart-Trio's websocket behind the Socket port. The plain path: any ASGI server, TLS in Hypercorn.
 
-Traps of the libraries, handled here: an empty binary frame makes receive() return None; after a peer has gone send() returns at
-once, without error or checkpoint; send() cannot be cancelled while a peer does not read, so the session bounds what it feeds.
+Traps of the libraries, handled here: Quart's receive() returns None for an empty binary frame; after a peer has gone send() returns
+at once, without error or checkpoint; send() cannot be cancelled while a peer does not read, so the session bounds what it feeds.
 """
 
 from collections.abc import Awaitable, Callable
@@ -34,6 +34,14 @@ class QuartSocket(Socket):
         return self._encoding
 
     async def receive(self) -> bytes | str:
+        match self._encoding, await self.receive_message():
+            case ("json", str() as message) | ("msgpack", bytes() as message):
+                return message
+            case _:
+                raise BadRequest("text frames hold JSON, binary frames MessagePack")
+
+    async def receive_message(self) -> bytes | str:
+        """The next message of either kind. Raises: SocketClosed."""
         data: Any = None
         with trio.CancelScope() as self._receiving:
             if self._is_closed:
@@ -41,19 +49,17 @@ class QuartSocket(Socket):
             data = await self._inner.receive()
         if self._receiving.cancelled_caught:
             raise SocketClosed
-        if data is None:
-            raise BadRequest("an empty binary frame")
-        match self._encoding, data:
-            case ("json", str()) | ("msgpack", bytes()):
-                message: bytes | str = data
-                return message
-            case _:
-                raise BadRequest("text frames hold JSON, binary frames MessagePack")
+        message: bytes | str = b"" if data is None else data
+        return message
 
     async def send(self, frame: bytes) -> None:
+        await self.send_message(frame.decode() if self._encoding == "json" else frame)
+
+    async def send_message(self, message: bytes | str) -> None:
+        """Raises: SocketClosed. May block, as send() does."""
         if self._is_closed:
             raise SocketClosed
-        await self._inner.send(frame.decode() if self._encoding == "json" else frame)
+        await self._inner.send(message)
 
     async def close(self, code: int, reason: str) -> None:
         if not self._is_closed:

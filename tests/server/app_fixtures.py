@@ -17,11 +17,11 @@ import httpx
 import psycopg
 import pytest
 import trio
-from hypercorn.trio import serve
 
 from chatty.app import App, Hooks, open_app
 from chatty.cli import hypercorn_config
 from chatty.config import Settings
+from chatty.web.listener import serve
 from tests.server.wire_people import ORIGIN, SERVER_NAME, WireDevice, sign_up
 
 
@@ -70,11 +70,9 @@ async def open_chat(
 ) -> AsyncIterator[RunningApp]:
     """Serve until the block is left. changes: settings."""
     settings = chat_settings(data_dir, **changes)
-    config = hypercorn_config(settings)
-    config.graceful_timeout = 0.05  # Hypercorn keeps the ping task of a closed socket until its next ping
     stop = trio.Event()
     async with open_app(settings, address=database, hooks=hooks) as app, trio.open_nursery() as nursery:
-        start: Callable[..., Any] = partial(serve, app.asgi, config, shutdown_trigger=stop.wait)
+        start: Callable[..., Any] = partial(serve, app.asgi, hypercorn_config(settings), shutdown_trigger=stop.wait)
         bound = await nursery.start(start)
         async with httpx.AsyncClient(base_url=bound[0], timeout=20) as http:
             yield RunningApp(origin=bound[0], app=app, settings=settings, http=http, database=database)
