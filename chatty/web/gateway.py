@@ -1,7 +1,8 @@
 """The WebSocket at /v1/ws: Quart-Trio's websocket behind the Socket port. The plain path: any ASGI server, TLS in Hypercorn.
 
 Traps of the libraries, handled here: Quart's receive() returns None for an empty binary frame; after a peer has gone send()
-returns at once, without error or checkpoint; send() cannot be cancelled while a peer does not read, so the session bounds what it feeds.
+returns at once, without error or checkpoint; send() cannot be cancelled while a peer does not read, so the session bounds what
+it feeds.
 """
 
 from collections.abc import Awaitable, Callable
