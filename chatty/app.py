@@ -9,7 +9,7 @@ the lifespan opens and closes the same block: `hypercorn -k trio 'chatty.app:mak
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -98,9 +98,13 @@ class Hooks:
 
 @dataclass(frozen=True, kw_only=True)
 class App:
-    """A running application. `asgi`: for the server. `begin_drain()`: not ready from now on."""
+    """A running application. `asgi`: for the server. `begin_drain()`: not ready from now on.
+
+    `serve_socket`: one session over any Socket, until it ends; the gateway's way in.
+    """
 
     asgi: QuartTrio
+    serve_socket: Callable[[Socket], Awaitable[None]]
     identity: ServerIdentity
     directory: Directory
     snapshot: Callable[[], Snapshot]
@@ -297,6 +301,7 @@ async def _open_tree(
 
     yield App(
         asgi=asgi,
+        serve_socket=serve_socket,
         identity=store.identity,
         directory=directory,
         snapshot=root.snapshot,
