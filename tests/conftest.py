@@ -1,6 +1,7 @@
 """What every test may use."""
 
 import os
+import secrets
 from collections.abc import Callable
 
 import pytest
@@ -18,3 +19,17 @@ def counts(small: int, full: int) -> int:
 @pytest.fixture(name="counts")
 def _counts() -> Callable[[int, int], int]:
     return counts
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=None, help="replay a test that draws at random; it prints its seed")
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> int:
+    """What a test draws from: another number each run, printed, or the one of --seed."""
+    chosen = request.config.getoption("--seed")
+    drawn = int(chosen) if chosen is not None else secrets.randbelow(2**32)
+    with capsys.disabled():
+        print(f"\n{request.node.name}: --seed {drawn}")
+    return drawn
