@@ -70,6 +70,7 @@ from chatty.store.units import PostgresUnitOfWork
 from chatty.telemetry import Metrics, configure_logging
 from chatty.web import accounts, devices, gateway, health, keys, mailbox, rooms, server, sessions
 from chatty.web.application import make_quart
+from chatty.web.asyncapi import asyncapi_route
 from chatty.web.openapi import openapi_route
 from chatty.web.problems import error_frame
 from chatty.web.routes import Route
@@ -439,6 +440,7 @@ def _routes(
         *rooms.routes(steps.rooms, steps.streams, steps.checkpoints, append),
         *server.routes(info, make_jwks([store.keys.signing])),
         *health.routes(checks),
+        asyncapi_route(version=chatty.__version__, origin=settings.public_origin),
     ]
     return [*routes, openapi_route(routes, version=chatty.__version__)]
 

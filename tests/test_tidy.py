@@ -60,6 +60,7 @@ LAYER_FILES = {
     },
     "web": {
         "application",
+        "asyncapi",
         "gateway",
         "limits",
         "listener",

@@ -51,7 +51,7 @@ def make_document(routes: Iterable[Route], *, version: str) -> dict[str, Any]:
         },
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
         "paths": dict(paths),
-        "components": {"schemas": _portable(components), "securitySchemes": _SECURITY},
+        "components": {"schemas": portable(components), "securitySchemes": _SECURITY},
     }
 
 
@@ -75,13 +75,13 @@ def _operation(one: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
         "responses": {**_answers(one, schema_of), **_problems(one, schema_of)},
     }
     if one.body is not None:
-        content = {"application/json": {"schema": _portable(schema_of[id(one.body)])}}
+        content = {"application/json": {"schema": portable(schema_of[id(one.body)])}}
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 
 def _parameter(item: Parameter, schema_of: dict[int, Any]) -> dict[str, Any]:
-    schema = dict(_portable(schema_of[id(item.type)]))
+    schema = dict(portable(schema_of[id(item.type)]))
     if not item.is_required and item.default is not None:
         schema["default"] = item.default
     return {"name": item.name, "in": item.place, "required": item.is_required, "schema": schema}
@@ -102,7 +102,7 @@ def _headers(one: Route, schema_of: dict[int, Any]) -> list[dict[str, Any]]:
 
 
 def _answers(one: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
-    schema = {"type": "string"} if one.answer is str else _portable(schema_of[id(one.answer)])
+    schema = {"type": "string"} if one.answer is str else portable(schema_of[id(one.answer)])
     content = {one.media_type: {"schema": schema}}
     return {str(status): {"description": HTTPStatus(status).phrase, "content": content} for status in one.statuses}
 
@@ -116,13 +116,13 @@ def _problems(one: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
     return {status: {"description": "\n\n".join(texts[status]), "content": content} for status in statuses}
 
 
-def _portable(schema: Any) -> Any:
+def portable(schema: Any) -> Any:
     """Python's `$(?!\\n)` says what `$` alone says in JSON Schema's dialect of regular expressions."""
     match schema:
         case dict():
             return {key: _portable_item(key, value) for key, value in schema.items()}
         case list():
-            return [_portable(item) for item in schema]
+            return [portable(item) for item in schema]
         case _:
             return schema
 
@@ -130,4 +130,4 @@ def _portable(schema: Any) -> Any:
 def _portable_item(key: str, value: Any) -> Any:
     if key == "pattern" and isinstance(value, str):
         return value.replace(r"$(?!\n)", "$")
-    return _portable(value)
+    return portable(value)

@@ -165,6 +165,8 @@ class Ack(Frame, frozen=True, kw_only=True, tag="ack"):
 
 
 class Done(Frame, frozen=True, kw_only=True, tag="done"):
+    """The request was done; there is no more to say."""
+
     id: RequestIdField
 
 
