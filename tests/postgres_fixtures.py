@@ -4,6 +4,7 @@ The server runs in a Trio loop of its own thread, because its life is the whole 
 test. It is the product's own embedded server; only fsync is off, for a test never pulls the machine's plug.
 """
 
+import os
 import shutil
 import tempfile
 import threading
@@ -25,9 +26,9 @@ _template = "chatty_template"
 
 
 @contextmanager
-def make_open_directory(prefix: str) -> Iterator[Path]:
+def make_open_directory(prefix: str, *, parent: Path | None = None) -> Iterator[Path]:
     """A temporary directory that other accounts may enter: pytest's own are 0700, and PostgreSQL never runs as root."""
-    directory = Path(tempfile.mkdtemp(prefix=prefix))
+    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     directory.chmod(0o755)
     try:
         yield directory
@@ -41,11 +42,19 @@ def open_directory() -> Iterator[Path]:
         yield directory
 
 
+def memory_directory() -> Path | None:
+    """Where files live in memory, if there is plenty: a copy of a database takes 0.02 s there, 0.25 s on a disk."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 2 * 1024**3:
+        return None
+    return memory
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedServer]:
     """A running embedded PostgreSQL without any database of ours."""
-    with make_open_directory("chatty-tests-") as directory:
-        settings = {"fsync": "off", "max_connections": "200"}
+    with make_open_directory("chatty-tests-", parent=memory_directory()) as directory:
+        settings = {"fsync": "off", "max_connections": "200", "max_wal_size": "128MB"}
 
         async def serve(ready: Callable[[EmbeddedServer], None], stop: trio.Event) -> None:
             async with open_embedded(directory / "postgres", settings=settings) as server:
