@@ -39,7 +39,7 @@ from chatty.actors.runtime import (
     Supervisor,
     open_supervisor,
 )
-from chatty.actors.sessions import End, Socket, session_actor
+from chatty.actors.sessions import End, Socket, close_with, session_actor
 from chatty.actors.watch import compare_actor, revocation_actor
 from chatty.config import Settings, load_settings
 from chatty.crypto.nonces import Nonces
@@ -239,7 +239,13 @@ def _make_steps(settings: Settings, store: _Store, doorbells: Doorbells) -> _Ste
             rows_per_sender_max=settings.mailbox_rows_per_sender_max,
             rows_max=settings.mailbox_rows_max,
         ),
-        rooms=RoomSteps(units, doorbells=doorbells, clock=now_ms, server_name=settings.server_name),
+        rooms=RoomSteps(
+            units,
+            doorbells=doorbells,
+            clock=now_ms,
+            server_name=settings.server_name,
+            members_max=settings.room_members_max,
+        ),
         streams=StreamSteps(units),
         checkpoints=Checkpoints(
             units,
@@ -292,7 +298,7 @@ async def _open_tree(
         metrics=metrics,
         body_bytes_max=settings.body_bytes_max,
     )
-    serve_socket = partial(_serve_socket, sessions_branch, parts, settings.sessions_max)
+    serve_socket = partial(_serve_socket, sessions_branch, parts, trio.CapacityLimiter(settings.sessions_max))
     gateway.add_gateway(asgi, serve_socket, metrics)
     await _start_console(settings, root, checks, directory)
 
@@ -454,13 +460,20 @@ async def _append(room_actors: RoomActors, draft: Draft, *, timeout_s: float) ->
         raise domain_error(error) from error
 
 
-async def _serve_socket(branch: Supervisor, parts: SessionParts, sessions_max: int, socket_: Socket) -> None:
-    """One session from its socket's opening to its end."""
-    if len(parts.directory) >= sessions_max:
-        full = Overloaded(limiter="sessions_max", retry_after_s=5.0)
-        await socket_.close(4411, full.code)
+async def _serve_socket(branch: Supervisor, parts: SessionParts, places: trio.CapacityLimiter, socket_: Socket) -> None:
+    """One session from its socket's opening to its end. Every open socket takes a place, before its hello too."""
+    try:
+        places.acquire_on_behalf_of_nowait(socket_)
+    except trio.WouldBlock:
+        await close_with(socket_, parts, Overloaded(limiter="sessions_max", retry_after_s=5.0))
         return
+    try:
+        await _live(branch, parts, socket_)
+    finally:
+        places.release_on_behalf_of(socket_)
 
+
+async def _live(branch: Supervisor, parts: SessionParts, socket_: Socket) -> None:
     async def run(inbox: Mailbox[End]) -> None:
         await session_actor(inbox, socket_, parts)
 

@@ -167,6 +167,10 @@ class Session(Listener):
 
     def reply_error(self, request_id: int, error: ChattyError) -> None:
         self._close_request(request_id)
+        self.refuse(request_id, error)
+
+    def refuse(self, request_id: int, error: ChattyError) -> None:
+        """Answer a request that is not among the open ones."""
         self.reply(self._parts.error_frame(request_id, error))
 
     def settle(self, request_id: int, n: SendNumber, result: object) -> None:
@@ -183,8 +187,9 @@ class Session(Listener):
     # Rooms -----------------------------------------------------------------------------------------------------------
 
     def enter_room(self, position: RoomPosition, *, sent: Seq) -> None:
+        """sent: the client's cursor. One beyond the room's end counts as its end, or nothing new would ever be sent."""
         if position.room_number not in self.rooms:
-            self.rooms[position.room_number] = RoomCursor(position.room, sent)
+            self.rooms[position.room_number] = RoomCursor(position.room, min(sent, position.head_seq))
             self.numbers[position.room] = position.room_number
             self._parts.directory.register(position.room_number, self)
         self.note_head(position.room_number, position.head_seq)
@@ -210,10 +215,11 @@ class Session(Listener):
         self.reply(frames.Lagging())
 
     def resync(self, cursors: Sequence[Cursor], *, user_seq: UserSeq, is_last: bool) -> None:
+        """Go back to where the client is; never forward, for it cannot have what it was not sent."""
         for cursor in cursors:
             number = self.numbers.get(cursor.room)
             if number is not None:
-                self.rooms[number].sent = cursor.seq
+                self.rooms[number].sent = min(self.rooms[number].sent, cursor.seq)
         self.user_sent = min(self.user_sent, user_seq)
         if is_last:
             self.is_lagging = False

@@ -88,6 +88,18 @@ async def _await_end(mailbox: Mailbox[End], connection: "Connection") -> None:
     connection.end(ShuttingDown("the server is draining"))
 
 
+async def close_with(socket: Socket, parts: SessionParts, error: ChattyError) -> None:
+    """An error of the connection: an event with id 0, then the error's close code."""
+    code = error.close_code or close_default
+    parts.metrics.websocket_closes.labels(code=str(code)).inc()
+    try:
+        event = parts.error_frame(0, error)
+        await socket.send(frames.encode([event], encoding=socket.encoding))
+        await socket.close(code, error.code)
+    except SocketClosed:
+        pass
+
+
 class Connection:
     """The tasks of one socket. `end()` may be called by anybody, any number of times; the first reason counts."""
 
@@ -117,17 +129,8 @@ class Connection:
 
     async def _close(self) -> None:
         """Say why, then close; a peer that does not read holds this up until the kernel ends it or the actor is cancelled."""
-        error = self._reason
-        if error is None:
-            return
-        code = error.close_code or close_default
-        self._parts.metrics.websocket_closes.labels(code=str(code)).inc()
-        try:
-            event = self._parts.error_frame(0, error)
-            await self._socket.send(frames.encode([event], encoding=self._socket.encoding))
-            await self._socket.close(code, error.code)
-        except SocketClosed:
-            pass
+        if self._reason is not None:
+            await close_with(self._socket, self._parts, self._reason)
 
     async def _serve(self) -> None:
         try:
@@ -187,7 +190,6 @@ class Connection:
     async def _resume(self, caller: Caller, hello: frames.Hello, cursors: Sequence[Cursor]) -> Session:
         session = Session(caller, self._socket.encoding, self._parts, self.end)
         self._session = session
-        session.user_sent = hello.user_seq
         sent = {cursor.room: cursor.seq for cursor in cursors}
         try:
             older = self._parts.directory.enter(session)
@@ -214,6 +216,7 @@ class Connection:
                 heartbeat_interval_s=self._parts.limits.heartbeat_interval_s,
             )
         )
+        session.user_sent = min(hello.user_seq, resume.user_head)  # a cursor from the future counts as the end
         session.give_mailbox(resume.mailbox)
         session.reply(resume.counts)
         await session.give_user_events(resume.user_events)
@@ -269,8 +272,9 @@ class Connection:
             session.reply_error(request.id, error)
 
     async def _append(self, session: Session, request: frames.Send) -> None:
-        if request.id in session.open_requests:
-            raise BadRequest("this request id is in use")
+        if request.id in session.open_requests:  # the other one of this id is still to be answered
+            session.refuse(request.id, BadRequest("this request id is in use"))
+            return
         number = await self._room_number(session, request.room)
         one = draft(session.caller, request, room=request.room, room_number=number, n=request.n)
         deadline = trio.current_time() + self._parts.limits.append_timeout_s

@@ -7,7 +7,7 @@ The order of the locks matters: a join beside a new device would else leave the 
 A final refusal is recorded under (device, n) like an answer, so that a late copy of the request cannot succeed after all.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -24,6 +24,7 @@ from chatty.errors import (
     LastOwner,
     NotAMember,
     NotFound,
+    QuotaExceeded,
 )
 from chatty.ids import DeviceId, ListVersion, RoomId, RoomNumber, SendNumber, Seq, UserId, UserNumber
 from chatty.services.caller import Caller
@@ -174,11 +175,36 @@ def _change(caller: Caller, operation: str, request: msgspec.Struct, *, n: SendN
 class RoomSteps:
     """Every step is one transaction. Cancelled: nothing or all of it is committed; the same request again settles which."""
 
-    def __init__(self, units: RoomUnits, *, doorbells: Doorbells, clock: Clock, server_name: str) -> None:
+    def __init__(
+        self, units: RoomUnits, *, doorbells: Doorbells, clock: Clock, server_name: str, members_max: int
+    ) -> None:
         self._units = units
         self._doorbells = doorbells
         self._clock = clock
         self._server_name = server_name
+        self._members_max = members_max
+
+    async def _settle(self, change: "_Change", act: "_Act") -> RoomCommitted:
+        """Run one change in a transaction of its own; then ring.
+
+        A final refusal leaves nothing of the change behind and is recorded in its place, unless a copy of the request was faster
+        meanwhile: then that one's outcome counts.
+        """
+        try:
+            async with self._units.begin() as unit:
+                committed, doorbell = await act(unit)
+        except _FINAL as error:
+            return await self._settle_refused(change, error)
+        self._doorbells.ring(doorbell)
+        return committed
+
+    async def _settle_refused(self, change: "_Change", error: ChattyError) -> RoomCommitted:
+        async with self._units.begin() as unit:
+            if (recorded := await self._recorded(unit, change)) is not None:
+                return recorded
+            answer = b"-" + error.code.encode()
+            await unit.requests.record(change.caller.device_number, n=change.n, digest=change.digest, answer=answer)
+        raise error
 
     # Creation ------------------------------------------------------------------------------------------------------
 
@@ -191,18 +217,20 @@ class RoomSteps:
         create = request.create.signed
         _check_creation(caller, request)
         change = _change(caller, "create_room", request, n=create.n, low=low)
-        async with self._units.begin() as unit:
+
+        async def act(unit: RoomUnit) -> tuple[RoomCommitted, Doorbell]:
             users = [await self._require_user(unit, user) for user in create.direct or (create.creator,)]
             await unit.rooms.lock_users([user.user_number for user in users])
             if (answer := await self._recorded(unit, change)) is not None:
-                return answer
+                return answer, Doorbell()
             existing = await self._existing(unit, create, chain.room_id(body_bytes(create)))
             if existing is not None:
-                return await self._record(unit, change, existing)
+                return await self._record(unit, change, existing), Doorbell()
             head, committed = await self._append_creation(unit, caller, request)
             await self._record(unit, change, committed)
-        self._doorbells.ring(Doorbell(rooms=[head.room_number], users=[user.user_number for user in users]))
-        return committed
+            return committed, Doorbell(rooms=[head.room_number], users=[user.user_number for user in users])
+
+        return await self._settle(change, act)
 
     async def _existing(self, unit: RoomUnit, create: CreateContent, room: RoomId) -> RoomCommitted | None:
         found = await unit.rooms.created(room)
@@ -259,29 +287,23 @@ class RoomSteps:
         """Join, add, leave, kick, ban, unban or role: as the authority rule allows.
 
         Raises: NotFound (room or target, or none of the caller's business), Forbidden, NotAMember, InvitationVoid, LastOwner,
-        BadSignature, BadRequest, and as (device, n) does.
+        BadSignature, BadRequest, QuotaExceeded (room_members_max), and as (device, n) does.
         """
         signed = request.signed
         _check_signer(caller, room, signed)
         change = _change(caller, "change_member", request, n=signed.n, low=low)
-        async with self._units.begin() as unit:
+
+        async def act(unit: RoomUnit) -> tuple[RoomCommitted, Doorbell]:
             number = await self._visible_room(unit, room, caller, invitation=signed.invitation)
             target = await self._require_user(unit, signed.target)
             await unit.rooms.lock_users([target.user_number])
             if (recorded := await self._recorded(unit, change)) is not None:
-                return recorded
-            outcome: RoomCommitted | ChattyError
-            try:
-                outcome = await self._change_member(unit, caller, number, request)
-                await self._record(unit, change, outcome)
-            except _FINAL as error:
-                outcome = error
-                answer = _refused(error)
-                await unit.requests.record(caller.device_number, n=change.n, digest=change.digest, answer=answer)
-        if isinstance(outcome, ChattyError):
-            raise outcome
-        self._doorbells.ring(Doorbell(rooms=[number], users=[target.user_number]))
-        return outcome
+                return recorded, Doorbell()
+            committed = await self._change_member(unit, caller, number, request)
+            await self._record(unit, change, committed)
+            return committed, Doorbell(rooms=[number], users=[target.user_number])
+
+        return await self._settle(change, act)
 
     async def _change_member(
         self, unit: RoomUnit, caller: Caller, number: RoomNumber, request: SignedMemberChange
@@ -301,6 +323,7 @@ class RoomSteps:
         appended = append(locked.head, _member_event(caller, request, target), now_ms=self._clock())
         verified = verify_event(appended.event, server=self._server_name, device_key=keys)
         authorize(locked, verified)
+        self._check_members_count(locked, signed.action)
         changed = change_membership(locked, verified)
         assert changed is not None
         await unit.rooms.write(locked.head, [appended])
@@ -308,6 +331,11 @@ class RoomSteps:
         await self._tell_target(unit, target, signed.action, appended)
         await self._audit(unit, signed, locked.head.room)
         return RoomCommitted(room=locked.head.room, seq=appended.event.seq, epoch=locked.head.epoch)
+
+    def _check_members_count(self, locked: LockedRoom, action: Action) -> None:
+        """Not a final refusal: the same request succeeds once somebody has left."""
+        if action in _additions and locked.joined_count >= self._members_max:
+            raise QuotaExceeded(quota="room_members_max", count_max=self._members_max)
 
     async def _audit(self, unit: RoomUnit, signed: MemberChange, room: RoomId) -> None:
         if signed.action in (Action.KICK, Action.BAN, Action.UNBAN, Action.ROLE):
@@ -333,12 +361,13 @@ class RoomSteps:
         signed = request.signed
         _check_signer(caller, room, signed)
         change = _change(caller, "invite", request, n=signed.n, low=low)
-        async with self._units.begin() as unit:
+
+        async def act(unit: RoomUnit) -> tuple[RoomCommitted, Doorbell]:
             number = await self._visible_room(unit, room, caller, invitation=None)
             target = await self._require_user(unit, signed.target)
             await unit.rooms.lock_users([target.user_number])
-            if await self._recorded(unit, change) is not None:
-                return
+            if (recorded := await self._recorded(unit, change)) is not None:
+                return recorded, Doorbell()
             locked = await unit.rooms.lock(number, {signed.sender, signed.target})
             await self._check_position(unit, locked, signed.last_seq, signed.last_head)
             if signed.target_identity != target.identity_key:
@@ -353,8 +382,10 @@ class RoomSteps:
             await unit.rooms.append_user_event(
                 target.user_number, kind="invitation", content=content, time_ms=self._clock()
             )
-            await self._record(unit, change, RoomCommitted(room=room, seq=locked.seq, epoch=locked.head.epoch))
-        self._doorbells.ring(Doorbell(users=[target.user_number]))
+            committed = RoomCommitted(room=room, seq=locked.seq, epoch=locked.head.epoch)
+            return await self._record(unit, change, committed), Doorbell(users=[target.user_number])
+
+        await self._settle(change, act)
 
     async def change_policy(
         self, caller: Caller, room: RoomId, request: SignedPolicyChange, *, low: SendNumber
@@ -363,10 +394,11 @@ class RoomSteps:
         signed = request.signed
         _check_signer(caller, room, signed)
         change = _change(caller, "change_policy", request, n=signed.n, low=low)
-        async with self._units.begin() as unit:
+
+        async def act(unit: RoomUnit) -> tuple[RoomCommitted, Doorbell]:
             number = await self._visible_room(unit, room, caller, invitation=None)
             if (answer := await self._recorded(unit, change)) is not None:
-                return answer
+                return answer, Doorbell()
             locked = await unit.rooms.lock(number, {signed.sender})
             await self._check_position(unit, locked, signed.last_seq, signed.last_head)
             keys = await self._device_keys(unit, [(signed.sender, signed.device)])
@@ -375,9 +407,9 @@ class RoomSteps:
             await unit.rooms.write(locked.head, [appended])
             await unit.rooms.set_policy(number, signed.policy)
             committed = RoomCommitted(room=room, seq=appended.event.seq, epoch=locked.head.epoch)
-            await self._record(unit, change, committed)
-        self._doorbells.ring(Doorbell(rooms=[number]))
-        return committed
+            return await self._record(unit, change, committed), Doorbell(rooms=[number])
+
+        return await self._settle(change, act)
 
     # Reading -------------------------------------------------------------------------------------------------------
 
@@ -440,6 +472,9 @@ class RoomSteps:
         return Keys(found)
 
 
+_Act = Callable[[RoomUnit], Awaitable[tuple[RoomCommitted, Doorbell]]]
+
+
 class Keys:
     """Ed25519 keys of the devices that signed something, looked up before the pure check runs."""
 
@@ -452,10 +487,6 @@ class Keys:
 
 def _pair(direct: Sequence[UserId]) -> str:
     return " ".join(direct)
-
-
-def _refused(error: ChattyError) -> bytes:
-    return b"-" + error.code.encode()
 
 
 def _check_creation(caller: Caller, request: RoomCreation) -> None:

@@ -97,11 +97,15 @@ class StreamUnit(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Resume:
-    """One snapshot of everything a returning device is behind in; rooms in full follow page by page."""
+    """One snapshot of everything a returning device is behind in; rooms in full follow page by page.
+
+    user_head: where the user's stream ends.
+    """
 
     send_row: SendRow
     mailbox: Sequence[frames.Mailbox]
     user_events: Sequence[UserEvent]
+    user_head: UserSeq
     rooms: Sequence[RoomPosition]
     counts: frames.OneTimeKeyCounts
 
@@ -138,12 +142,14 @@ class StreamSteps:
             missing = set(named) - {room.room for room in rooms}
             if missing:
                 rooms += await unit.streams.left_rooms(caller.user_number, missing)
+            heads = await unit.streams.stream_seqs([caller.user_number])
             return Resume(
                 send_row=row,
                 mailbox=await self._mailbox(unit, caller, given=()),
                 user_events=await unit.streams.user_page(
                     caller.user_number, after=user_seq, count_max=limits.page_events_max
                 ),
+                user_head=heads.get(caller.user_number, UserSeq(0)),
                 rooms=rooms,
                 counts=await unit.keys.counts(caller.device_number),
             )

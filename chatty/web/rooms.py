@@ -17,6 +17,7 @@ from chatty.errors import (
     NotEncrypted,
     NotFound,
     OutcomeUnknown,
+    QuotaExceeded,
     RequestQuarantined,
     SendWindowFull,
 )
@@ -53,7 +54,7 @@ AfterField = Annotated[str, Meta(pattern=r"^(![A-Za-z0-9_-]{43})?$(?!\n)")]
 AppendDraft = Callable[..., Awaitable[Committed]]
 
 _number_errors = (MessageIdConflict, MessageIdClosed, SendWindowFull, OutcomeUnknown)
-_change_errors = (NotFound, NotAMember, InvitationVoid, LastOwner, BadSignature, *_number_errors)
+_change_errors = (NotFound, NotAMember, InvitationVoid, LastOwner, BadSignature, QuotaExceeded, *_number_errors)
 
 
 def routes(rooms: RoomSteps, streams: StreamSteps, checkpoints: Checkpoints, append: AppendDraft) -> list[Route]:

@@ -274,7 +274,8 @@ def decode_requests(
 
     Raises: BadRequest for anything that is not one; TooLarge above bytes_max or requests_per_frame_max.
     """
-    if len(data) > bytes_max:
+    size_bytes = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode(errors="replace"))
+    if size_bytes > bytes_max:
         raise TooLarge(limit="frame_bytes_max", bytes_max=bytes_max)
     try:
         decoded = _decoders[encoding].decode(data)

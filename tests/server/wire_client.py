@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import trio
-from trio_websocket import CloseReason, ConnectionClosed, WebSocketConnection, connect_websocket_url
+from trio_websocket import CloseReason, ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from chatty.ids import MailboxId, RoomId, Seq, UserSeq
 from chatty.wire import frames
@@ -227,10 +227,13 @@ async def open_raw_socket(
 ) -> AsyncIterator[WireSocket]:
     """Connect and no more: the challenge was not read. origin: http://host:port."""
     offered = [_SUBPROTOCOLS[encoding]] if subprotocols is None else list(subprotocols)
-    url = origin.replace("http", "ws", 1) + "/v1/ws"
-    async with trio.open_nursery() as nursery:
+    address = origin.removeprefix("http://")
+    host, port = address.split(":")
+    async with await trio.open_tcp_stream(host, int(port)) as stream, trio.open_nursery() as nursery:
         with trio.fail_after(wait_timeout_s):
-            inner = await connect_websocket_url(nursery, url, subprotocols=offered, message_queue_size=1)
+            inner = await wrap_client_stream(
+                nursery, stream, address, "/v1/ws", subprotocols=offered, message_queue_size=1
+            )
         try:
             yield WireSocket(inner, device, encoding)
         finally:
