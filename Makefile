@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .NOTPARALLEL:
-.PHONY: help run demo test test-long check format bench interop fuzz lock clean
+.PHONY: help run demo test test-long check format bench bench-compare interop fuzz lock clean
 
 help:
 	@echo 'make run        start a server on http://127.0.0.1:8000, PostgreSQL included; Ctrl-C stops it'
@@ -20,6 +20,7 @@ help:
 	@echo 'make check      format, lint, types, import rules'
 	@echo 'make format     let ruff mend what it can'
 	@echo 'make bench      measure; results go to bench/results'
+	@echo 'make bench-compare  the change between the two newest results'
 	@echo 'make interop    exchange messages with another implementation of the protocol'
 	@echo 'make fuzz       WebSocket conformance cases against the gateway'
 	@echo 'make lock       resolve the dependencies anew'
@@ -50,6 +51,9 @@ format: .venv/.complete
 
 bench: .venv/.complete
 	@exec $(BIN)/python -m bench $(ARGS)
+
+bench-compare: .venv/.complete
+	@exec $(BIN)/python -m bench.compare $(ARGS)
 
 interop: .venv/.complete
 	@if [ -x tests/interop/run ]; then exec tests/interop/run $(ARGS); else echo 'interop: nothing here yet'; fi

@@ -1,0 +1,112 @@
+"""Measure everything: `make bench`. About two minutes.
+
+    python -m bench [--only A B] [--rounds 3] [--small] [--no-save]
+
+Server and PostgreSQL run on one core, the generator on another. The figures go to bench/results/COMMIT.json.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from bench import results, scenarios
+from bench.processes import choose_cores, pin
+from bench.scenarios import Place, Result, Size
+
+Run = Callable[[Place], Result]
+
+
+def sizes(rounds_count: int) -> dict[str, Size]:
+    chat = {"ciphertext_bytes": 256, "window": 64, "rounds_count": rounds_count, "warm_up_count": 400}
+    return {
+        "echo": Size(members_count=1, rooms_count=1, messages_count=10_000, senders_count=1, **chat),
+        "insert": Size(members_count=1, rooms_count=1, messages_count=32_000, senders_count=1, **chat),
+        "A": Size(members_count=50, rooms_count=1, messages_count=2_000, senders_count=8, **chat),
+        "B": Size(members_count=2, rooms_count=100, messages_count=5_000, senders_count=2, **chat),
+        "slow": Size(
+            members_count=49,
+            rooms_count=1,
+            messages_count=1_000,
+            senders_count=8,
+            **{**chat, "ciphertext_bytes": 16_384, "window": 8},
+        ),
+    }
+
+
+def small_sizes() -> dict[str, Size]:
+    """So small that they measure nothing: they show that everything still works."""
+    chat = {"window": 8, "rounds_count": 1, "warm_up_count": 10, "messages_count": 40, "ciphertext_bytes": 256}
+    one_room = Size(members_count=4, rooms_count=1, senders_count=2, **chat)
+    return {
+        **dict.fromkeys(("echo", "insert", "A", "slow"), one_room),
+        "B": Size(members_count=2, rooms_count=3, senders_count=2, **chat),
+    }
+
+
+def runs(chosen: dict[str, Size]) -> dict[str, Run]:
+    return {
+        "echo": partial(scenarios.run_echo, size=chosen["echo"]),
+        "insert": partial(scenarios.run_insert, size=chosen["insert"]),
+        "A": partial(scenarios.run_chat, "A", size=chosen["A"]),
+        "B": partial(scenarios.run_chat, "B", size=chosen["B"]),
+        "slow": partial(scenarios.run_slow, size=chosen["slow"]),
+    }
+
+
+@contextmanager
+def open_directory() -> Iterator[Path]:
+    """PostgreSQL never runs as root, so its account must be able to enter; the disk is that of the temporary files."""
+    with tempfile.TemporaryDirectory(prefix="chatty-bench-", ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
+
+
+def run_all(chosen: dict[str, Size], only: Sequence[str], *, is_saved: bool) -> list[Result]:
+    cores = choose_cores()
+    pin(cores.generator)
+    found: list[Result] = []
+    print(results.HEADING, end="")
+    for name, run in runs(chosen).items():
+        if name in only:
+            with open_directory() as directory:
+                found.append(run(Place(directory=directory, cores=cores)))
+            print(results.show(found[-1]), flush=True)
+    add_ratios(found)
+    if is_saved:
+        path = results.save(results.make_run(found, is_pinned=cores.are_pinned))
+        print(f"saved as {path.name}")
+    return found
+
+
+def add_ratios(found: Sequence[Result]) -> None:
+    """The machine's speed moves; ratios to the baselines of the same run do not."""
+    by_name = {one.scenario: one for one in found}
+    for one in found:
+        if one.scenario in ("A", "B") and "echo" in by_name:
+            one.extra["delivery_in_echoes"] = one.server_us_per_delivery / (
+                by_name["echo"].server_us_per_message or 1.0
+            )
+        if one.scenario in ("A", "B") and "insert" in by_name:
+            insert = by_name["insert"]
+            whole = insert.server_us_per_message + insert.database_us_per_message
+            one.extra["message_in_inserts"] = (one.server_us_per_message + one.database_us_per_message) / (whole or 1.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition("\n")[0] if __doc__ else "")
+    names = list(small_sizes())
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="SCENARIO", help=", ".join(names))
+    parser.add_argument("--rounds", type=int, default=3, help="measured rounds of each scenario; the median is shown")
+    parser.add_argument("--small", action="store_true", help="tiny counts: does it work at all?")
+    parser.add_argument("--no-save", action="store_true", help="write no result file")
+    chosen = parser.parse_args()
+    wanted = small_sizes() if chosen.small else sizes(chosen.rounds)
+    run_all(wanted, chosen.only, is_saved=not chosen.no_save and not chosen.small)
+
+
+if __name__ == "__main__":
+    main()
