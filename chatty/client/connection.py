@@ -263,11 +263,13 @@ class Link:
         return True
 
     async def _resync(self, socket: WebSocketConnection) -> None:
+        """Each page is a resync of its own; the last one makes the server go on."""
         where = self._where()
         pages = _pages(where.cursors)
-        resync = Resync(id=next(self._ids), user_seq=where.user_seq, cursors=pages[0], more=len(pages) > 1)
-        for frame in [resync, *self._more_cursors(pages)]:
-            await self._put(socket, frame)
+        for number, page in enumerate(pages, start=1):
+            more = number < len(pages)
+            resync = Resync(id=next(self._ids), user_seq=where.user_seq, cursors=page, more=more)
+            await self._put(socket, resync)
 
     async def _ping(self, socket: WebSocketConnection, heartbeat_s: float) -> None:
         while True:

@@ -238,10 +238,14 @@ class Engine:
         self._is_published.set()
 
     async def _replenish(self) -> None:
-        keys = self.olm.one_time_keys(on_server_count=self._counts.get(SIGNED_CURVE25519, 0))
-        counts = await self.api.upload_keys(KeyUpload(one_time_keys=keys))
-        self.olm.mark_published()
-        self._counts = counts.one_time_key_counts
+        """Asks first: the count that woke us may be from before our own last upload, and one key too many refuses them all."""
+        counts = (await self.api.upload_keys(KeyUpload())).one_time_key_counts
+        on_server_count = counts.get(SIGNED_CURVE25519, 0)
+        if on_server_count < one_time_keys_low:
+            keys = self.olm.one_time_keys(on_server_count=on_server_count)
+            counts = (await self.api.upload_keys(KeyUpload(one_time_keys=keys))).one_time_key_counts
+            self.olm.mark_published()
+        self._counts = counts
 
     async def _keep_reporting(self) -> None:
         while True:

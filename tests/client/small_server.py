@@ -16,7 +16,7 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
 from chatty.crypto.passwords import DerivationLimits
-from chatty.errors import ChattyError, DeviceSetStale, NotFound
+from chatty.errors import ChattyError, DeviceSetStale, NotFound, QuotaExceeded
 from chatty.ids import DeviceId, ListVersion, MailboxId, RoomId, Seq, UserId, UserSeq
 from chatty.wire import accounts, chain, frames, keys, rooms
 from chatty.wire.accounts import KeyDerivation
@@ -28,6 +28,7 @@ SERVER = "example.org"
 CHEAP = KeyDerivation(algorithm="argon2id", memory_bytes=8_192, passes=1)
 CHEAP_LIMITS = DerivationLimits(memory_bytes_min=8_192, passes_min=1)
 GENERATION = frames.Generation(number=Seq(1), id="first")
+one_time_keys_max = 50
 
 
 @dataclass(kw_only=True)
@@ -98,11 +99,13 @@ class SmallServer:
         self.tokens: dict[str, DeviceId] = {}
         self.requests_seen: list[tuple[str, str]] = []
         self.sends_seen: list[frames.Send] = []
+        self.uploads_seen: list[keys.KeyUpload] = []
         self.failing: list[ChattyError | str] = []
         self.shown: Shown = lambda user, event: event
         self.query: Callable[[UserId, keys.KeyAnswer], keys.KeyAnswer] = lambda asker, answer: answer
         self.acked: Callable[[frames.Ack], frames.Ack] = lambda ack: ack
         self.token_came = trio.Event()
+        self.upload_came = trio.Event()
         self.expires_in_s = 600
         self.origin = ""
         self.is_down = False
@@ -227,6 +230,11 @@ class SmallServer:
     # Keys
 
     async def _upload(self, caller: Device, upload: keys.KeyUpload) -> keys.KeyCounts:
+        self.uploads_seen.append(upload)
+        self.upload_came.set()
+        self.upload_came = trio.Event()
+        if len(caller.one_time_keys | upload.one_time_keys) > one_time_keys_max:
+            raise QuotaExceeded(quota="one_time_keys_max", count_max=one_time_keys_max)
         caller.one_time_keys |= upload.one_time_keys
         caller.fallback |= upload.fallback_keys
         if upload.device_keys is not None and caller.published is None:
@@ -482,15 +490,20 @@ class SmallServer:
                 await self._push(socket.device, [frames.Done(id=asked.id)])
             case frames.Resync():
                 await self._push(socket.device, [frames.Done(id=asked.id)])
-                socket.sent = {cursor.room: cursor.seq for cursor in asked.cursors}
+                socket.sent |= {cursor.room: cursor.seq for cursor in asked.cursors}
                 for room in self.rooms.values():
-                    if socket.device.user in room.members:
+                    if socket.device.user in room.members and not asked.more:
                         await self._push_room(socket.device, room)
             case frames.Token():
                 self.token_came.set()
                 await self._push(socket.device, [frames.Done(id=asked.id)])
             case _:
                 await self._push(socket.device, [frames.Done(id=asked.id)])
+
+    async def tell_key_count(self, device: DeviceId, count: int) -> None:
+        """As the real server does after it rang: read at some moment, perhaps before an upload that is on its way."""
+        counts = {"signed_curve25519": count}
+        await self._push(self.devices[device], [frames.OneTimeKeyCounts(counts=counts, unused_fallback_algorithms=[])])
 
     async def lag(self, device: DeviceId) -> None:
         """Tell a device that live events were dropped, and drop all until its resync."""

@@ -23,7 +23,7 @@ from chatty.wire.events import Action, RoomRole
 from chatty.wire.frames import Encoding
 from chatty.wire.limits import epoch_wait_s
 from tests.client.conftest import Open, pair, text, until
-from tests.client.small_server import SmallServer
+from tests.client.small_server import SmallServer, one_time_keys_max
 
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
@@ -120,6 +120,36 @@ async def test_one_who_lagged_gets_everything_after_the_resync(open_one: Open, s
         await room.send("two")
         await room.send("three")
         assert [await text(bob), await text(bob)] == ["two", "three"]
+
+
+async def test_cursors_of_many_rooms_go_in_pages_of_a_resync(
+    open_one: Open, server: SmallServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob:
+        room, _ = await pair(ann, bob)
+        direct = await ann.direct(bob.user)
+        monkeypatch.setattr("chatty.wire.limits.cursors_per_frame_max", 1)
+        await server.lag(bob.device)
+        await room.send("in the one")
+        await direct.send("in the other")
+        assert {await text(bob), await text(bob)} == {"in the one", "in the other"}
+
+
+async def test_a_key_count_from_before_the_last_upload_does_no_harm(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann:
+        await ann.register("ann", "a password")
+        await ann.create_room()  # its events came over the socket: it is open
+        stock, asked = server.devices[ann.device].one_time_keys, len(server.uploads_seen)
+        await server.tell_key_count(ann.device, 0)
+        while len(server.uploads_seen) == asked:
+            await server.upload_came.wait()
+        assert [upload.one_time_keys for upload in server.uploads_seen[1:] if upload.one_time_keys] == []
+
+        for key_id in list(stock)[10:]:
+            del stock[key_id]
+        await server.tell_key_count(ann.device, 10)
+        while len(stock) < one_time_keys_max:
+            await server.upload_came.wait()
 
 
 async def test_a_fresh_token_goes_over_the_open_socket(open_one: Open, server: SmallServer) -> None:
