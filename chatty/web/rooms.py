@@ -133,6 +133,8 @@ def _sending(streams: StreamSteps, append: AppendDraft) -> list[Route]:
     @route("POST", "/v1/rooms/{room}/messages", permission=CHAT, errors=errors)
     async def send(caller: Caller, room: RoomIdField, body: HttpSend, request: NumberedRequest) -> Committed:
         """Send one encrypted message; `low` stands in the body and in the header alike."""
+        if body.low != request.low:
+            raise BadRequest("Chatty-Low is not the body's low")
         number = await streams.room_number(caller, RoomId(room))
         return await append(draft(caller, body, room=room, room_number=number, n=request.n))
 

@@ -291,8 +291,15 @@ class WireRoom:
         return await self.change(by, Action.KICK, target)
 
     async def set_policy(self, by: WireDevice, policy: Policy) -> RoomCommitted:
+        """Raises: HttpRefused."""
+        change = await self.policy_change(by, policy)
+        answer = await by.post(f"/v1/rooms/{self.id}/policy", by.signed(change), n=change.n)
+        return msgspec.convert(answer, RoomCommitted)
+
+    async def policy_change(self, by: WireDevice, policy: Policy) -> PolicyChange:
+        """Not sent."""
         seq, head = await by.position(self.id)
-        change = PolicyChange(
+        return PolicyChange(
             domain="chatty.policy.v1",
             server=SERVER_NAME,
             room=self.id,
@@ -303,13 +310,11 @@ class WireRoom:
             last_head=encode_base64(head),
             n=by.take_n(),
         )
-        answer = await by.post(f"/v1/rooms/{self.id}/policy", by.signed(change), n=change.n)
-        return msgspec.convert(answer, RoomCommitted)
 
 
-async def sign_up(http: httpx.AsyncClient, name: str, **keys: Any) -> WireDevice:
+async def sign_up(http: httpx.AsyncClient, name: str, *, origin: str = ORIGIN, **keys: Any) -> WireDevice:
     """A new account and its first device, in its user's set. keys: as publish_keys() takes them."""
-    person = Person(http=http, name=name, server_name=SERVER_NAME, origin=ORIGIN)
+    person = Person(http=http, name=name, server_name=SERVER_NAME, origin=origin)
     identity_key = public_key(secrets.token_bytes(32))
     device = DeviceId(new_device_id())
     answer = await person.register(identity_key=identity_key, new_device={"device": device, "name": name})

@@ -1,0 +1,356 @@
+"""Rooms over HTTP: creation, membership, policy, and what a stranger learns of them."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from chatty.wire.chain import device_list_digest
+from chatty.wire.events import Action, Policy, RoomRole, TimelineEvent
+from chatty.wire.frames import UserEvent
+from tests.server.app_fixtures import RunningApp, open_chat
+from tests.server.wire_client import Refused, ciphertext, open_live_socket
+from tests.server.wire_people import HttpRefused, WireDevice, WireRoom, fold_chain, sign_in
+
+ABSENT = "!" + "A" * 43
+
+
+async def names(reader: WireDevice, room: WireRoom) -> list[str]:
+    members = await reader.get(f"/v1/rooms/{room.id}/members")
+    return [member["user"].split(":")[0][1:] for member in members["members"]]
+
+
+async def stream_kinds(device: WireDevice) -> list[str]:
+    return [event["kind"] for event in (await device.get("/v1/stream"))["events"]]
+
+
+# Creation -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_room_begins_with_its_creation_and_its_creators_join(chat: RunningApp) -> None:
+    ann = await chat.sign_up("ann")
+    room = await ann.create_room()
+    entries = await ann.all_history(room.id)
+    events = [entry for entry in entries if isinstance(entry, TimelineEvent)]
+    assert [(event.seq, event.kind.value, event.target) for event in events] == [
+        (1, "create", ""),
+        (2, "member", ann.user),
+    ]
+    [summary] = (await ann.get("/v1/rooms"))["rooms"]
+    assert (summary["room"], summary["seq"], summary["epoch"], summary["role"]) == (room.id, 2, 2, "owner")
+
+
+async def test_the_same_creation_again_gives_the_same_room(chat: RunningApp) -> None:
+    ann = await chat.sign_up("ann")
+    creation = ann.creation(Policy())
+    first = await ann.answer("POST", "/v1/rooms", **creation)
+    again = await ann.answer("POST", "/v1/rooms", **creation)
+    assert (first.status_code, again.json()) == (201, first.json())
+    assert len((await ann.get("/v1/rooms"))["rooms"]) == 1
+
+
+async def test_two_who_start_their_conversation_at_once_get_one_room(chat: RunningApp) -> None:
+    ann, bob = await chat.sign_up_all("ann", "bob")
+    anns, bobs = await ann.create_direct(bob), await bob.create_direct(ann)
+    assert anns.id == bobs.id
+    assert await names(ann, anns) == ["ann", "bob"]
+    again = await ann.post("/v1/rooms", **ann.creation(Policy(), other=bob))
+    assert (again["room"], again["is_new"]) == (anns.id, False)
+
+
+async def test_a_direct_room_takes_nobody_else_in(chat: RunningApp) -> None:
+    ann, bob, cid = await chat.sign_up_all("ann", "bob", "cid")
+    room = await ann.create_direct(bob)
+    with pytest.raises(HttpRefused, match="invitation_void"):
+        await room.invite(ann, cid)
+    with pytest.raises(HttpRefused, match="forbidden"):
+        await room.change(ann, Action.ADD, cid)
+    with pytest.raises(HttpRefused, match="forbidden"):
+        await room.set_policy(ann, Policy(invite=RoomRole.MEMBER))
+    assert await names(ann, room) == ["ann", "bob"]
+
+
+async def test_a_direct_room_with_nobody_is_not_made(chat: RunningApp) -> None:
+    ann, bob = await chat.sign_up_all("ann", "bob")
+    creation = ann.creation(Policy(), other=bob)
+    text = msgspec.json.encode(creation["body"]).replace(b"@bob:", b"@nobody:")
+    with pytest.raises(HttpRefused) as refused:
+        await ann.post("/v1/rooms", text, n=creation["n"])
+    assert refused.value.status in (400, 404)
+    assert (await ann.get("/v1/rooms"))["rooms"] == []
+
+
+# Joining and leaving ------------------------------------------------------------------------------------------------
+
+
+async def test_the_invited_is_told_joins_and_reads_from_then_on(chat: RunningApp) -> None:
+    ann, bob = await chat.sign_up_all("ann", "bob")
+    room = await ann.create_room()
+    async with open_live_socket(ann) as anns, open_live_socket(bob) as bobs:
+        hidden = await anns.send(room.id, ciphertext(), epoch=room.epoch)
+        invitation = await room.invite(ann, bob)
+        told = await bobs.event(UserEvent)
+        while told.kind != "invitation":
+            told = await bobs.event(UserEvent)
+        assert told.content["invitation"] == msgspec.to_builtins(invitation)
+        await room.change(bob, Action.JOIN, bob, invitation=invitation)
+        shown = await anns.send(room.id, ciphertext(), epoch=room.epoch)
+        [first] = await bobs.messages(1)
+        assert first.seq == shown.seq > hidden.seq
+    assert (await stream_kinds(bob))[-2:] == ["invitation", "room_joined"]
+
+
+async def test_a_join_names_the_device_list_as_it_is(chat: RunningApp) -> None:
+    ann, bob = await chat.sign_up_all("ann", "bob")
+    await sign_in(bob)
+    room = await ann.create_room(bob)
+    lists = (await ann.post("/v1/keys/query", {"device_keys": {bob.user: []}}))["device_lists"][bob.user]
+    [joined] = [one for one in (await ann.get(f"/v1/rooms/{room.id}/members"))["members"] if one["user"] == bob.user]
+    assert (joined["list_version"], joined["list_digest"]) == (lists["list_version"], lists["list_digest"])
+    assert lists["list_version"] == 2
+    assert device_list_digest([]) != lists["list_digest"]
+
+
+async def test_without_an_invitation_nobody_joins(chat: RunningApp) -> None:
+    ann, bob = await chat.sign_up_all("ann", "bob")
+    room = await ann.create_room()
+    with pytest.raises(HttpRefused, match="not_found"):  # a stranger learns nothing
+        await room.change(bob, Action.JOIN, bob)
+
+
+async def test_an_invitation_counts_for_its_target_and_room_alone(chat: RunningApp) -> None:
+    ann, bob, cid = await chat.sign_up_all("ann", "bob", "cid")
+    room, other = await ann.create_room(), await ann.create_room()
+    for_bob = await room.invitation(ann, bob)
+    with pytest.raises(HttpRefused, match="invitation_void"):
+        await room.change(cid, Action.JOIN, cid, invitation=for_bob)
+    with pytest.raises(HttpRefused, match="invitation_void"):
+        await other.change(bob, Action.JOIN, bob, invitation=for_bob)
+    assert await names(ann, room) == await names(ann, other) == ["ann"]
+
+
+async def test_a_member_may_invite_only_where_the_policy_says_so(chat: RunningApp) -> None:
+    ann, bob, cid = await chat.sign_up_all("ann", "bob", "cid")
+    room = await ann.create_room(bob)
+    with pytest.raises(HttpRefused, match="invitation_void"):
+        await room.invite(bob, cid)
+    await room.set_policy(ann, Policy(invite=RoomRole.MEMBER))
+    await room.join(cid, invited_by=bob)
+    assert await names(ann, room) == ["ann", "bob", "cid"]
+
+
+async def test_an_invitation_by_one_who_lost_the_right_is_void(chat: RunningApp) -> None:
+    ann, bob, cid = await chat.sign_up_all("ann", "bob", "cid")
+    room = await ann.create_room(bob)
+    await room.change(ann, Action.ROLE, bob, role=RoomRole.ADMIN)
+    invitation = await room.invite(bob, cid)
+    await room.change(ann, Action.ROLE, bob, role=RoomRole.MEMBER)
+    with pytest.raises(HttpRefused, match="invitation_void"):
+        await room.change(cid, Action.JOIN, cid, invitation=invitation)
+
+
+async def test_one_who_was_kicked_cannot_come_back_with_the_old_invitation(chat: RunningApp) -> None:
+    ann, bob = await chat.sign_up_all("ann", "bob")
+    room = await ann.create_room()
+    old = await room.invite(ann, bob)
+    await room.change(bob, Action.JOIN, bob, invitation=old)
+    await room.kick(ann, bob)
+    with pytest.raises(HttpRefused, match="invitation_void"):
+        await room.change(bob, Action.JOIN, bob, invitation=old)
+    await room.join(bob, invited_by=ann)
+    assert await names(ann, room) == ["ann", "bob"]
+
+
+async def test_a_banned_user_stays_out_until_the_ban_is_lifted(chat: RunningApp) -> None:
+    ann, bob = await chat.sign_up_all("ann", "bob")
+    room = await ann.create_room(bob)
+    await room.change(ann, Action.BAN, bob)
+    with pytest.raises(HttpRefused, match="invitation_void"):
+        await room.join(bob, invited_by=ann)
+    await room.change(ann, Action.UNBAN, bob)
+    await room.join(bob, invited_by=ann)
+    assert await names(ann, room) == ["ann", "bob"]
+
+
+async def test_the_last_owner_stays_while_others_do(chat: RunningApp) -> None:
+    ann, bob = await chat.sign_up_all("ann", "bob")
+    room = await ann.create_room(bob)
+    with pytest.raises(HttpRefused, match="last_owner"):
+        await room.leave(ann)
+    await room.leave(bob)
+    await room.leave(ann)
+    assert (await ann.get("/v1/rooms"))["rooms"] == []
+
+
+async def test_only_a_superior_kicks(chat: RunningApp) -> None:
+    ann, bob, cid, dan = await chat.sign_up_all("ann", "bob", "cid", "dan")
+    room = await ann.create_room(bob, cid, dan)
+    await room.change(ann, Action.ROLE, bob, role=RoomRole.ADMIN)
+    await room.change(ann, Action.ROLE, cid, role=RoomRole.ADMIN)
+    for by, target in ((dan, bob), (bob, cid), (bob, ann)):
+        with pytest.raises(HttpRefused, match="forbidden"):
+            await room.kick(by, target)
+    await room.kick(bob, dan)
+    assert await names(ann, room) == ["ann", "bob", "cid"]
+
+
+async def test_a_role_is_the_owners_to_give_and_changes_no_epoch(chat: RunningApp) -> None:
+    ann, bob, cid = await chat.sign_up_all("ann", "bob", "cid")
+    room = await ann.create_room(bob, cid)
+    before = room.epoch
+    with pytest.raises(HttpRefused, match="forbidden"):
+        await room.change(bob, Action.ROLE, cid, role=RoomRole.ADMIN)
+    await room.change(ann, Action.ROLE, bob, role=RoomRole.ADMIN)
+    assert room.epoch == before
+    roles = {one["user"]: one["role"] for one in (await ann.get(f"/v1/rooms/{room.id}/members"))["members"]}
+    assert roles == {ann.user: "owner", bob.user: "admin", cid.user: "member"}
+
+
+async def test_who_was_removed_gets_the_removal_and_nothing_after_it(chat: RunningApp) -> None:
+    ann, bob = await chat.sign_up_all("ann", "bob")
+    room = await ann.create_room(bob)
+    async with open_live_socket(ann) as anns, open_live_socket(bob) as bobs:
+        removed = await room.kick(ann, bob)
+        await anns.send(room.id, ciphertext(), epoch=room.epoch)
+        await anns.messages(1)
+        event = await bobs.event(TimelineEvent)
+        while event.seq < removed.seq:
+            event = await bobs.event(TimelineEvent)
+        assert (event.seq, event.target) == (removed.seq, bob.user)
+        assert not [event for event in await bobs.settle() if isinstance(event, TimelineEvent)]
+        with pytest.raises(Refused, match="not_a_member"):
+            await bobs.send(room.id, ciphertext(), epoch=room.epoch)
+
+
+async def test_the_members_of_a_room_are_for_its_members(chat: RunningApp) -> None:
+    ann, bob = await chat.sign_up_all("ann", "bob")
+    room = await ann.create_room(bob)
+    await room.leave(bob)
+    with pytest.raises(HttpRefused, match="not_found"):
+        await names(bob, room)
+
+
+# Limits -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_room_has_no_more_members_than_the_limit(database: str, tmp_path: Path) -> None:
+    async with open_chat(database, tmp_path, room_members_max=2) as chat:
+        ann, bob, cid = await chat.sign_up_all("ann", "bob", "cid")
+        room = await ann.create_room(bob)
+        invitation = await room.invite(ann, cid)
+        position = await ann.position(room.id)
+        join = cid.change(room.id, Action.JOIN, cid, position, invitation=invitation)
+        with pytest.raises(HttpRefused) as refused:
+            await room.post_change(cid, join)
+        assert refused.value.code == "quota_exceeded"
+        assert (refused.value.problem["quota"], refused.value.problem["count_max"]) == ("room_members_max", 2)
+        await room.leave(bob)
+        await room.post_change(cid, join)  # the very same request: nothing of it was kept
+        assert await names(ann, room) == ["ann", "cid"]
+
+
+async def test_rooms_are_listed_in_pages(chat: RunningApp) -> None:
+    ann = await chat.sign_up("ann")
+    made = sorted([(await ann.create_room()).id for _ in range(3)])
+    first = await ann.get("/v1/rooms?limit=2")
+    assert [room["room"] for room in first["rooms"]] == made[:2]
+    rest = await ann.get(f"/v1/rooms?limit=2&after={first['next_after']}")
+    assert [room["room"] for room in rest["rooms"]] == made[2:]
+    assert "next_after" not in rest
+    for limit in ("0", "501", "x", "1.0"):
+        assert (await ann.answer("GET", f"/v1/rooms?limit={limit}")).json()["code"] == "bad_request"
+
+
+# Strangers ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_strangers_room_looks_like_one_that_is_not_there(chat: RunningApp) -> None:
+    ann, eve = await chat.sign_up_all("ann", "eve")
+    room = await ann.create_room()
+
+    async def answers(room_id: str) -> list[tuple[int, str, str]]:
+        kick = eve.change(room.id, Action.KICK, ann, await ann.position(room.id))
+        change = msgspec.structs.replace(kick, room=room_id)
+        found = [
+            await eve.answer("GET", f"/v1/rooms/{room_id}/events"),
+            await eve.answer("GET", f"/v1/rooms/{room_id}/members"),
+            await eve.answer("GET", f"/v1/rooms/{room_id}/checkpoint"),
+            await eve.answer("POST", f"/v1/rooms/{room_id}/members", eve.signed(change), n=change.n),
+        ]
+        return [(one.status_code, one.json()["code"], one.json()["detail"]) for one in found]
+
+    assert await answers(room.id) == await answers(ABSENT)
+    assert {code for _, code, _ in await answers(ABSENT)} == {"not_found"}
+
+
+# Finality and idempotence -------------------------------------------------------------------------------------------
+
+
+async def test_the_same_change_again_gives_the_same_answer_and_no_second_event(chat: RunningApp) -> None:
+    ann, bob = await chat.sign_up_all("ann", "bob")
+    room = await ann.create_room(bob)
+    kick = ann.change(room.id, Action.KICK, bob, await ann.position(room.id))
+    first = await room.post_change(ann, kick)
+    ann.unsettled.add(kick.n)
+    assert await room.post_change(ann, kick) == first
+    assert (await ann.position(room.id))[0] == first.seq
+
+
+async def test_a_refused_change_stays_refused_when_it_would_be_right_by_now(chat: RunningApp) -> None:
+    ann, bob, cid = await chat.sign_up_all("ann", "bob", "cid")
+    room = await ann.create_room(bob, cid)
+    kick = bob.change(room.id, Action.KICK, cid, await bob.position(room.id))
+    policy_change = await room.policy_change(bob, Policy(invite=RoomRole.MEMBER))
+    invitation = await room.invitation(bob, await chat.sign_up("dan"))
+    requests = [
+        ("members", bob.signed(kick), kick.n, "forbidden"),
+        ("policy", bob.signed(policy_change), policy_change.n, "forbidden"),
+        ("invitations", msgspec.to_builtins(invitation), invitation.signed.n, "invitation_void"),
+    ]
+    for _ in range(2):
+        for path, body, n, code in requests:
+            with pytest.raises(HttpRefused, match=code):
+                await bob.post(f"/v1/rooms/{room.id}/{path}", body, n=n)
+        await room.change(ann, Action.ROLE, bob, role=RoomRole.ADMIN)
+    assert await names(ann, room) == ["ann", "bob", "cid"]
+
+
+async def test_another_change_under_a_used_number_is_a_conflict(chat: RunningApp) -> None:
+    ann, bob, cid = await chat.sign_up_all("ann", "bob", "cid")
+    room = await ann.create_room(bob, cid)
+    position = await ann.position(room.id)
+    kick = ann.change(room.id, Action.KICK, bob, position)
+    await room.post_change(ann, kick)
+    ann.unsettled.add(kick.n)
+    with pytest.raises(HttpRefused, match="message_id_conflict"):
+        await room.post_change(ann, msgspec.structs.replace(kick, target=cid.user, target_identity=cid.identity_key))
+    assert await names(ann, room) == ["ann", "cid"]
+
+
+# The chain ----------------------------------------------------------------------------------------------------------
+
+
+async def test_every_member_computes_the_head_that_the_server_signs(chat: RunningApp) -> None:
+    ann, bob = await chat.sign_up_all("ann", "bob")
+    room = await ann.create_room()
+    async with open_live_socket(ann) as anns:
+        await anns.send_all(room.id, [ciphertext() for _ in range(5)], epoch=room.epoch)
+    await room.join(bob, invited_by=ann)
+    position = fold_chain(room.id, await ann.all_history(room.id))
+    assert fold_chain(room.id, await bob.all_history(room.id)) == position
+    signed = await ann.get(f"/v1/rooms/{room.id}/checkpoint")
+    assert signed["seq"] == position[0]
+    assert msgspec.json.decode(msgspec.json.encode(signed["head"]), type=bytes) == position[1]
+
+
+async def test_a_device_change_reaches_every_room_of_its_user(chat: RunningApp) -> None:
+    ann, bob = await chat.sign_up_all("ann", "bob")
+    rooms = [await ann.create_room(bob) for _ in range(2)]
+    async with open_live_socket(ann) as anns:
+        phone = await sign_in(bob)
+        for _ in rooms:
+            event = await anns.event(TimelineEvent)
+            while event.kind.value != "devices":
+                event = await anns.event(TimelineEvent)
+            assert msgspec.json.decode(event.body or b"")["user"] == bob.user
+        assert phone.device not in (bob.device, ann.device)
