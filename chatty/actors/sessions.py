@@ -34,6 +34,7 @@ from chatty.errors import (
 from chatty.ids import RoomId, RoomNumber, Seq
 from chatty.services.caller import Caller
 from chatty.services.messages import draft
+from chatty.services.permissions import CHAT, check
 from chatty.services.streams import Resume
 from chatty.wire import frames
 from chatty.wire.frames import ClientFrame, Cursor, Encoding
@@ -150,13 +151,19 @@ class Connection:
         try:
             with trio.fail_after(self._parts.limits.hello_timeout_s):
                 hello = await self._first_frame()
-                caller = await self._parts.authenticate(hello.access_token)
+                caller = await self._signed_in(hello.access_token)
                 cursors = await self._cursors(hello)
         except trio.TooSlowError:
             await self._refuse(HelloTimeout("no hello in time"))
         except ChattyError as error:
             await self._refuse(error)
         return await self._resume(caller, hello, cursors)
+
+    async def _signed_in(self, access_token: str) -> Caller:
+        """Every frame needs the permission `chat`. Raises: Unauthenticated and relatives, Forbidden."""
+        caller = await self._parts.authenticate(access_token)
+        check(CHAT, caller)
+        return caller
 
     async def _refuse(self, error: ChattyError) -> NoReturn:
         self.end(error)
@@ -258,7 +265,7 @@ class Connection:
                     session.resync(request.cursors, user_seq=request.user_seq, is_last=not request.more)
                     session.reply(frames.Done(id=request_id))
                 case frames.Token(id=request_id, access_token=token):
-                    session.renew(await self._parts.authenticate(token))
+                    session.renew(await self._signed_in(token))
                     session.reply(frames.Done(id=request_id))
                 case frames.CheckpointRequest(id=request_id, room=room):
                     session.reply(await self._checkpoint(session, request_id, room))

@@ -324,11 +324,12 @@ class RoomSteps:
         verified = verify_event(appended.event, server=self._server_name, device_key=keys)
         authorize(locked, verified)
         self._check_members_count(locked, signed.action)
-        changed = change_membership(locked, verified)
+        before, changed = locked.membership(target.user), change_membership(locked, verified)
         assert changed is not None
         await unit.rooms.write(locked.head, [appended])
         await unit.rooms.set_membership(number, target.user_number, changed[1], seq=appended.event.seq)
-        await self._tell_target(unit, target, signed.action, appended)
+        if signed.action in _additions or (before is not None and before.is_joined):
+            await self._tell_target(unit, target, signed.action, appended)
         await self._audit(unit, signed, locked.head.room)
         return RoomCommitted(room=locked.head.room, seq=appended.event.seq, epoch=locked.head.epoch)
 

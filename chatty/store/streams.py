@@ -23,18 +23,22 @@ _INSERT = "INSERT INTO user_stream (user_number, seq, time, kind, content) VALUE
 _SEND_ROW = "SELECT low, highest_n, is_live FROM device_send WHERE device_number = %s"
 _ROOMS_OF = """SELECT r.room_id, r.room_number, r.seq FROM members m JOIN rooms r ON r.room_number = m.room_number
 WHERE m.user_number = %s AND m.standing = 'joined' ORDER BY r.room_number"""  # members_user
-_LEFT_ROOMS = """SELECT r.room_id, r.room_number, m.removed_seq FROM rooms r
+# Where a reader's last time inside ended; nobody's who was only banned from outside, nor a later ban of one who had left.
+_LEFT_AT = """(SELECT max(i.to_seq) FROM member_intervals i
+ WHERE i.room_number = m.room_number AND i.user_number = m.user_number)"""  # member_intervals_pkey
+_LEFT_ROOMS = f"""SELECT r.room_id, r.room_number, {_LEFT_AT} FROM rooms r
 JOIN members m ON m.room_number = r.room_number AND m.user_number = %s
-WHERE r.room_id = ANY(%s) AND m.standing <> 'joined' ORDER BY r.room_number"""
-_ROOM_NUMBER = """SELECT r.room_number FROM rooms r
-JOIN members m ON m.room_number = r.room_number AND m.user_number = %s WHERE r.room_id = %s"""
+WHERE r.room_id = ANY(%s) AND m.standing <> 'joined' AND {_LEFT_AT} IS NOT NULL ORDER BY r.room_number"""  # noqa: S608 # constants
+_ROOM_NUMBER = f"""SELECT r.room_number FROM rooms r
+JOIN members m ON m.room_number = r.room_number AND m.user_number = %s
+WHERE r.room_id = %s AND (m.standing = 'joined' OR {_LEFT_AT} IS NOT NULL)"""  # noqa: S608 # constants
 _EVENT = """t.seq, t.time, t.kind, u.user_id, d.device_id, t.n, t.algorithm, t.session_id, t.epoch, t.silent, t.expiry,
  t.target, t.signature, b.body, t.body_hash"""
 _JOINS = """LEFT JOIN bodies b ON b.room_number = t.room_number AND b.seq = t.seq
 LEFT JOIN users u ON u.user_number = t.sender_number LEFT JOIN devices d ON d.device_number = t.device_number"""
 _PAGE = f"""WITH reader AS (
  SELECT r.room_number, r.room_id, r.seq AS head_seq, r.policy->>'history' = 'shared' AS sees_all, m.standing = 'joined' AS is_in,
-  CASE WHEN m.standing = 'joined' THEN r.seq ELSE m.removed_seq END AS end_seq
+  CASE WHEN m.standing = 'joined' THEN r.seq ELSE {_LEFT_AT} END AS end_seq
  FROM rooms r JOIN members m ON m.room_number = r.room_number AND m.user_number = %(user)s WHERE r.room_number = %(room)s
 ), visible AS (
  SELECT t.*, reader.*, sum(coalesce(t.size, 0)) OVER (ORDER BY t.seq) AS bytes FROM reader, LATERAL (
@@ -50,8 +54,9 @@ SELECT v.head_seq, v.end_seq, v.is_in, v.room_id, p.head, v.bytes, {_EVENT}
 FROM visible v JOIN timeline t ON t.room_number = v.room_number AND t.seq = v.seq {_JOINS}
 LEFT JOIN timeline p ON p.room_number = t.room_number AND p.seq = t.seq - 1
 WHERE v.bytes <= %(bytes_max)s OR v.bytes = coalesce(v.size, 0) ORDER BY v.seq"""  # noqa: S608 # constants
-_READER = """SELECT r.seq, CASE WHEN m.standing = 'joined' THEN r.seq ELSE m.removed_seq END, m.standing = 'joined'
-FROM rooms r JOIN members m ON m.room_number = r.room_number AND m.user_number = %s WHERE r.room_number = %s"""
+_READER = f"""SELECT r.seq, CASE WHEN m.standing = 'joined' THEN r.seq ELSE {_LEFT_AT} END, m.standing = 'joined'
+FROM rooms r JOIN members m ON m.room_number = r.room_number AND m.user_number = %s
+WHERE r.room_number = %s AND (m.standing = 'joined' OR {_LEFT_AT} IS NOT NULL)"""  # noqa: S608 # constants
 _EVENTS = f"""SELECT r.room_id, sum(octet_length(b.body)) OVER (ORDER BY t.seq) AS bytes, {_EVENT}
 FROM rooms r JOIN timeline t ON t.room_number = r.room_number {_JOINS}
 WHERE r.room_number = %s AND t.seq > %s ORDER BY t.seq LIMIT %s"""  # noqa: S608 # constants
