@@ -52,12 +52,12 @@ class RoomKeyContent(Struct, frozen=True, kw_only=True):
 
 
 class OlmPayload(Struct, frozen=True, kw_only=True):
-    """What stands inside an Olm message; Matrix's shape."""
+    """What stands inside an Olm message; Matrix's shape. sender_device: OlmMachine leaves it out, the keys name the device."""
 
     type: str
     content: RoomKeyContent
     sender: UserId
-    sender_device: DeviceId
+    sender_device: DeviceId | None = None
     recipient: UserId
     recipient_keys: dict[str, str]
     keys: dict[str, str]
@@ -242,7 +242,8 @@ class PayloadChecks:
             raise Unreadable(Reason.WRONG_SESSION_OWNER, f"the Olm session is not that of {known.device}")
 
     def check_sender(self, payload: OlmPayload, sender: UserId, known: KnownDevice) -> None:
-        named = (payload.sender, payload.sender_device, payload.keys.get("ed25519"))
+        device = known.device if payload.sender_device is None else payload.sender_device
+        named = (payload.sender, device, payload.keys.get("ed25519"))
         if named != (sender, known.device, known.ed25519):
             raise Unreadable(Reason.UNKNOWN_KEY_SHARE, "the payload names another sender")
 

@@ -1,6 +1,7 @@
 """What a reader believes of a message: each lie is caught under its name, and passes without its check. Real Olm and Megolm."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from chatty.client.megolm import MegolmSessions, rotation_messages
 from chatty.client.messages import MessageReader, SessionOwner, new_mid, plaintext_bytes
 from chatty.client.olm import OlmAccount, OlmPayload, PayloadChecks, RoomKeyContent
 from chatty.client.pending import MessageIntake
-from chatty.client.reasons import KeysNeeded, Lie, Reason
+from chatty.client.reasons import KeysNeeded, Lie, Reason, Unreadable
 from chatty.client.rooms import Position, RoomVerifier
 from chatty.client.store import LocalStore
 from chatty.client.updates import Message, Undecryptable, Update
@@ -21,6 +22,7 @@ from chatty.ids import DeviceId, MailboxId, RoomId, SendNumber, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.events import MEGOLM, Kind, TimelineEvent
 from chatty.wire.frames import Mailbox
+from chatty.wire.keys import OlmContent
 
 ROOM = RoomId("!" + "R" * 43)
 EPOCH = Seq(2)
@@ -273,6 +275,23 @@ def test_a_key_in_anothers_name_is_not_taken(make_device: MakeDevice) -> None:
     ann, bob, eve = make_device("ann"), make_device("bob"), make_device("eve")
     row = eve.room_key_for(bob)
     assert not bob.take_row(msgspec.structs.replace(row, sender=ann.user, sender_device=ann.device))
+
+
+@pytest.mark.parametrize(
+    ("named", "is_believed"),
+    [({}, True), ({"sender_device": "DEVICEann"}, True), ({"sender_device": "OTHER"}, False), ({"keys": {}}, False)],
+)
+def test_where_no_device_is_named_its_keys_name_it(
+    named: dict[str, Any], is_believed: bool, make_device: MakeDevice
+) -> None:
+    """OlmMachine writes sender_device_keys in place of sender_device."""
+    ann, bob = make_device("ann"), make_device("bob")
+    written = bob.olm.decrypt(msgspec.convert(ann.room_key_for(bob).content, OlmContent))
+    fields = msgspec.to_builtins(written) | {"sender_device": None, "sender_device_keys": {}} | named
+    payload = msgspec.convert(fields, OlmPayload)
+    checks = PayloadChecks(user=bob.user, ed25519=bob.olm.ed25519)
+    with nullcontext() if is_believed else pytest.raises(Unreadable):
+        checks.check(payload, sender=ann.user, known=ann.known, sender_key=ann.olm.curve25519)
 
 
 class Careless(PayloadChecks):
