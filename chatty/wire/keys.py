@@ -14,6 +14,7 @@ from chatty.wire.types import (
     KeyIdField,
     ListVersionField,
     SignatureField,
+    TimeMsField,
     UserIdField,
 )
 
@@ -64,7 +65,9 @@ class KeyCounts(HttpBody, frozen=True, kw_only=True):
 
 
 class KeyQuery(HttpBody, frozen=True, kw_only=True):
-    """Which users; the list of devices is Matrix's filter, empty: all."""
+    """Which users; the list of devices is Matrix's filter, empty: all. timeout: Matrix's, of waiting for other servers."""
+
+    timeout: TimeMsField = 0
 
     device_keys: Annotated[
         dict[UserIdField, Annotated[list[DeviceIdField], Meta(max_length=100)]], Meta(max_length=limits.query_users_max)
@@ -89,8 +92,9 @@ class KeyAnswer(HttpBody, frozen=True, kw_only=True):
 
 
 class KeyClaim(HttpBody, frozen=True, kw_only=True):
-    """One key a device. Idempotent under the Idempotency-Key header (the device's n)."""
+    """One key a device. Idempotent under the Idempotency-Key header (the device's n). timeout: as in KeyQuery."""
 
+    timeout: TimeMsField = 0
     one_time_keys: Annotated[
         dict[UserIdField, dict[DeviceIdField, Literal["signed_curve25519"]]], Meta(max_length=limits.claim_devices_max)
     ]

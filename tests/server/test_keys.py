@@ -56,6 +56,15 @@ async def test_a_claim_needs_a_number_and_a_resend_gets_the_same(http: Http, wor
     assert (problem["code"], problem["highest_n"]) == ("message_id_conflict", number["n"])
 
 
+async def test_what_matrix_libraries_send_is_taken_as_it_is(http: Http, world: World) -> None:
+    """matrix-sdk-crypto puts a timeout (ms) into its claims, and may into its queries."""
+    ann, bob = await world.device("ann", "annsphone"), await world.device("bob", "bobsphone", one_time_keys_count=1)
+    answer = await http.post("/v1/keys/query", {"device_keys": {bob.caller.user: []}, "timeout": 10_000}, ann)
+    assert list(answer["device_keys"][bob.caller.user]) == ["bobsphone"]
+    answer = await http.post("/v1/keys/claim", claim_of(bob) | {"timeout": 10_000}, ann, **ann.n())
+    assert list(answer["one_time_keys"][bob.caller.user]) == ["bobsphone"]
+
+
 async def test_who_is_not_signed_in_gets_nothing(http: Http, world: World) -> None:
     for path in ("/v1/keys/upload", "/v1/keys/query", "/v1/keys/claim"):
         assert (await http.refused(path, {}, None, status=401))["code"] == "unauthenticated"

@@ -166,13 +166,12 @@ export class Machine {
         for (const id of Object.keys(body.one_time_keys)) this.published.add(id);
         return this.#api.post("/v1/keys/upload", body);
       case RequestType.KeysQuery: {
-        const answer = await this.#api.post("/v1/keys/query", { device_keys: body.device_keys });
+        const answer = await this.#api.post("/v1/keys/query", body);
         this.#lists.accept(answer);
         return answer;
       }
       case RequestType.KeysClaim: {
-        const wanted = { one_time_keys: body.one_time_keys };
-        const answer = await this.#numbers.use((numbered) => this.#api.post("/v1/keys/claim", wanted, numbered));
+        const answer = await this.#numbers.use((numbered) => this.#api.post("/v1/keys/claim", body, numbered));
         this.claims.push(...devicesOf(answer.one_time_keys));
         return answer;
       }
