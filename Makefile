@@ -91,5 +91,6 @@ lock:
 	  --no-emit-index-url --no-annotate --no-header --group dev --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf .venv .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist htmlcov
+	rm -rf .venv .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist htmlcov \
+	  tests/interop/node_modules
 	find chatty tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -48,7 +48,7 @@ async def _run() -> int:
 def _report(failures: BaseExceptionGroup[Exception], logs: list[Path]) -> None:
     print(f"\nFAILED: {failures.exceptions[0]!r}", file=sys.stderr)
     for log in logs:
-        tail = log.read_text(errors="replace").splitlines()[-40:] if log.exists() else []
+        tail = log.read_text(errors="replace").splitlines()[-20:] if log.exists() else []
         print(f"\n--- the end of {log.name}", *tail, sep="\n", file=sys.stderr)
 
 

@@ -36,6 +36,7 @@ class Story:
             await self._both_ways()
             await self._python_joins()
             await self._node_joins()
+            await self._second_device(origin, folder, stack, nursery)
             await self._python_leaves()
             await self._node_leaves()
             await self._direct_room()
@@ -96,6 +97,28 @@ class Story:
         await self._say(self.finn, "Glad to be here.", to=[self.ann, self.ben, self.nora])
         devices = {self.ben.client.device, self.nora.device}
         self.transcript.equal("Finn claimed keys of both kinds of client", set(self.finn.last_claimed), devices)
+
+    async def _second_device(self, origin: str, folder: Path, stack: AsyncExitStack, nursery: trio.Nursery) -> None:
+        self.transcript.chapter("Ann signs in with a second device, and revokes it")
+        store = folder / "ann-phone"
+        client = await stack.enter_async_context(open_client(origin, store, store_key=b"p" * 32))
+        await client.login(self.ann.user, PASSWORD)
+        phone = PythonPerson("her phone", client)
+        nursery.start_soon(phone.follow)
+        before = self.nora.last_session
+        await self._say(self.nora, "For both of your devices, Ann.", to=[self.ann, self.ben, self.finn, phone])
+        newcomers = {self.finn.device, client.device}
+        self.transcript.equal(
+            "Nora gave the key to it and to Finn, who joined meanwhile", set(self.nora.last_given), newcomers
+        )
+        self.transcript.equal("of the session that the others have", self.nora.last_session, before)
+        await self.ann.client.revoke_device(client.device)
+        await self._say(self.nora, "Not for the phone.", to=[self.ann, self.ben, self.finn])
+        devices = {self.ann.client.device, self.ben.client.device, self.finn.device}
+        self.transcript.check("Nora made a new Megolm session", self.nora.last_session != before)
+        self.transcript.equal(
+            "and gave it to everybody's devices, not to the phone", set(self.nora.last_given), devices
+        )
 
     async def _python_leaves(self) -> None:
         self.transcript.chapter("Ben leaves")

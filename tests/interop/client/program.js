@@ -1,5 +1,6 @@
 // Acts on commands, one JSON object a line: {"id", "person", "do", …arguments}. Answers {"id", "value"} or {"id", "error"}.
 // With "person" the method `do` of that person is called with the values of `with`; "register" makes a person.
+import { webcrypto } from "node:crypto";
 import { createInterface } from "node:readline";
 import { initAsync } from "@matrix-org/matrix-sdk-crypto-wasm";
 import { Person } from "./person.js";
@@ -28,6 +29,7 @@ async function answer(line) {
   }
 }
 
+globalThis.crypto ??= webcrypto; // Node 18 has it, but not where the library looks for randomness
 await initAsync();
 for await (const line of createInterface({ input: process.stdin })) {
   answer(line).then((done) => process.stdout.write(JSON.stringify(done) + "\n"));
