@@ -76,6 +76,17 @@ def serve() -> None:
     trio.run(partial(run_server, settings, address=settings.database_url.get_secret_value()))
 
 
+@main.command()
+@click.option("--url", metavar="ORIGIN", help="A running server, as http://127.0.0.1:8000; else one is started for it.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON, with stable keys.")
+@click.pass_context
+def demo(context: click.Context, url: str | None, as_json: bool) -> None:
+    """Two people talk; then all that the server stored is searched for their words."""
+    from chatty.demo import run  # a server has no need of the client and its cryptography
+
+    context.exit(run.demo(url, as_json=as_json))
+
+
 def _settings() -> Settings:
     try:
         settings = load_settings()

@@ -25,6 +25,7 @@ from chatty.client.updates import (
     SignedOut,
     StoreRolledBack,
     Undecryptable,
+    Unsent,
     Update,
 )
 
@@ -49,6 +50,7 @@ __all__ = [
     "UnacceptableDerivation",
     "Undecryptable",
     "Unreachable",
+    "Unsent",
     "Update",
     "WrongStoreKey",
     "open_client",

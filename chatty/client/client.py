@@ -20,11 +20,12 @@ from chatty.client.backoff import Jitter, full_jitter
 from chatty.client.engine import Engine
 from chatty.client.http import Api
 from chatty.client.nursery import open_serving_nursery
+from chatty.client.outbox import unsent
 from chatty.client.reasons import NotSignedIn
 from chatty.client.room import Room, member_change, sign, take_number, target_identity
 from chatty.client.store import LocalStore, store_salt
 from chatty.client.update_queue import UpdateQueue
-from chatty.client.updates import Invited, SignedOut, Update
+from chatty.client.updates import Invited, SignedOut, Unsent, Update
 from chatty.crypto import passwords
 from chatty.crypto.passwords import DEFAULT_DERIVATION, DerivationLimits
 from chatty.errors import NotFound
@@ -239,6 +240,10 @@ class Client:
         if other is not None:
             members.append(member_change(engine, room, Action.ADD, other, other_key, n=numbers[2]))
         return RoomCreation(create=SignedCreate(signed=create, signature=sign(engine, create)), members=members)
+
+    def unsent(self) -> list[Unsent]:
+        """Messages on their way: written to the store, not yet known to be committed; they are sent whatever happens."""
+        return unsent(self._store)
 
     def invitations(self) -> list[Invited]:
         """Those that were not taken yet; their signatures were checked."""

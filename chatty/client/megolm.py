@@ -24,6 +24,7 @@ from chatty.client.messages import SessionOwner
 from chatty.client.reasons import Reason, Unreadable
 from chatty.client.store import LocalStore
 from chatty.ids import DeviceId, EventId, RoomId, Seq, UserId
+from chatty.wire.canonical import decode_base64
 
 rotation_messages = 100
 mids_max = 65_536
@@ -177,3 +178,13 @@ class MegolmSessions:
 
 def _name(room: RoomId, session_id: str) -> str:
     return f"{room}/{session_id}"
+
+
+def megolm_ratchets(store: LocalStore) -> list[bytes]:
+    """Of each session that this store can decrypt, the part of its secret that stays the same for 256 messages. 96 bytes each."""
+    sessions = [
+        InboundGroupSession.from_pickle(known.pickle, store.pickle_key) for _, known in store.items(_INBOUND, Inbound)
+    ]
+    exported = [session.export_at(session.first_known_index) for session in sessions]
+    # Source: Megolm's specification: version (1 byte), index (4), ratchet (4 × 32), public key.
+    return [decode_base64(key.to_base64())[5:101] for key in exported if key is not None]

@@ -63,6 +63,11 @@ class OlmPayload(Struct, frozen=True, kw_only=True):
     keys: dict[str, str]
 
 
+def load_account_pickle(store: LocalStore, device: DeviceId) -> str | None:
+    """Sealed under the store's pickle key."""
+    return store.get(_ACCOUNT, device, str)
+
+
 class OlmAccount:
     """Made at the first start with this store, and loaded later."""
 
@@ -70,7 +75,7 @@ class OlmAccount:
         self._store = store
         self._user = user
         self._device = device
-        pickle = store.get(_ACCOUNT, device, str)
+        pickle = load_account_pickle(store, device)
         self._account = Account() if pickle is None else Account.from_pickle(pickle, store.pickle_key)
         if pickle is None:
             self._save()

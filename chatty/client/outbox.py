@@ -24,7 +24,7 @@ from chatty.client.reasons import ClientError, Lie, Reason, RoomFrozen, SessionE
 from chatty.client.room_book import RoomBook
 from chatty.client.sharing import KeySharing
 from chatty.client.store import LocalStore
-from chatty.client.updates import Sent
+from chatty.client.updates import Sent, Unsent
 from chatty.errors import ChattyError, DeviceSetStale, MessageIdClosed, MessageIdConflict, TooLarge
 from chatty.ids import DeviceId, RoomId, SendNumber, Seq, UserId
 from chatty.wire import chain
@@ -250,6 +250,11 @@ def check_ack(written: OpenSend, ack: Ack, leaf: bytes) -> None:
     """Raises: Lie, if something else was committed than what was sent."""
     if (ack.n, ack.room, ack.leaf) != (written.n, written.room, leaf):
         raise Lie(Reason.ALTERED_EVENT, f"the ack of n {written.n} is of something else", room=written.room)
+
+
+def unsent(store: LocalStore) -> list[Unsent]:
+    """The oldest first."""
+    return [Unsent(room=written.room, text=written.text) for _, written in store.items(_OPEN, OpenSend)]
 
 
 def open_sends(store: LocalStore) -> set[int]:

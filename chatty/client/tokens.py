@@ -29,6 +29,10 @@ class SavedTokens(Struct, frozen=True, kw_only=True):
     refresh_at_s: float
 
 
+def load_tokens(store: LocalStore) -> SavedTokens | None:
+    return store.get(_TOKENS, "", SavedTokens)
+
+
 class TokenKeeper:
     """`ask`: POST /v1/token. `now_s`: the wall clock."""
 
@@ -36,7 +40,7 @@ class TokenKeeper:
         self._store = store
         self._ask = ask
         self._now_s = now_s
-        self._saved = store.get(_TOKENS, "", SavedTokens)
+        self._saved = load_tokens(store)
         self._lock = trio.Lock()
 
     @property

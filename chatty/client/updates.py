@@ -80,6 +80,14 @@ Update = Message | Undecryptable | ServerLied | MembershipChanged | Invited | St
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unsent:
+    """A message that stands in the store, encrypted, and whose outcome is not known yet."""
+
+    room: RoomId
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sent:
     """A message that the server has committed, at its place in the room's order."""
 
