@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 import trio
 from quart_trio import QuartTrio
 
@@ -62,7 +63,7 @@ from chatty.services.server_keys import ServerKeys, open_server_keys
 from chatty.services.sessions import Issuer, Lifetimes, SessionSteps
 from chatty.services.streams import StreamSteps
 from chatty.store import schema
-from chatty.store.connection import open_connection
+from chatty.store.connection import logs_tersely, open_connection
 from chatty.store.journal import PostgresJournal, open_journal
 from chatty.store.leases import PostgresLeases
 from chatty.store.pool import Pool, PoolLimits, open_pool
@@ -79,6 +80,8 @@ from chatty.wire.events import Committed
 
 generous = Intensity(restart_count_max=20, within_s=10.0)  # a store that comes and goes must not end the process
 room_idle_timeout_s = 300.0
+
+log = structlog.get_logger("chatty.app")
 
 
 def now_s() -> float:
@@ -159,6 +162,8 @@ async def open_app(settings: Settings, *, address: str, hooks: Hooks | None = No
 async def _open_store(settings: Settings, address: str, metrics: Metrics, hooks: Hooks) -> AsyncIterator[_Store]:
     async with open_connection(address) as connection:
         await schema.check(connection)
+        if not await logs_tersely(connection):
+            log.warning("database.verbosity_noticed", setting="log_error_verbosity", wanted="terse")
     limits = PoolLimits(
         connections_max=settings.pool_connections_max,
         waiting_max=settings.pool_waiting_max,
