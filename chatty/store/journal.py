@@ -164,8 +164,8 @@ class PostgresJournal(Journal):
         pipeline = self._pipelines.get(waits)
         if pipeline is None or pipeline.is_broken:
             assert self._nursery is not None, "used outside open_journal()"
-            if closer := self._closers.pop(waits, None):
-                closer.set()
+            if waits in self._closers:
+                self._closers.pop(waits).set()
             pipeline = self._pipelines[waits] = await self._nursery.start(self._hold, waits)
         return pipeline
 
