@@ -1,8 +1,8 @@
 """The product's server with crash points, as a process to be killed: `python -m tests.faults.server_program ORDER` (JSON).
 
 It runs what `chatty up` runs: the embedded PostgreSQL, its migrations, then the server; with `database` what `chatty serve` runs.
-An order names one crash point and how often it is passed before the process kills itself there with SIGKILL, so that nothing
-can tidy up. `spoiled` takes one promise out of the store; tests use it to see that its absence is found.
+A line on stdin, `before_commit 12`, makes the process kill itself with SIGKILL when it has passed that crash point so often from
+then on: nothing can tidy up. `spoiled` takes one promise out of the store; tests use it to see that its absence is found.
 """
 
 import os
@@ -19,7 +19,7 @@ from msgspec import Struct
 from chatty.app import Hooks
 from chatty.cli import run_server
 from chatty.config import Settings
-from chatty.services.crash_points import NO_CRASH_POINTS, CrashPoints, Point
+from chatty.services.crash_points import CrashPoints, Point
 from chatty.store import journal, schema
 from chatty.store.embedded import open_embedded
 from chatty.telemetry import configure_logging
@@ -28,24 +28,24 @@ Promise = Literal["durable commit", "memory of requests"]
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """What one run of the server is to be. die_at: the point; passed_count: how often it is passed alive before."""
+    """What one run of the server is to be."""
 
     data_dir: str
     port: int
-    public_origin: str
-    server_name: str = "localhost"
     database: str = ""
-    die_at: Point | None = None
-    passed_count: int = 0
     spoiled: Promise | None = None
 
 
-class DieAt(CrashPoints):
-    """SIGKILL of this process at one point, after it was passed a number of times."""
+class DieWhenTold(CrashPoints):
+    """SIGKILL of this process at the point that tell() names, after it was passed alive a number of times."""
 
-    def __init__(self, point: Point, *, passed_count: int) -> None:
-        self._point = point
-        self._left_count = passed_count
+    def __init__(self) -> None:
+        self._point: Point | None = None
+        self._left_count = 0
+
+    def tell(self, line: bytes | bytearray) -> None:
+        point, passed_count = msgspec.convert(line.decode().split(), tuple[Point, int], strict=False)
+        self._point, self._left_count = point, passed_count
 
     async def reach(self, point: Point, subject: object = None) -> None:
         if point == self._point:
@@ -54,16 +54,17 @@ class DieAt(CrashPoints):
             self._left_count -= 1
 
 
-def crash_points(order: Order) -> CrashPoints:
-    return DieAt(order.die_at, passed_count=order.passed_count) if order.die_at is not None else NO_CRASH_POINTS
+async def listen(crash_points: DieWhenTold) -> None:
+    stdin = trio.lowlevel.FdStream(os.dup(sys.stdin.fileno()))
+    async for line in stdin:
+        crash_points.tell(line)
 
 
 def settings_of(order: Order) -> Settings:
     return Settings(
         data_dir=Path(order.data_dir),
         port=order.port,
-        public_origin=order.public_origin,
-        server_name=order.server_name,
+        public_origin=f"http://127.0.0.1:{order.port}",
         registration="open",
     )
 
@@ -78,14 +79,18 @@ async def serve(order: Order) -> None:
     postgres_settings = {"synchronous_commit": "off"} if order.spoiled == "durable commit" else {}
     if order.spoiled == "memory of requests":
         forget_requests()
+    crash_points = DieWhenTold()
     async with AsyncExitStack() as stack:
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(nursery.cancel_scope.cancel)
+        nursery.start_soon(listen, crash_points)
         address = order.database
         if not address:
             await trio.Path(order.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
             embedded = open_embedded(Path(order.data_dir) / "postgres", settings=postgres_settings)
             address = (await stack.enter_async_context(embedded)).address
         await schema.upgrade(address)
-        await run_server(settings_of(order), address=address, hooks=Hooks(crash_points=crash_points(order)))
+        await run_server(settings_of(order), address=address, hooks=Hooks(crash_points=crash_points))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,191 @@
+"""A server as a child process that is killed and started anew on the same data, and the PostgreSQL that it runs."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import msgspec
+import psycopg
+import trio
+
+from chatty.services.crash_points import Point
+from chatty.store.embedded import address_of_running
+from tests.faults.server_program import Order, Promise
+
+ROOT = Path(__file__).resolve().parents[2]
+ready_timeout_s = 60.0
+poll_interval_s = 0.02  # other processes: there is nothing to wait on
+
+
+def free_port() -> int:
+    """One that nobody uses now; a server that is started again keeps it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(kw_only=True)
+class ChattyProcess:
+    """One installation: data directory, port, log. At most one server of it runs at a time."""
+
+    command: Sequence[str]
+    data_dir: Path
+    port: int
+    environment: dict[str, str] = field(default_factory=dict)
+    process: trio.Process | None = None
+
+    @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        return self.data_dir / "server.log"
+
+    @property
+    def running(self) -> trio.Process:
+        assert self.process is not None, "not started"
+        return self.process
+
+    async def start(self) -> None:
+        """Until it is ready."""
+        self.process = await self._open()
+        with trio.fail_after(ready_timeout_s):
+            async with httpx.AsyncClient(base_url=self.origin) as http:
+                while not await self._is_ready(http):  # noqa: ASYNC110
+                    await trio.sleep(poll_interval_s)
+
+    async def _open(self) -> trio.Process:
+        """In a session of its own, so that a signal to its group is a signal to nobody else."""
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        with self.log.open("ab") as log:
+            return await trio.lowlevel.open_process(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                env=environment | self.environment,
+                start_new_session=True,
+            )
+
+    async def _is_ready(self, http: httpx.AsyncClient) -> bool:
+        assert self.running.poll() is None, f"the server has ended: {self.log.read_text()[-2000:]}"
+        try:
+            return (await http.get("/readyz")).is_success
+        except httpx.TransportError:
+            return False
+
+    async def die_at(self, point: Point, *, passed_count: int) -> None:
+        """From now on it kills itself there, after it was passed so often."""
+        assert self.running.stdin is not None
+        await self.running.stdin.send_all(f"{point} {passed_count}\n".encode())
+
+    async def ended(self) -> int:
+        """Its exit code; after SIGKILL -9."""
+        code = await self.running.wait()
+        if self.running.stdin is not None:
+            await self.running.stdin.aclose()
+        return code
+
+    async def kill(self) -> None:
+        self.running.kill()
+        await self.ended()
+
+    # The embedded PostgreSQL -----------------------------------------------------------------------------------------
+
+    @property
+    def postmaster_pid(self) -> int | None:
+        """The one in its pid file, if it lives."""
+        try:
+            pid = int((self.data_dir / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
+        except (FileNotFoundError, IndexError):
+            return None
+        return pid if _is_alive(pid) else None
+
+    def postgres_pids(self) -> list[int]:
+        """The postmaster first, then its children."""
+        postmaster = self.postmaster_pid
+        return [] if postmaster is None else [postmaster, *children_of(postmaster)]
+
+    def backend_pid(self, application_name: str) -> int | None:
+        """The backend of one of the server's connections, by the name that it gives itself."""
+        query = "SELECT pid FROM pg_stat_activity WHERE application_name = %s"
+        try:
+            with psycopg.connect(self.database) as connection:
+                found = connection.execute(query, [application_name]).fetchone()
+        except psycopg.OperationalError:
+            return None
+        return None if found is None else int(found[0])
+
+    @property
+    def database(self) -> str:
+        return address_of_running(self.data_dir / "postgres")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def children_of(parent: int) -> list[int]:
+    """Its living children, straight from the kernel."""
+    try:
+        return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def kill_all(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@asynccontextmanager
+async def open_installation(data_dir: Path, *, spoiled: Promise | None = None) -> AsyncIterator[ChattyProcess]:
+    """The server program of these tests, started, with its embedded PostgreSQL."""
+    port = free_port()
+    complete = Order(data_dir=str(data_dir), port=port, spoiled=spoiled)
+    command = [sys.executable, "-m", "tests.faults.server_program", msgspec.json.encode(complete).decode()]
+    async with _opened(ChattyProcess(command=command, data_dir=data_dir, port=port)) as installation:
+        yield installation
+
+
+@asynccontextmanager
+async def open_chatty_up(data_dir: Path, **environment: str) -> AsyncIterator[ChattyProcess]:
+    """The product's own command, started."""
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("chatty")), "up"]
+    usual = {
+        "CHATTY_DATA_DIR": str(data_dir),
+        "CHATTY_PORT": str(port),
+        "CHATTY_PUBLIC_ORIGIN": f"http://127.0.0.1:{port}",
+    }
+    installation = ChattyProcess(command=command, data_dir=data_dir, port=port, environment=usual | environment)
+    async with _opened(installation):
+        yield installation
+
+
+@asynccontextmanager
+async def _opened(installation: ChattyProcess) -> AsyncIterator[ChattyProcess]:
+    try:
+        await installation.start()
+        yield installation
+    except BaseException:
+        print(installation.log.read_text()[-20_000:])
+        raise
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
+            if installation.process is not None:
+                await installation.kill()
+        kill_all(installation.postgres_pids())
