@@ -52,13 +52,13 @@ class Entry(Ask[None]):
     room: ActorRef[Any]
     append: Append
 
-    def __post_init__(self) -> None:
-        self.on_answer = self._refused
+    def refuse(self, error: Exception) -> None:
+        """Quarantined or dropped by the runtime: whoever asked for the append is told.
 
-    def _refused(self, result: Exception | None) -> None:
-        """Quarantined or dropped by the runtime: whoever asked for the append is told."""
-        if isinstance(result, Exception):
-            self.append.refuse(result)
+        No on_answer of its own: it would hold the entry in a cycle, and each message's body until the next collection.
+        """
+        super().refuse(error)
+        self.append.refuse(error)
 
 
 @dataclass(frozen=True, kw_only=True)
