@@ -46,7 +46,10 @@ async def _run() -> int:
 
 
 def _report(failures: BaseExceptionGroup[Exception], logs: list[Path]) -> None:
-    print(f"\nFAILED: {failures.exceptions[0]!r}", file=sys.stderr)
+    failure: BaseException = failures
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    print(f"\nFAILED: {str(failure) or type(failure).__name__}", file=sys.stderr)
     for log in logs:
         tail = log.read_text(errors="replace").splitlines()[-20:] if log.exists() else []
         print(f"\n--- the end of {log.name}", *tail, sep="\n", file=sys.stderr)
