@@ -17,6 +17,8 @@ from chatty.config import describe_settings
 from chatty.errors import ChattyError
 from chatty.telemetry import Metrics
 from chatty.wire import limits
+from chatty.wire.events import TimelineEvent
+from chatty.wire.frames import ClientFrame, ServerFrame
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -128,6 +130,30 @@ def test_every_limit_of_the_protocol_is_documented_with_its_value() -> None:
     page = PROTOCOL.read_text(encoding="utf-8")
     values = {name: value for name, value in vars(limits).items() if isinstance(value, int | float)}
     assert [f"`{name}` | {value:,}" for name, value in values.items() if f"`{name}` | {value:,}" not in page] == []
+
+
+def test_every_frame_stands_in_the_tables_of_the_socket_with_its_fields_and_no_other() -> None:
+    told: dict[str, set[str]] = {}
+    for row in rows(PROTOCOL, "The socket"):
+        told.setdefault(row.split("`")[1], set()).update(in_code_marks(row))
+    tags = {kind: str(kind.__struct_config__.tag) for kind in (*ClientFrame.__args__, *ServerFrame.__args__)}
+    assert set(told) == set(tags.values())
+    wanted = {kind: set(kind.__struct_fields__) - {"id"} for kind in tags if kind is not TimelineEvent}
+    assert {
+        kind.__name__: fields - told[tags[kind]] for kind, fields in wanted.items() if fields - told[tags[kind]]
+    } == {}
+
+
+def test_every_close_code_stands_beside_its_error() -> None:
+    page = section(PROTOCOL, "The socket")
+    wanted = [f"| {error.close_code} | `{error.code}` |" for error in leaf_errors(ChattyError) if error.close_code]
+    assert [row for row in wanted if row not in page] == []
+
+
+def test_every_field_of_an_event_stands_in_its_table() -> None:
+    assert [
+        field for field in TimelineEvent.__struct_fields__ if field not in in_code_marks(section(PROTOCOL, "Rooms"))
+    ] == []
 
 
 @pytest.mark.parametrize(("module", "name"), [("chatty.cli", "chatty"), ("chatty.admin", "chatty-admin")])
