@@ -7,6 +7,7 @@ ends the client, for memory may then be ahead of the disk.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 
 import trio
 
@@ -21,7 +22,7 @@ from chatty.client.mailbox import MailboxIntake
 from chatty.client.megolm import MegolmSessions
 from chatty.client.messages import SessionOwner
 from chatty.client.numbers import SendNumbers
-from chatty.client.olm import OlmAccount, PayloadChecks
+from chatty.client.olm import OlmAccount, PayloadChecks, one_time_keys_kept
 from chatty.client.outbox import Outbox, open_sends
 from chatty.client.pending import MessageIntake
 from chatty.client.reasons import NotSignedIn
@@ -31,7 +32,7 @@ from chatty.client.store import LocalStore
 from chatty.client.streams import UserStreamIntake
 from chatty.client.update_queue import UpdateQueue
 from chatty.client.updates import SignedOut, StoreRolledBack
-from chatty.errors import ChattyError
+from chatty.errors import ChattyError, QuotaExceeded
 from chatty.ids import MailboxId, UserId
 from chatty.wire import limits
 from chatty.wire.events import TimelineEvent
@@ -46,10 +47,10 @@ from chatty.wire.frames import (
     UserEvent,
     Welcome,
 )
-from chatty.wire.keys import SIGNED_CURVE25519, KeyUpload
+from chatty.wire.keys import SIGNED_CURVE25519, KeyUpload, SignedKey
 
 _USER_KEYS, _PUBLISHED = "user_keys", "published"
-one_time_keys_low = 25  # so many left on the server: upload until there are 50
+_one_time_keys_quota = "one_time_keys_max"  # as the server names it
 overdue_check_s = 1.0
 
 
@@ -84,6 +85,7 @@ class Engine:
         self.link = self._make_link(encoding)
         self.outbox = self._make_outbox()
         self._counts: dict[str, int] = {}
+        self._one_time_keys_max = one_time_keys_kept
         self._wake_keys = trio.Event()
         self._is_published = trio.Event()
 
@@ -211,7 +213,7 @@ class Engine:
         while True:
             await self._wake_keys.wait()
             self._wake_keys = trio.Event()
-            if self._counts.get(SIGNED_CURVE25519, 0) < one_time_keys_low:
+            if self._counts.get(SIGNED_CURVE25519, 0) < self._one_time_keys_low:
                 await self._until_answered(self._replenish)
 
     async def _until_answered(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -223,12 +225,24 @@ class Engine:
             except NotSignedIn:
                 return
             except ChattyError as error:
+                if isinstance(error, QuotaExceeded) and error.quota == _one_time_keys_quota:
+                    self._one_time_keys_max = error.count_max
                 await trio.sleep(backoff.next_s(retry_after_s=error.retry_after_s))
+
+    @property
+    def _one_time_keys_low(self) -> int:
+        """Fewer left on the server: time for more."""
+        return (self._one_time_keys_max + 1) // 2
+
+    def _one_time_keys(self, *, on_server_count: int) -> dict[str, SignedKey]:
+        """As many as the server has room for; it may keep fewer than we like."""
+        keys = self.olm.one_time_keys(on_server_count=on_server_count)
+        return dict(islice(keys.items(), max(self._one_time_keys_max - on_server_count, 0)))
 
     async def _publish(self) -> None:
         upload = KeyUpload(
             device_keys=self.olm.device_keys(),
-            one_time_keys=self.olm.one_time_keys(on_server_count=0),
+            one_time_keys=self._one_time_keys(on_server_count=0),
             fallback_keys=self.olm.fallback_key(),
         )
         await self.api.upload_keys(upload)
@@ -241,8 +255,8 @@ class Engine:
         """Asks first: the count that woke us may be from before our own last upload, and one key too many refuses them all."""
         counts = (await self.api.upload_keys(KeyUpload())).one_time_key_counts
         on_server_count = counts.get(SIGNED_CURVE25519, 0)
-        if on_server_count < one_time_keys_low:
-            keys = self.olm.one_time_keys(on_server_count=on_server_count)
+        if on_server_count < self._one_time_keys_low:
+            keys = self._one_time_keys(on_server_count=on_server_count)
             counts = (await self.api.upload_keys(KeyUpload(one_time_keys=keys))).one_time_key_counts
             self.olm.mark_published()
         self._counts = counts

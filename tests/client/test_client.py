@@ -22,6 +22,7 @@ from chatty.ids import DeviceId
 from chatty.wire.events import Action, RoomRole
 from chatty.wire.frames import Encoding
 from chatty.wire.limits import epoch_wait_s
+from tests.client import small_server
 from tests.client.conftest import Open, pair, text, until
 from tests.client.small_server import SmallServer, one_time_keys_max
 
@@ -149,6 +150,23 @@ async def test_a_key_count_from_before_the_last_upload_does_no_harm(open_one: Op
             del stock[key_id]
         await server.tell_key_count(ann.device, 10)
         while len(stock) < one_time_keys_max:
+            await server.upload_came.wait()
+
+
+async def test_a_server_that_keeps_fewer_keys_gets_fewer(
+    open_one: Open, server: SmallServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_server, "one_time_keys_max", 10)
+    async with open_one("ann") as ann:
+        with trio.fail_after(10):
+            await ann.register("ann", "a password")
+        stock = server.devices[ann.device].one_time_keys
+        assert len(stock) == 10
+        await ann.create_room()
+        for key_id in list(stock)[3:]:
+            del stock[key_id]
+        await server.tell_key_count(ann.device, 3)
+        while len(stock) < 10:
             await server.upload_came.wait()
 
 
