@@ -1,8 +1,8 @@
 """The forms in which a secret could stand in a file, as byte strings to look for.
 
 A form is listed when software is known to write it: character encodings, base64 at each of its three offsets (a secret in the
-middle of something that was encoded as a whole), hex, URLs, JSON, JSON within JSON or within a database dump's COPY (backslashes
-doubled), and Python's print of bytes. Not covered: line breaks within base64 or hex, compression, encryption.
+middle of something that was encoded as a whole), hex, URLs, JSON, Python's print of bytes, the COPY lines of a database dump, and
+what stands in JSON or COPY that is in one of these already. Not covered: line breaks within base64 or hex, compression.
 
 Of a long secret its beginning and its end are looked for, so that a log line that cuts it short is found too.
 """
@@ -18,6 +18,7 @@ secret_bytes_min = 8  # shorter ones would be found by chance
 piece_characters = 32
 
 _javascript_unescaped = "!'()*~"
+_COPY = str.maketrans({"\\": r"\\", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t", "\v": r"\v"})
 _to_urlsafe = bytes.maketrans(b"+/", b"-_")
 _PERCENT = re.compile(r"%[0-9A-F]{2}")
 _JSON_ESCAPE = re.compile(r"\\\\|\\u[0-9a-f]{4}")
@@ -71,6 +72,7 @@ def _pieces(value: str | bytes) -> Iterator[str | bytes]:
 def _forms(value: str | bytes) -> Iterator[tuple[str, bytes]]:
     if isinstance(value, str):
         yield "UTF-8", value.encode()
+        yield "COPY", value.translate(_COPY).encode()
         yield "UTF-16, little-endian", value.encode("utf-16-le")
         yield "UTF-16, big-endian", value.encode("utf-16-be")
         yield from _url_forms(value)
@@ -100,17 +102,23 @@ def _url_forms(value: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _json_forms(value: str) -> Iterator[tuple[str, bytes]]:
-    plain = json.dumps(value, ensure_ascii=False)[1:-1]
     escaped = json.dumps(value)[1:-1]
     capitals = _JSON_ESCAPE.sub(lambda found: found.group()[:2] + found.group()[2:].upper(), escaped)
-    for form, text in (("JSON", plain), ("JSON, escaped", escaped), ("JSON, escaped in capitals", capitals)):
-        yield form, text.encode()
-        yield f"{form}, backslashes doubled", text.replace("\\", "\\\\").encode()
+    yield from _nested("JSON", json.dumps(value, ensure_ascii=False)[1:-1])
+    yield from _nested("JSON, escaped", escaped)
+    yield from _nested("JSON, escaped in capitals", capitals)
 
 
 def _python_forms(value: bytes) -> Iterator[tuple[str, bytes]]:
     """An apostrophe is escaped or not, as the whole text has quotes in it or not."""
     escaped = repr(b"'\"" + value)[5:-1]
-    for text in (escaped, escaped.replace("\\'", "'")):
-        yield "Python's bytes", text.encode()
-        yield "Python's bytes, backslashes doubled", text.replace("\\", "\\\\").encode()
+    yield from _nested("Python's bytes", escaped)
+    yield from _nested("Python's bytes", escaped.replace("\\'", "'"))
+
+
+def _nested(form: str, text: str) -> Iterator[tuple[str, bytes]]:
+    """As it is, and as a value of something that escapes backslashes in its turn. text: without control characters."""
+    doubled = text.replace("\\", "\\\\")
+    yield form, text.encode()
+    yield f"{form}, within COPY", doubled.encode()
+    yield f"{form}, within JSON", doubled.replace('"', '\\"').encode()

@@ -2,7 +2,6 @@
 
 import signal
 import sys
-from dataclasses import dataclass
 from functools import partial
 
 import msgspec
@@ -21,11 +20,6 @@ from chatty.telemetry import configure_logging
 interrupted_exit_code = 130
 
 
-@dataclass
-class _Outcome:
-    report: Report | None = None
-
-
 def demo(origin: str | None, *, as_json: bool) -> int:
     """Play it. origin: of a running server; None: one is started. Returns: the exit code.
 
@@ -33,23 +27,24 @@ def demo(origin: str | None, *, as_json: bool) -> int:
     """
     configure_logging("error", form="console")
     transcript = Transcript(Console(quiet=as_json, highlight=False))
-    outcome = trio.run(partial(_play_until_interrupted, origin, transcript))
-    if outcome.report is None:
+    report = trio.run(partial(play, origin, transcript))
+    if report is None:
         return interrupted_exit_code
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(outcome.report)) + b"\n")
-    return 0 if outcome.report.is_clean else 1
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    return 0 if report.is_clean else 1
 
 
-async def _play_until_interrupted(origin: str | None, transcript: Transcript) -> _Outcome:
-    outcome = _Outcome()
+async def play(origin: str | None, transcript: Transcript) -> Report | None:
+    """None: a signal interrupted it."""
+    report = None
     async with open_serving_nursery() as nursery:
         await nursery.start(_cancel_on_signal, nursery.cancel_scope)
         async with open_own() if origin is None else open_running(origin.rstrip("/")) as stage:
             _check_origin(stage)
             async with open_devices(cast, directory=stage.scratch, origin=stage.origin) as devices:
-                outcome.report = await Story(stage, devices, transcript).play()
-    return outcome
+                report = await Story(stage, devices, transcript).play()
+    return report
 
 
 def _check_origin(stage: Stage) -> None:

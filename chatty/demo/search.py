@@ -1,12 +1,15 @@
 """Looks for needles in files, whatever their format: they are read as bytes, in overlapping parts, so nothing is too large.
 
 Blocking and busy: run it in a thread. A file that vanishes between listing and reading (PostgreSQL drops some) is not counted.
+Files with the same content (PostgreSQL copies its template databases) are gone through once; the first of them is named.
 Memory: one part of `part_bytes`, whatever the files' size.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from chatty.demo.needles import Needle
 
@@ -24,7 +27,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
-    """One place, searched through. file_count, byte_count: what was really read."""
+    """One place, searched through. file_count, byte_count: all that was looked at, copies included."""
 
     place: str
     file_count: int
@@ -36,11 +39,18 @@ def search(place: str, files: Iterable[Path], needles: Sequence[Needle]) -> Sear
     """Every needle in every file. Raises: OSError for a file that is there and cannot be read."""
     file_count = byte_count = 0
     found: list[Found] = []
+    known: set[bytes] = set()
     for file in files:
         try:
-            byte_count += _search_file(file, needles, found)
+            with file.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "blake2b").digest()
+                byte_count += opened.tell()
+                if digest not in known:
+                    opened.seek(0)
+                    found += _search_file(file, opened, needles)
         except FileNotFoundError:
             continue
+        known.add(digest)
         file_count += 1
     return Searched(place=place, file_count=file_count, byte_count=byte_count, found=found)
 
@@ -61,20 +71,22 @@ def _walk(directory: Path) -> Iterator[Path]:
             yield entry
 
 
-def _search_file(file: Path, needles: Sequence[Needle], found: list[Found]) -> int:
-    """Appends to `found`. Returns: the bytes read."""
-    missing = list(needles)
+def _search_file(file: Path, opened: BinaryIO, needles: Sequence[Needle]) -> list[Found]:
+    missing, found = list(needles), []
     overlap = max((len(needle.pattern) for needle in needles), default=1) - 1
     read_count, tail = 0, b""
-    with file.open("rb") as opened:
-        while part := opened.read(part_bytes):
-            window = tail + part
-            # Zeros, of which a write-ahead log is full, hold no needle.
-            if window.strip(b"\0"):
-                here = [(needle, at) for needle in missing if (at := window.find(needle.pattern)) >= 0]
-                found += [Found(needle=n, file=file, offset=read_count - len(tail) + at) for n, at in here]
-                gone = {id(needle) for needle, _ in here}
-                missing = [needle for needle in missing if id(needle) not in gone] if gone else missing
-            read_count += len(part)
-            tail = window[-overlap:] if overlap else b""
-    return read_count
+    while part := opened.read(part_bytes):
+        window = tail + part
+        # Zeros, of which a write-ahead log is full, hold no needle.
+        if window.strip(b"\0"):
+            still_missing = []
+            for needle in missing:
+                at = window.find(needle.pattern)
+                if at < 0:
+                    still_missing.append(needle)
+                else:
+                    found.append(Found(needle=needle, file=file, offset=read_count - len(tail) + at))
+            missing = still_missing
+        read_count += len(part)
+        tail = window[-overlap:] if overlap else b""
+    return found

@@ -62,10 +62,10 @@ class Storage:
             self.data_directories.append(places.root)
         self.log = log
         self._dump = scratch / "database.sql"
-        self._address = cluster.address(places, user=cluster.role, dbname=cluster.database)
+        self.address = cluster.address(places, user=cluster.role, dbname=cluster.database)
 
     async def event(self, room: RoomId, seq: Seq) -> StoredEvent:
-        async with open_connection(self._address) as connection:
+        async with open_connection(self.address) as connection:
             row = await (await connection.execute(_EVENT, [room, seq])).fetchone()
         if row is None:
             raise DemoFailed(f"the database has no event {seq} of that room")
@@ -73,7 +73,7 @@ class Storage:
         return StoredEvent(kind=kind, algorithm=algorithm, sender=sender, device=device, body=bytes(body))
 
     async def account(self, user: UserId) -> StoredAccount:
-        async with open_connection(self._address) as connection:
+        async with open_connection(self.address) as connection:
             row = await (await connection.execute(_ACCOUNT, [user])).fetchone()
             devices = await (await connection.execute(_DEVICES, [user])).fetchall()
         if row is None:
@@ -93,7 +93,7 @@ class Storage:
 
     async def dump(self) -> Path:
         """The whole database as pg_dump writes it. Raises: DemoFailed. Cancelled: pg_dump is ended."""
-        command = [str(self.places.binaries / "pg_dump"), f"--file={self._dump}", f"--dbname={self._address}"]
+        command = [str(self.places.binaries / "pg_dump"), f"--file={self._dump}", f"--dbname={self.address}"]
         with trio.fail_after(dump_timeout_s):
             done = await trio.run_process(
                 command,
