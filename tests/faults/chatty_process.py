@@ -1,23 +1,20 @@
 """A server as a child process that is killed and started anew on the same data, and the PostgreSQL that it runs."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import msgspec
-import psycopg
 import trio
 
-from chatty.services.crash_points import Point
-from chatty.store.embedded import address_of_running
-from tests.faults.server_program import Order, Promise
+from tests.faults.postgres_processes import kill_all, postgres_pids, postmaster_pid
+from tests.faults.server_program import Order, Promise, Strike
 
 ROOT = Path(__file__).resolve().parents[2]
 ready_timeout_s = 60.0
@@ -29,6 +26,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def child_environment() -> dict[str, str]:
+    """Ours; with bytecode files, or each start would compile everything anew."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 @dataclass(kw_only=True)
@@ -64,7 +66,6 @@ class ChattyProcess:
 
     async def _open(self) -> trio.Process:
         """In a session of its own, so that a signal to its group is a signal to nobody else."""
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         with self.log.open("ab") as log:
             return await trio.lowlevel.open_process(
                 self.command,
@@ -72,7 +73,7 @@ class ChattyProcess:
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
-                env=environment | self.environment,
+                env=child_environment() | self.environment,
                 start_new_session=True,
             )
 
@@ -83,10 +84,10 @@ class ChattyProcess:
         except httpx.TransportError:
             return False
 
-    async def die_at(self, point: Point, *, passed_count: int) -> None:
-        """From now on it kills itself there, after it was passed so often."""
+    async def tell(self, strike: Strike) -> None:
+        """Somebody dies there."""
         assert self.running.stdin is not None
-        await self.running.stdin.send_all(f"{point} {passed_count}\n".encode())
+        await self.running.stdin.send_all(msgspec.json.encode(strike) + b"\n")
 
     async def ended(self) -> int:
         """Its exit code; after SIGKILL -9."""
@@ -99,56 +100,11 @@ class ChattyProcess:
         self.running.kill()
         await self.ended()
 
-    # The embedded PostgreSQL -----------------------------------------------------------------------------------------
-
-    @property
-    def postmaster_pid(self) -> int | None:
-        """The one in its pid file, if it lives."""
-        try:
-            pid = int((self.data_dir / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
-        except (FileNotFoundError, IndexError):
-            return None
-        return pid if _is_alive(pid) else None
-
-    def postgres_pids(self) -> list[int]:
-        """The postmaster first, then its children."""
-        postmaster = self.postmaster_pid
-        return [] if postmaster is None else [postmaster, *children_of(postmaster)]
-
-    def backend_pid(self, application_name: str) -> int | None:
-        """The backend of one of the server's connections, by the name that it gives itself."""
-        query = "SELECT pid FROM pg_stat_activity WHERE application_name = %s"
-        try:
-            with psycopg.connect(self.database) as connection:
-                found = connection.execute(query, [application_name]).fetchone()
-        except psycopg.OperationalError:
-            return None
-        return None if found is None else int(found[0])
-
-    @property
-    def database(self) -> str:
-        return address_of_running(self.data_dir / "postgres")
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def children_of(parent: int) -> list[int]:
-    """Its living children, straight from the kernel."""
-    try:
-        return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-
-
-def kill_all(pids: Sequence[int]) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    async def until_other_postmaster(self, pid: int | None) -> None:
+        """Until the embedded PostgreSQL that had this pid was replaced."""
+        with trio.fail_after(ready_timeout_s):
+            while postmaster_pid(self.data_dir) in (pid, None):  # noqa: ASYNC110
+                await trio.sleep(poll_interval_s)
 
 
 @asynccontextmanager
@@ -188,4 +144,4 @@ async def _opened(installation: ChattyProcess) -> AsyncIterator[ChattyProcess]:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
             if installation.process is not None:
                 await installation.kill()
-        kill_all(installation.postgres_pids())
+        kill_all(postgres_pids(installation.data_dir))

@@ -1,8 +1,9 @@
 """The product's server with crash points, as a process to be killed: `python -m tests.faults.server_program ORDER` (JSON).
 
 It runs what `chatty up` runs: the embedded PostgreSQL, its migrations, then the server; with `database` what `chatty serve` runs.
-A line on stdin, `before_commit 12`, makes the process kill itself with SIGKILL when it has passed that crash point so often from
-then on: nothing can tidy up. `spoiled` takes one promise out of the store; tests use it to see that its absence is found.
+A line on stdin, a Strike, names a crash point: when it was passed so often from then on, the process kills itself there, or
+PostgreSQL, with SIGKILL, so that nothing can tidy up. `spoiled` takes one promise out of the store; tests use it to see that
+its absence is found.
 """
 
 import os
@@ -23,6 +24,7 @@ from chatty.services.crash_points import CrashPoints, Point
 from chatty.store import journal, schema
 from chatty.store.embedded import open_embedded
 from chatty.telemetry import configure_logging
+from tests.faults.postgres_processes import Victim, kill_postgres
 
 Promise = Literal["durable commit", "memory of requests"]
 
@@ -36,28 +38,41 @@ class Order(Struct, frozen=True, kw_only=True):
     spoiled: Promise | None = None
 
 
-class DieWhenTold(CrashPoints):
-    """SIGKILL of this process at the point that tell() names, after it was passed alive a number of times."""
+class Strike(Struct, frozen=True, kw_only=True):
+    """Where who dies. passed_count: how often the point is passed alive first. victim None: the server itself."""
 
-    def __init__(self) -> None:
-        self._point: Point | None = None
+    point: Point
+    passed_count: int
+    victim: Victim | None = None
+
+
+class StrikeWhenTold(CrashPoints):
+    """One strike at a time."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._strike: Strike | None = None
         self._left_count = 0
 
-    def tell(self, line: bytes | bytearray) -> None:
-        point, passed_count = msgspec.convert(line.decode().split(), tuple[Point, int], strict=False)
-        self._point, self._left_count = point, passed_count
+    def tell(self, strike: Strike) -> None:
+        self._strike, self._left_count = strike, strike.passed_count
 
     async def reach(self, point: Point, subject: object = None) -> None:
-        if point == self._point:
-            if self._left_count == 0:
+        if self._strike is None or point != self._strike.point:
+            return
+        self._left_count -= 1
+        if self._left_count < 0:
+            victim, self._strike = self._strike.victim, None
+            if victim is None:
                 os.kill(os.getpid(), signal.SIGKILL)
-            self._left_count -= 1
+            else:
+                kill_postgres(self._data_dir, victim)
 
 
-async def listen(crash_points: DieWhenTold) -> None:
+async def listen(crash_points: StrikeWhenTold) -> None:
     stdin = trio.lowlevel.FdStream(os.dup(sys.stdin.fileno()))
     async for line in stdin:
-        crash_points.tell(line)
+        crash_points.tell(msgspec.json.decode(line, type=Strike))
 
 
 def settings_of(order: Order) -> Settings:
@@ -79,7 +94,7 @@ async def serve(order: Order) -> None:
     postgres_settings = {"synchronous_commit": "off"} if order.spoiled == "durable commit" else {}
     if order.spoiled == "memory of requests":
         forget_requests()
-    crash_points = DieWhenTold()
+    crash_points = StrikeWhenTold(Path(order.data_dir))
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)

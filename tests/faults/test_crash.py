@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import httpx
 import msgspec
@@ -24,46 +24,50 @@ from chatty.services.crash_points import Point
 from chatty.wire.canonical import encode_base64
 from chatty.wire.rooms import SignedCheckpoint
 from chatty.wire.signing import checkpoint_bytes
-from tests.faults.chatty_process import ChattyProcess, kill_all, open_installation
+from tests.faults.chatty_process import ChattyProcess, open_installation
+from tests.faults.correspondents import Correspondent, Death, correspondence_faults, introduce
 from tests.faults.ledger import find_faults, heads_of
+from tests.faults.postgres_processes import Victim, kill_postgres, postmaster_pid
+from tests.faults.server_program import Strike
 from tests.faults.talkers import Progress, Talker
 from tests.server.wire_people import SERVER_NAME, WireDevice, sign_up
 
 POINTS: tuple[Point, ...] = ("before_commit", "after_commit", "before_ack", "before_delivery")
-PostgresVictim = Literal["postmaster", "journal's backend", "everything"]
+TALKERS = ("ann", "bob", "cid", "eve")
+WRITERS = ("una", "ivo")  # with the SDK
 recovery_timeout_s = 30.0
 settle_timeout_s = 60.0
 _standard_alphabet = str.maketrans("-_", "+/")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerKill:
-    """point None: at any moment. passed_count: how often the point is passed alive first."""
+class Kill:
+    """victim None: the server. point None: at any moment; else after the point was passed alive so often."""
 
+    victim: Victim | None
     point: Point | None
-    passed_count: int = 0
+    passed_count: int
 
-
-@dataclass(frozen=True, kw_only=True)
-class PostgresKill:
-    victim: PostgresVictim
-
-
-Kill = ServerKill | PostgresKill
+    def __str__(self) -> str:
+        where = "at any moment" if self.point is None else f"at {self.point} + {self.passed_count}"
+        return f"{self.victim or 'the server'} {where}"
 
 
 def draw_kills(rng: random.Random, *, server_count: int, postgres_count: int) -> list[Kill]:
-    """Each crash point at least once, each victim in turn, the rest at any moment, in any order."""
-    chosen: list[Point | None] = [
-        *POINTS,
-        *(rng.choice([None, None, *POINTS]) for _ in range(server_count - len(POINTS))),
-    ]
-    kills: list[Kill] = [ServerKill(point=point, passed_count=rng.randrange(30)) for point in chosen]
-    victims = get_args(PostgresVictim)
-    first = rng.randrange(len(victims))
-    kills += [PostgresKill(victim=victims[(first + number) % len(victims)]) for number in range(postgres_count)]
+    """Each crash point at least once, if so many are asked for; each part of PostgreSQL; in any order."""
+    kills = [Kill(victim=None, point=point, passed_count=rng.randrange(30)) for point in draw_points(rng, server_count)]
+    victims: list[Victim] = rng.sample(get_args(Victim), 3) * postgres_count
+    for victim, point in zip(victims, draw_points(rng, postgres_count), strict=False):
+        at = point if victim != "journal's backend" else None  # of its end there is no sign to wait for
+        kills.append(Kill(victim=victim, point=at, passed_count=rng.randrange(30)))
     rng.shuffle(kills)
     return kills
+
+
+def draw_points(rng: random.Random, count: int) -> list[Point | None]:
+    """All of them, in any order, then any of them or none."""
+    further = [rng.choice([None, None, *POINTS]) for _ in range(count - len(POINTS))]
+    return [*rng.sample(POINTS, len(POINTS)), *further][:count]
 
 
 @dataclass(kw_only=True)
@@ -87,36 +91,28 @@ class Storm:
     async def strike(self, kill: Kill) -> float:
         """Kill once, in the middle of traffic. Returns: seconds until it was mended and acks came back."""
         await self.until_acked(self.rng.randint(50, 200))
-        await trio.sleep(self.rng.random() * 0.02)  # anywhere between two acks
-        match kill:
-            case ServerKill():
-                await self._kill_server(kill)
-            case PostgresKill(victim=victim):
-                self._kill_postgres(victim)
+        postmaster = postmaster_pid(self.server.data_dir)
+        await self._kill(kill)
+        if kill.victim is None:
+            with trio.fail_after(recovery_timeout_s):
+                assert await self.server.ended() == -9
+        elif kill.victim != "journal's backend":
+            await self.server.until_other_postmaster(postmaster)
         began = trio.current_time()
-        if isinstance(kill, ServerKill):
+        if kill.victim is None:
             await self.server.start()
         await self.until_acked(len(self.talkers) * self.talkers[0].window_count + 1)  # more than were under way
         return trio.current_time() - began
 
-    async def _kill_server(self, kill: ServerKill) -> None:
-        if kill.point is None:
-            await self.server.kill()
+    async def _kill(self, kill: Kill) -> None:
+        if kill.point is not None:
+            await self.server.tell(Strike(point=kill.point, passed_count=kill.passed_count, victim=kill.victim))
+            return
+        await trio.sleep(self.rng.random() * 0.02)  # anywhere between two acks
+        if kill.victim is None:
+            self.server.running.kill()
         else:
-            await self.server.die_at(kill.point, passed_count=kill.passed_count)
-            with trio.fail_after(recovery_timeout_s):
-                assert await self.server.ended() == -9
-
-    def _kill_postgres(self, victim: PostgresVictim) -> None:
-        pids = self.server.postgres_pids()
-        match victim:
-            case "everything":
-                kill_all(pids)
-            case "postmaster":
-                kill_all(pids[:1])
-            case "journal's backend":
-                backend = self.server.backend_pid("chatty journal")
-                kill_all([backend] if backend is not None else pids[:1])
+            kill_postgres(self.server.data_dir, kill.victim)
 
     async def settle(self) -> None:
         """Nobody sends any more; every send gets its ack, everybody reads to the end."""
@@ -183,19 +179,44 @@ async def checkpoint_faults(reader: WireDevice, room: RoomId, heads: dict[Seq, b
     return [] if heads.get(signed.seq) == signed.head else [f"the checkpoint at {signed.seq} is of another history"]
 
 
+def draw_deaths(rng: random.Random, *, count: int) -> list[Death]:
+    """Between store and frame, and at any moment, in turn."""
+    deaths = [Death(at_send=rng.randint(2, 20)), Death(after_lines=rng.randint(1, 40))]
+    return [deaths[number % 2] for number in range(count)]
+
+
+@asynccontextmanager
+async def keep_writing(
+    people: Sequence[Correspondent], rng: random.Random, *, deaths_count: int
+) -> AsyncIterator[None]:
+    """They write to each other until the block ends and all have died so often."""
+    stopping = trio.Event()
+    async with trio.open_nursery() as nursery:
+        for person in people:
+            nursery.start_soon(person.run, draw_deaths(rng, count=deaths_count), stopping)
+        yield
+        with trio.fail_after(settle_timeout_s):
+            for person in people:
+                await person.has_died_enough.wait()
+        stopping.set()
+
+
 @pytest.mark.long
 async def test_what_was_acked_survives_every_kill(
     open_directory: Path, seed: int, counts: Callable[[int, int], int]
 ) -> None:
     rng = random.Random(seed)
     kills = draw_kills(rng, server_count=counts(4, 20), postgres_count=counts(1, 5))
-    async with (
-        open_installation(open_directory) as server,
-        open_storm(server, rng, names=["ann", "bob", "cid", "eve"]) as storm,
-    ):
-        for kill in kills:
-            mended_s = await storm.strike(kill)
-            print(f"{kill}: mended after {mended_s:.2f} s, {storm.acked_count} acks")
-        await storm.settle()
-        for room in storm.talkers[0].rooms:
-            assert await room_faults(storm, room) == []
+    async with open_installation(open_directory) as server:
+        people = [Correspondent(name=name, origin=server.origin, store=open_directory / name) for name in WRITERS]
+        await introduce(*people, rooms_count=2)
+        async with open_storm(server, rng, names=TALKERS) as storm:
+            async with keep_writing(people, rng, deaths_count=counts(2, 8)):
+                for kill in kills:
+                    mended_s = await storm.strike(kill)
+                    print(f"{kill}: mended after {mended_s:.2f} s, {storm.acked_count} acks")
+            await storm.settle()
+            for room in storm.talkers[0].rooms:
+                assert await room_faults(storm, room) == []
+        assert await correspondence_faults(*people) == []
+    print(f"{[len(one.read) for one in people]} messages read, {[len(one.unsent) for one in people]} found unsent")
