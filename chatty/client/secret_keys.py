@@ -59,7 +59,7 @@ def secret_keys(store: LocalStore) -> list[SecretKey]:
     if tokens is not None:
         # What stands before the last dot is no secret.
         for name, token in (("access token", tokens.access_token), ("refresh token", tokens.refresh_token)):
-            keys.append(SecretKey(name=name, value=token.rsplit(".", 1)[1]))
+            keys.append(SecretKey(name=name, value=token.rsplit(".", 1)[-1]))
     return keys
 
 

@@ -16,6 +16,7 @@ from chatty.client import (
     SignedOut,
     StoreRolledBack,
     Undecryptable,
+    Unsent,
 )
 from chatty.errors import NotAMember, Overloaded
 from chatty.ids import DeviceId
@@ -285,11 +286,16 @@ async def test_a_message_written_before_a_crash_is_sent_after_it(open_one: Open,
         server.failing = [Overloaded(limiter="journal", retry_after_s=0.0)] * 1_000
         with trio.move_on_after(0.3):
             await room.send("two")
+        assert ann.unsent() == [Unsent(room=room.id, text="two")]
     written = server.sends_seen[-1]
-    server.failing = []
-    async with open_one("ann"), open_one("bob") as bob:
+    async with open_one("ann") as ann, open_one("bob") as bob:
+        assert ann.unsent() == [Unsent(room=room.id, text="two")]
+        server.failing = []
         assert [await text(bob), await text(bob)] == ["one", "two"]
-    assert (server.sends_seen[-1].n, server.sends_seen[-1].body) == (written.n, written.body)
+        assert [await text(ann), await text(ann)] == ["one", "two"]
+        assert (server.sends_seen[-1].n, server.sends_seen[-1].body) == (written.n, written.body)
+        await ann.room(room.id).send("three")
+        assert ann.unsent() == []
 
 
 async def test_an_error_inside_the_block_comes_out_bare(open_one: Open) -> None:
