@@ -5,6 +5,10 @@ import secrets
 from collections.abc import Callable
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("chatty", deadline=None)  # how fast a machine is, is not what these tests are about
+settings.load_profile("chatty")
 
 pytest_plugins = ["tests.postgres_fixtures", "tests.server.app_fixtures"]
 

@@ -1,21 +1,67 @@
-"""Hypercorn's server, with two faults of its connections mended.
+"""Hypercorn's server, with four faults of its connections mended. Any peer could bring them about, without an account.
 
 *A close between writes.* Its writes take turns under a lock, its close does not take it: a write that comes between raises
-BusyResourceError. In its ping task nobody catches that, and the whole server ends; any peer can bring it about, without an
-account, by closing a WebSocket right after opening it. Here such a write is what it is: too late.
+BusyResourceError. In its ping task nobody catches that, and the whole server ends. Here such a write is what it is: too late.
+
+*A farewell that waits.* What the peer sends goes to the application through a bounded queue, and so does the news that the
+connection has ended. An application that is done reads no more: with a full queue the reader, the farewell and the application
+wait for each other for ever, and the connection stays with all that it holds. Here the farewell never waits, and what comes
+after it is dropped.
+
+*A close that is cancelled.* The farewell makes Quart cancel what still runs of the request, which may be the very task that is
+closing the connection: it stayed open, with nobody to serve it. Here a close is shielded.
 
 *A ping that outlives its socket.* The ping task sleeps until its next ping, and holds the connection and its descriptor for so
 long. Here it is woken when the last byte was read.
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import hypercorn.trio.run
+import hypercorn.trio.tcp_server
 import trio
 from hypercorn.config import Config
+from hypercorn.events import RawData
+from hypercorn.trio.task_group import TaskGroup, _handle
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
+
+close_timeout_s = 1.0  # nothing waits in a close but TLS, for a peer that does not read
+
+
+class AppQueue:
+    """What the peer sends, on its way to the application. Bounded; at the bound the reader waits, but for the farewell."""
+
+    def __init__(self, count_max: int) -> None:
+        self._in, self._out = trio.open_memory_channel[Any](count_max)
+        self._farewell: Any = None
+
+    async def put(self, event: Any) -> None:
+        if event["type"].endswith(".disconnect"):
+            self._farewell = event
+            self._in.close()
+            return
+        with suppress(trio.ClosedResourceError):  # it came after the farewell
+            await self._in.send(event)
+
+    async def receive(self) -> Any:
+        try:
+            return await self._out.receive()
+        except trio.EndOfChannel:
+            return self._farewell
+
+
+class ConnectionTasks(TaskGroup):
+    """The tasks of one connection, its application among them."""
+
+    async def spawn_app(self, app: Any, config: Config, scope: Any, send: Any) -> Callable[[Any], Awaitable[None]]:
+        assert self._nursery is not None
+        queue = AppQueue(config.max_app_queue_size)
+        run_sync, from_thread = trio.to_thread.run_sync, trio.from_thread.run
+        self._nursery.start_soon(_handle, app, config, scope, queue.receive, send, run_sync, from_thread)
+        return queue.put
 
 
 class ConnectionContext(WorkerContext):
@@ -39,10 +85,13 @@ class TcpServer(TCPServer):
         super().__init__(app, config, self._context, *rest)
 
     async def protocol_send(self, event: Any) -> None:
-        try:
+        if isinstance(event, RawData):
+            with suppress(trio.BusyResourceError):
+                await super().protocol_send(event)
+            return
+        # Shielded: the farewell makes the application's framework cancel the very task that is closing the connection here.
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + close_timeout_s):
             await super().protocol_send(event)
-        except trio.BusyResourceError:
-            await trio.lowlevel.checkpoint()
 
     async def _read_data(self) -> None:
         await super()._read_data()  # at its end the protocol knows that it is closed: no further ping follows
@@ -57,5 +106,6 @@ async def serve(
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """As hypercorn.trio.serve(). started() gives the addresses that it listens on."""
-    hypercorn.trio.run.TCPServer = TcpServer  # type: ignore[attr-defined, assignment]  # the one seam that Hypercorn leaves
+    hypercorn.trio.tcp_server.TaskGroup = ConnectionTasks  # type: ignore[attr-defined]  # the seams that
+    hypercorn.trio.run.TCPServer = TcpServer  # type: ignore[attr-defined, assignment]  # Hypercorn leaves
     await hypercorn.trio.serve(app, config, shutdown_trigger=shutdown_trigger, task_status=task_status)

@@ -15,6 +15,7 @@ from chatty.wire import frames, limits
 from chatty.wire.events import TimelineEvent
 from chatty.wire.frames import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL, Encoding
 from tests.server.app_fixtures import RunningApp, open_chat
+from tests.server.test_listener import open_bare
 from tests.server.wire_client import (
     Refused,
     WireSocket,
@@ -381,40 +382,6 @@ async def test_what_a_client_had_in_flight_when_it_went_is_committed_all_the_sam
             await anns.write(anns.draft(room.id, body, epoch=room.epoch))
         [event] = await bobs.messages(1)
         assert event.body == body
-
-
-_OPEN = (
-    b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: chatty.v1+json\r\n\r\n"
-)
-_CLOSE, _RESERVED_OPCODE = b"\x88\x80\x01\x02\x03\x04", b"\x83\x80\x01\x02\x03\x04"
-
-
-async def open_bare(chat: RunningApp) -> trio.SocketStream:
-    """A WebSocket without a library."""
-    stream = await trio.open_tcp_stream("127.0.0.1", int(chat.origin.rsplit(":", 1)[1]))
-    await stream.send_all(_OPEN)
-    await stream.receive_some()
-    return stream
-
-
-@pytest.mark.parametrize("last", [_CLOSE, _RESERVED_OPCODE, b""], ids=["close", "reserved opcode", "end of stream"])
-async def test_peers_that_leave_right_after_opening_disturb_nobody(chat: RunningApp, last: bytes) -> None:
-    async def open_and_leave() -> None:
-        async with await open_bare(chat) as stream:
-            await (stream.send_all(last) if last else stream.send_eof())
-            with trio.fail_after(5):
-                while await stream.receive_some():
-                    pass
-
-    ann = await chat.sign_up("ann")
-    async with open_live_socket(ann) as socket:
-        for _ in range(10):
-            async with trio.open_nursery() as nursery:
-                for _ in range(10):
-                    nursery.start_soon(open_and_leave)
-        await socket.settle()
-    assert (await chat.http.get("/readyz")).status_code == 200
 
 
 async def until_connected(chat: RunningApp, count: int) -> None:
