@@ -19,7 +19,7 @@ import trio
 
 from chatty.actors.directory import Directory, Listener
 from chatty.actors.faults import domain_error
-from chatty.actors.outbox import Outbox, Shared
+from chatty.actors.outbox import Item, Outbox, Shared
 from chatty.actors.rooms import RoomActors
 from chatty.errors import ChattyError, OutcomeUnknown, SlowReader, Unauthenticated
 from chatty.ids import MailboxId, RoomId, RoomNumber, SendNumber, Seq, UserSeq
@@ -103,7 +103,7 @@ class Session(Listener):
             return
         if seq != cursor.sent + 1 or room in self._behind or room == self._filling:
             self.mark_behind(room)
-        elif self.outbox.offer(shared.encoded(self.encoding), room=room, before=cursor.sent):
+        elif self.outbox.offer(shared.item(self.encoding)):
             cursor.sent = seq
         else:
             self._lag()
@@ -310,7 +310,8 @@ class Session(Listener):
             return
         for entry in page.entries:
             to_seq = entry.to_seq if isinstance(entry, frames.Gap) else entry.seq
-            if not self.outbox.offer(frames.encode(entry, encoding=self.encoding), room=room, before=cursor.sent):
+            data = frames.encode(entry, encoding=self.encoding)
+            if not self.outbox.offer(Item(data, is_live=True, room=room, before=cursor.sent)):
                 self.mark_behind(room)
                 return
             cursor.sent = to_seq

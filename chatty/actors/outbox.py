@@ -14,27 +14,12 @@ from trio.lowlevel import ParkingLot
 
 from chatty.ids import MailboxId, RoomNumber, Seq
 from chatty.wire import frames
+from chatty.wire.events import TimelineEvent
 from chatty.wire.frames import Encoding
 
 
-class Shared:
-    """One event, encoded once for each encoding, its bytes shared by all recipients."""
-
-    __slots__ = ("_encoded", "event")
-
-    def __init__(self, event: frames.ServerFrame) -> None:
-        self.event = event
-        self._encoded: dict[Encoding, bytes] = {}
-
-    def encoded(self, encoding: Encoding) -> bytes:
-        data = self._encoded.get(encoding)
-        if data is None:
-            data = self._encoded[encoding] = frames.encode(self.event, encoding=encoding)
-        return data
-
-
 @dataclass(frozen=True, slots=True)
-class _Item:
+class Item:
     """room and before: where the session stood in the room before this event; a mailbox row has its id."""
 
     data: bytes
@@ -44,16 +29,35 @@ class _Item:
     mailbox_id: MailboxId | None = None
 
 
+class Shared:
+    """A room's next event, encoded once for each encoding, its item shared by all recipients who stand right before it."""
+
+    __slots__ = ("_event", "_items", "_room")
+
+    def __init__(self, event: TimelineEvent, room: RoomNumber) -> None:
+        self._event = event
+        self._room = room
+        self._items: dict[Encoding, Item] = {}
+
+    def item(self, encoding: Encoding) -> Item:
+        item = self._items.get(encoding)
+        if item is None:
+            data = frames.encode(self._event, encoding=encoding)
+            item = self._items[encoding] = Item(data, True, self._room, Seq(self._event.seq - 1))
+        return item
+
+
 class Outbox:
     """One session's. bytes_max bounds live events; frame_bytes_max is the largest frame that is made of several events."""
 
     def __init__(self, *, bytes_max: int, frame_bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._frame_bytes_max = frame_bytes_max
-        self._items: deque[_Item] = deque()
+        self._items: deque[Item] = deque()
         self._queued_bytes = 0
         self._writing_bytes = 0
         self._writer = ParkingLot()
+        self._is_writer_parked = False
         self._room_wanted = ParkingLot()
 
     @property
@@ -63,30 +67,31 @@ class Outbox:
 
     def put(self, data: bytes) -> None:
         """A reply, or a notice to this session alone: always taken."""
-        self._add(_Item(data))
+        self._add(Item(data))
 
-    def offer(self, data: bytes, *, room: RoomNumber, before: Seq) -> bool:
+    def offer(self, item: Item) -> bool:
         """A room's event. False: it would go over the bound and was not taken."""
-        if self._queued_bytes + self._writing_bytes + len(data) > self._bytes_max:
+        if self._queued_bytes + self._writing_bytes + len(item.data) > self._bytes_max:
             return False
-        self._add(_Item(data, True, room, before))
+        self._add(item)
         return True
 
     def offer_mailbox(self, data: bytes, *, mailbox_id: MailboxId) -> None:
         """A mailbox row: the filler waited for room before it read it."""
-        self._add(_Item(data, True, mailbox_id=mailbox_id))
+        self._add(Item(data, True, mailbox_id=mailbox_id))
 
-    def _add(self, item: _Item) -> None:
+    def _add(self, item: Item) -> None:
         self._items.append(item)
         self._queued_bytes += len(item.data)
-        if self._writer:
+        if self._is_writer_parked:
+            self._is_writer_parked = False
             self._writer.unpark()
 
     def drop_live(self) -> tuple[dict[RoomNumber, Seq], set[MailboxId]]:
         """Drop what was not written: for each room where the session then stands, and the mailbox rows not given after all."""
         positions: dict[RoomNumber, Seq] = {}
         rows: set[MailboxId] = set()
-        kept: deque[_Item] = deque()
+        kept: deque[Item] = deque()
         for item in self._items:
             if not item.is_live:
                 kept.append(item)
@@ -101,6 +106,7 @@ class Outbox:
     async def take(self) -> list[bytes]:
         """What the next frame holds, in order; waits for the first. Call written() when it has left."""
         while not self._items:
+            self._is_writer_parked = True
             await self._writer.park()
         taken: list[bytes] = []
         size = 0

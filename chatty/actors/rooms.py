@@ -141,7 +141,7 @@ class Publisher:
 
     async def _deliver(self, event: TimelineEvent) -> None:
         self._published = event.seq
-        shared = Shared(event)
+        shared = Shared(event, self._room)
         sessions = list(self._parts.directory.in_room(self._room))
         for count, session in enumerate(sessions, start=1):
             session.offer(self._room, event.seq, shared)
