@@ -10,7 +10,7 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from chatty.actors.runtime import (
     Mailbox,
     Restart,
     Snapshot,
+    StartFailed,
     Supervisor,
     open_supervisor,
 )
@@ -149,13 +150,21 @@ async def open_app(settings: Settings, *, address: str, hooks: Hooks | None = No
     """
     hooks = hooks or Hooks()
     metrics = Metrics()
-    await trio.Path(settings.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+    await make_data_dir(settings.data_dir)
     async with (
         _open_store(settings, address, metrics, hooks) as store,
         open_supervisor("chatty", intensity=generous) as root,
         _open_tree(settings, store, metrics, hooks, root) as app,
     ):
         yield app
+
+
+async def make_data_dir(path: Path) -> None:
+    """Raises: BadConfiguration where no such directory can be."""
+    try:
+        await trio.Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadConfiguration(f"CHATTY_DATA_DIR: {path} cannot be made: {error.strerror}") from None
 
 
 @asynccontextmanager
@@ -395,7 +404,12 @@ async def _start_console(settings: Settings, root: Supervisor, checks: health.He
 
     data_dir = settings.data_dir
     sources = ConsoleSources(snapshot=root.snapshot, health=console_health, status=status)
-    await root.start(console_actor(socket_path(data_dir), sources))
+    try:
+        await root.start(console_actor(socket_path(data_dir), sources))
+    except StartFailed as failure:
+        if isinstance(failure.__cause__, ChattyError):  # another server runs on this directory
+            raise failure.__cause__ from None
+        raise
 
 
 def _session_parts(
@@ -513,13 +527,22 @@ async def _check_database(pool: Pool) -> health.Check:
     return health.Check(name="database", is_ready=True)
 
 
+def leaf_of(group: BaseExceptionGroup[ChattyError]) -> ChattyError:
+    """The first error in a group of groups."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ChattyError)
+    return error
+
+
 def make_asgi() -> Callable[..., Any]:
     """For a plain ASGI server on Trio: settings from the environment, a database URL, everything within the lifespan."""
     return LifespanApp()
 
 
 class LifespanApp:
-    """Opens the application at lifespan.startup and drains it at lifespan.shutdown."""
+    """Opens the application at lifespan.startup and drains it at lifespan.shutdown; what stops it from opening is told."""
 
     def __init__(self) -> None:
         self._app: App | None = None
@@ -533,16 +556,31 @@ class LifespanApp:
 
     async def _live(self, receive: Any, send: Any) -> None:
         await receive()
-        try:
-            settings = load_settings()
-        except ValueError as error:
-            raise BadConfiguration(str(error)) from None
-        if settings.database_url is None:
-            raise BadConfiguration("CHATTY_DATABASE_URL is not set: the embedded database comes with 'chatty up' only")
-        configure_logging(settings.log_level)
-        async with open_app(settings, address=settings.database_url.get_secret_value()) as app:
-            self._app = app
+        async with AsyncExitStack() as stack:
+            refusal: ChattyError | None = None
+            try:
+                self._app = await stack.enter_async_context(_open_from_environment())
+            except* ChattyError as group:
+                refusal = leaf_of(group)
+            if refusal is not None:
+                await send({"type": "lifespan.startup.failed", "message": f"{refusal.code}: {refusal}"})
+                return
             await send({"type": "lifespan.startup.complete"})
             await receive()
-            app.begin_drain()
+            if self._app is not None:
+                self._app.begin_drain()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+@asynccontextmanager
+async def _open_from_environment() -> AsyncIterator[App]:
+    """Raises: BadConfiguration; as open_app()."""
+    try:
+        settings = load_settings()
+    except ValueError as error:
+        raise BadConfiguration(str(error)) from None
+    if settings.database_url is None:
+        raise BadConfiguration("CHATTY_DATABASE_URL is not set: the embedded database comes with 'chatty up' only")
+    configure_logging(settings.log_level, form=settings.log_format)
+    async with open_app(settings, address=settings.database_url.get_secret_value()) as app:
+        yield app

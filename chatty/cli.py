@@ -21,15 +21,16 @@ import trio
 from hypercorn.config import Config
 
 from chatty import __version__
-from chatty.app import App, Hooks, open_app
+from chatty.app import App, Hooks, leaf_of, make_data_dir, open_app
 from chatty.config import Settings, load_settings
-from chatty.errors import BadConfiguration, ChattyError, ShuttingDown
+from chatty.errors import AddressUnavailable, BadConfiguration, ChattyError, ShuttingDown
 from chatty.store import schema
 from chatty.store.embedded import open_embedded
 from chatty.telemetry import configure_logging
 from chatty.web import listener
 
 log = structlog.get_logger("chatty.cli")
+interrupted_exit_code = 130
 tell_timeout_s = 0.5  # how long closing frames get before the listener stops
 
 
@@ -44,16 +45,9 @@ class _Commands(click.Group):
             first = leaf_of(group)
             click.echo(f"{first.code}: {first}", err=True)
             code = first.exit_code
+        except* KeyboardInterrupt:
+            code = interrupted_exit_code
         ctx.exit(code)
-
-
-def leaf_of(group: BaseExceptionGroup[ChattyError]) -> ChattyError:
-    """The first error in a group of groups."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, ChattyError)
-    return error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -105,7 +99,7 @@ async def _up(settings: Settings) -> None:
             address = settings.database_url.get_secret_value()
         else:
             data_dir = settings.data_dir
-            await trio.Path(data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+            await make_data_dir(data_dir)
             address = (await stack.enter_async_context(open_embedded(data_dir / "postgres"))).address
         await schema.upgrade(address)
         await run_server(settings, address=address, on_started=spare_the_collector)
@@ -182,7 +176,11 @@ class ListenConfig(Config):
     tcp_user_timeout_ms = 30_000
 
     def create_sockets(self) -> Any:
-        sockets = super().create_sockets()
+        """Raises: AddressUnavailable."""
+        try:
+            sockets = super().create_sockets()
+        except OSError as error:
+            raise AddressUnavailable(address=", ".join(self.bind), reason=error.strerror or str(error)) from None
         for one in sockets.insecure_sockets:
             set_user_timeout(one, self.tcp_user_timeout_ms)
         return sockets

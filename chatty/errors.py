@@ -417,6 +417,15 @@ class BadConfiguration(ChattyError):
     exit_code = 2
 
 
+class AddressUnavailable(ChattyError):
+    """The address to listen on is in use, not this machine's, or not allowed."""
+
+    code = "address_unavailable"
+
+    def __init__(self, *, address: str, reason: str) -> None:
+        super().__init__(f"cannot listen on {address}: {reason}; set CHATTY_PORT (0 takes a free one) or CHATTY_HOST")
+
+
 class ServerUnreachable(ChattyError):
     """The console could not reach the server's socket."""
 
