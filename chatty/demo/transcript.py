@@ -49,7 +49,7 @@ class Transcript:
         for at, user in enumerate(dict.fromkeys(device.user for device in devices)):
             own = [device for device in devices if device.user == user]
             left = Text.assemble((own[0].owner, "bold"), f", {_plain(user)}\n")
-            left.append(f"types a password on {_joined(device.kind for device in own)}")
+            left.append(f"types a password on the {_joined(device.kind for device in own)}")
             table.add_row(left, _account(accounts[at]) if at < len(accounts) else Text(_hidden, style="dim"))
         self._console.print(table)
 
@@ -121,7 +121,7 @@ class Transcript:
 
     def _verdict(self, search: Search) -> None:
         if search.is_clean:
-            verdict, style = "None of them was found, in none of these forms, in none of these places.", "green"
+            verdict, style = "None of them was found: not in any of these forms, not in any of these places.", "green"
         elif search.found:
             verdict, style = _hits(search), "red"
         else:
