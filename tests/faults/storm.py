@@ -49,6 +49,7 @@ class Storm:
     talkers: Sequence[Talker]
     progress: Progress
     rng: random.Random
+    talking: trio.CancelScope
 
     @property
     def acked_count(self) -> int:
@@ -115,10 +116,16 @@ async def open_storm(server: ChattyProcess, rng: random.Random, *, names: Sequen
             for device in devices
         ]
         async with trio.open_nursery() as nursery:
-            for talker in talkers:
-                nursery.start_soon(talker.run)
-            yield Storm(server=server, talkers=talkers, progress=progress, rng=rng)
-            nursery.cancel_scope.cancel()
+            talking: trio.CancelScope = await nursery.start(_talk, talkers)
+            yield Storm(server=server, talkers=talkers, progress=progress, rng=rng, talking=talking)
+            talking.cancel()
+
+
+async def _talk(talkers: Sequence[Talker], *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+    async with trio.open_nursery() as nursery:
+        for talker in talkers:
+            nursery.start_soon(talker.run)
+        task_status.started(nursery.cancel_scope)
 
 
 async def room_faults(storm: Storm, room: RoomId) -> list[str]:
