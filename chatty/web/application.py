@@ -88,6 +88,7 @@ async def _serve(route: Route, request_: Request, authenticate: Authenticate) ->
     caller = await authenticate(read_token(request_.headers)) if route.permission.needs_caller else None
     permissions.check(route.permission, caller)
     arguments = await read_arguments(route, request_, g.request_id)
+    g.is_body_read = True
     if route.wants_caller:
         arguments["caller"] = caller
     answer = await route.handler(**arguments)
@@ -102,6 +103,7 @@ async def _begin() -> None:
     offered = request.headers.get("X-Request-Id", "")
     g.request_id = RequestId(offered if _REQUEST_ID.fullmatch(offered) else secrets.token_urlsafe(12))
     g.started_at = time.perf_counter()
+    g.is_body_read = not (request.content_length or "Transfer-Encoding" in request.headers)
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
 
@@ -111,6 +113,8 @@ def _finisher(metrics: Metrics) -> Callable[[Response], Awaitable[Response]]:
         path, status = _template(request), response.status_code
         duration_s = time.perf_counter() - g.started_at
         response.headers["X-Request-Id"] = g.request_id
+        if not g.is_body_read and request.http_version.startswith("1"):
+            response.headers["Connection"] = "close"  # whatever of the body still comes is not the next request
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
         method = request.method if path != _UNKNOWN_PATH else "(any)"

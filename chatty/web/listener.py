@@ -1,4 +1,4 @@
-"""Hypercorn's server, with four faults of its connections mended. Any peer could bring them about, without an account.
+"""Hypercorn's server, with six faults of its connections mended. Any peer could bring them about, without an account.
 
 *A close between writes.* Its writes take turns under a lock, its close does not take it: a write that comes between raises
 BusyResourceError. In its ping task nobody catches that, and the whole server ends. Here such a write is what it is: too late.
@@ -11,6 +11,13 @@ after it is dropped.
 *A close that is cancelled.* The farewell makes Quart cancel what still runs of the request, which may be the very task that is
 closing the connection: it stayed open, with nobody to serve it. Here a close is shielded.
 
+*Last words that get lost.* A connection that is closed while the peer still sends is reset, and with it goes what the peer has
+not read yet: the refusal of a body, the reason of a WebSocket's end. Here our half is closed, and what comes is thrown away for
+a second, before the rest is.
+
+*An end without a reason.* Who sends text that is no UTF-8, or breaks the protocol otherwise, was cut off; who sends more than
+the limit was told so and stayed. Here both get their close code (1007, 1002, 1009), and the connection ends.
+
 *A ping that outlives its socket.* The ping task sleeps until its next ping, and holds the connection and its descriptor for so
 long. Here it is woken when the last byte was read.
 """
@@ -19,16 +26,23 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
+import hypercorn.protocol.h11
 import hypercorn.trio.run
 import hypercorn.trio.tcp_server
 import trio
 from hypercorn.config import Config
-from hypercorn.events import RawData
+from hypercorn.events import Closed, RawData
+from hypercorn.protocol.events import StreamClosed
+from hypercorn.protocol.ws_stream import FrameTooLargeError, WSStream
 from hypercorn.trio.task_group import TaskGroup, _handle
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
+from wsproto.events import CloseConnection, Message, Ping
+from wsproto.frame_protocol import CloseReason
 
 close_timeout_s = 1.0  # nothing waits in a close but TLS, for a peer that does not read
+linger_timeout_s = 1.0
+_gone = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class AppQueue:
@@ -64,6 +78,32 @@ class ConnectionTasks(TaskGroup):
         return queue.put
 
 
+class Stream(WSStream):
+    """One WebSocket."""
+
+    async def _handle_events(self) -> None:
+        assert self.app_put is not None
+        for event in self.connection.events():
+            match event:
+                case Message():
+                    try:
+                        self.buffer.extend(event)
+                    except FrameTooLargeError:
+                        await self._end(CloseConnection(code=CloseReason.MESSAGE_TOO_BIG))
+                        return
+                    if event.message_finished:
+                        await self.app_put(self.buffer.to_message())
+                        self.buffer.clear()
+                case Ping():
+                    await self._send_wsproto_event(event.response())
+                case CloseConnection():  # the peer's own, or what it did wrong
+                    await self._end(event.response())
+
+    async def _end(self, last: CloseConnection) -> None:
+        await self._send_wsproto_event(last)
+        await self.send(StreamClosed(stream_id=self.stream_id))
+
+
 class ConnectionContext(WorkerContext):
     """The worker's context, as one connection sees it."""
 
@@ -82,6 +122,7 @@ class TcpServer(TCPServer):
 
     def __init__(self, app: Any, config: Config, context: WorkerContext, *rest: Any) -> None:
         self._context = ConnectionContext(context)
+        self._reading = trio.CancelScope()
         super().__init__(app, config, self._context, *rest)
 
     async def protocol_send(self, event: Any) -> None:
@@ -91,11 +132,33 @@ class TcpServer(TCPServer):
             return
         # Shielded: the farewell makes the application's framework cancel the very task that is closing the connection here.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + close_timeout_s):
-            await super().protocol_send(event)
+            if isinstance(event, Closed):
+                await self._end()
+            else:
+                await super().protocol_send(event)
+
+    async def _end(self) -> None:
+        with suppress(*_gone, trio.BusyResourceError, AttributeError):  # TLS has no half of a connection
+            await self.stream.send_eof()
+        await self.protocol.handle(Closed())
+        self._reading.cancel()
 
     async def _read_data(self) -> None:
-        await super()._read_data()  # at its end the protocol knows that it is closed: no further ping follows
-        self._context.is_over.set()
+        with self._reading:
+            await super()._read_data()
+        if self._reading.cancelled_caught:
+            with trio.move_on_after(linger_timeout_s), suppress(*_gone):
+                while await self.stream.receive_some(65_536):
+                    pass
+            await self._close()
+        self._context.is_over.set()  # the protocol knows that it is closed: no further ping follows
+
+
+def mend_hypercorn() -> None:
+    """For every server that Hypercorn starts in this process from now on."""
+    hypercorn.protocol.h11.WSStream = Stream  # type: ignore[attr-defined]  # the three seams
+    hypercorn.trio.tcp_server.TaskGroup = ConnectionTasks  # type: ignore[attr-defined]  # that Hypercorn
+    hypercorn.trio.run.TCPServer = TcpServer  # type: ignore[attr-defined, assignment]  # leaves
 
 
 async def serve(
@@ -106,6 +169,5 @@ async def serve(
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """As hypercorn.trio.serve(). started() gives the addresses that it listens on."""
-    hypercorn.trio.tcp_server.TaskGroup = ConnectionTasks  # type: ignore[attr-defined]  # the seams that
-    hypercorn.trio.run.TCPServer = TcpServer  # type: ignore[attr-defined, assignment]  # Hypercorn leaves
+    mend_hypercorn()
     await hypercorn.trio.serve(app, config, shutdown_trigger=shutdown_trigger, task_status=task_status)

@@ -54,6 +54,15 @@ async def test_peers_that_leave_right_after_opening_disturb_nobody(chat: Running
     assert (await chat.http.get("/readyz")).status_code == 200
 
 
+async def test_who_breaks_the_protocol_is_told_so_and_what_it_sends_then_changes_nothing(chat: RunningApp) -> None:
+    for wrong, code in ((_RESERVED_OPCODE, 1002), (_TEXT[:1] + b"\x05hello", 1002), (b"\xc1" + _TEXT[1:], 1002)):
+        async with await open_bare(chat) as stream, trio.open_nursery() as nursery:
+            nursery.start_soon(_send_or_break, stream, wrong)
+            nursery.start_soon(_send_or_break, stream, _TEXT * 100)
+            assert b"\x88" in (received := await received_until_end(stream))
+            assert code.to_bytes(2, "big") in received
+
+
 async def test_who_talks_on_after_a_wrong_hello_is_closed_all_the_same(chat: RunningApp) -> None:
     for _ in range(5):
         async with await open_bare(chat) as stream:
