@@ -42,7 +42,7 @@ from chatty.actors.runtime import (
     open_supervisor,
 )
 from chatty.actors.sessions import End, Socket, close_with, session_actor
-from chatty.actors.watch import compare_actor, revocation_actor
+from chatty.actors.watch import compare_actor, deadline_actor, revocation_actor
 from chatty.config import Settings, load_settings
 from chatty.crypto.nonces import Nonces
 from chatty.crypto.passwords import DEFAULT_DERIVATION
@@ -81,6 +81,8 @@ from chatty.wire.events import Committed
 
 generous = Intensity(restart_count_max=20, within_s=10.0)  # a store that comes and goes must not end the process
 room_idle_timeout_s = 300.0
+deadline_look_interval_s = 0.25
+readiness_timeout_s = 1.0  # of the database's answer; a balancer gives up soon
 
 log = structlog.get_logger("chatty.app")
 
@@ -189,7 +191,12 @@ async def _open_store(settings: Settings, address: str, metrics: Metrics, hooks:
             units, name=settings.server_name, make_generation_id=lambda: secrets.token_urlsafe(16)
         )
         keys_ = await open_server_keys(units, master_key(settings))
-        async with open_journal(address, clock=now_ms, crash_points=hooks.crash_points) as journal:
+        async with open_journal(
+            address,
+            clock=now_ms,
+            crash_points=hooks.crash_points,
+            statement_timeout_s=settings.database_statement_timeout_s,
+        ) as journal:
             yield _Store(pool=pool, units=units, journal=journal, keys=keys_, identity=identity)
 
 
@@ -382,9 +389,12 @@ async def _start_watch(settings: Settings, root: Supervisor, directory: Director
             directory=directory,
             streams=steps.streams,
             interval_s=settings.revocation_poll_interval_s,
-            clock_s=now_s,
         )
 
+    async def run_deadlines(inbox: Mailbox[None]) -> None:
+        await deadline_actor(inbox, directory=directory, interval_s=deadline_look_interval_s, clock_s=now_s)
+
+    await branch.start(ActorSpec(name="deadlines", run=run_deadlines, mailbox_count_max=1))
     await branch.start(ActorSpec(name="compare", run=run_compare, mailbox_count_max=1))
     await branch.start(ActorSpec(name="revocations", run=run_revocations, mailbox_count_max=1))
 
@@ -519,12 +529,15 @@ class Draining:
 
 
 async def _check_database(pool: Pool) -> health.Check:
-    try:
-        async with pool.connection() as connection:
-            await connection.execute("SELECT 1")
-    except (StoreUnavailable, Overloaded) as error:
-        return health.Check(name="database", is_ready=False, reason=error.code)
-    return health.Check(name="database", is_ready=True)
+    reason = f"not answered within {readiness_timeout_s:g} s"
+    with trio.move_on_after(readiness_timeout_s):
+        try:
+            async with pool.connection() as connection:
+                await connection.execute("SELECT 1")
+            reason = ""
+        except (StoreUnavailable, Overloaded) as error:
+            reason = error.code
+    return health.Check(name="database", is_ready=not reason, reason=reason)
 
 
 def leaf_of(group: BaseExceptionGroup[ChattyError]) -> ChattyError:

@@ -1,4 +1,5 @@
-"""Three loops for a whole node: what was lost, what was revoked, what ran out of time.
+"""Three loops for a whole node: what was lost, what was revoked, what ran out of time. The last one never asks the store, so
+that requests are answered and sessions ended in time when the store hangs.
 
 Every `compare_interval_s` one query holds what each session was sent against the store: rooms, user streams, device mailboxes. So
 a lost doorbell, a room that died between commit and delivery and a slow page make an event late, never missing. Every
@@ -29,22 +30,27 @@ async def compare_actor(
 
 
 async def revocation_actor(
-    mailbox: Mailbox[None],
-    *,
-    directory: Directory,
-    streams: StreamSteps,
-    interval_s: float,
-    clock_s: Callable[[], float],
+    mailbox: Mailbox[None], *, directory: Directory, streams: StreamSteps, interval_s: float
 ) -> None:
-    """Ends sessions of revoked devices and expired tokens, and requests that were not settled in time."""
+    """Ends the sessions of revoked devices."""
 
     async def look() -> None:
-        _expire(directory, clock_s())
         if len(directory):
             revoked = await streams.revoked(within_s=revoked_within_s)
             for device in revoked:
                 if (session := directory.of_device(device)) is not None:
                     session.end(DeviceRevoked("this device was revoked"))
+
+    await _every(mailbox, interval_s, look)
+
+
+async def deadline_actor(
+    mailbox: Mailbox[None], *, directory: Directory, interval_s: float, clock_s: Callable[[], float]
+) -> None:
+    """Answers requests that were not settled in time; ends sessions that do not read or whose token has expired."""
+
+    async def look() -> None:
+        _expire(directory, clock_s())
 
     await _every(mailbox, interval_s, look)
 

@@ -9,6 +9,9 @@ Cancellation: a cancelled call asks the server to stop the statement, reads its 
 `cancel_grace_s` and re-raises `trio.Cancelled`; the connection stays usable. If the answer does not come by then the
 connection is closed. BEGIN, COMMIT and ROLLBACK are shielded: what they do must be known.
 
+Deadlines: the server stops a statement after `statement_timeout_s`, which is `Overloaded`. A server that hangs, or that no
+packet reaches any more, cannot do even that: `answer_grace_s` later we give the connection up, which is `StoreUnavailable`.
+
 PostgreSQL prints keys of rows in the DETAIL lines of its log. `log_error_verbosity = terse` prevents that and only a
 superuser may set it: the embedded server has it, an operator is asked for it (`logs_tersely`).
 """
@@ -28,9 +31,10 @@ from psycopg.rows import TupleRow
 from psycopg.waiting import Ready, Wait
 from trio.lowlevel import wait_readable, wait_writable
 
-from chatty.errors import OutcomeUnknown, StoreUnavailable
+from chatty.errors import OutcomeUnknown, Overloaded, StoreUnavailable
 
 connect_timeout_s_default = 5.0
+answer_grace_s_default = 1.0
 cancel_grace_s_default = 2.0
 commit_grace_s_default = 5.0
 shutdown_class = "57P"  # the first letters of SQLSTATE: admin shutdown, crash shutdown, cannot connect now
@@ -42,6 +46,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
     """psycopg's asynchronous connection on Trio, in autocommit mode. Made by `connect()` or `open_connection()`."""
 
     lock: trio.Lock  # type: ignore[assignment]  # psycopg only enters it
+    answer_timeout_s: float = float("inf")
     cancel_grace_s: float = cancel_grace_s_default
     commit_grace_s: float = commit_grace_s_default
 
@@ -72,6 +77,8 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
             raise StoreUnavailable(f"PostgreSQL did not accept a connection within {timeout_s:g} s")
         connection.lock = trio.Lock()
         connection._autocommit = True
+        if statement_timeout_s is not None:
+            connection.answer_timeout_s = statement_timeout_s + answer_grace_s_default
         return connection
 
     async def wait(self, gen: PQGen[T], interval: float = 0.0, timeout: float | None = None) -> T:
@@ -84,16 +91,27 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
 
     async def _wait(self, gen: PQGen[T]) -> T:
         try:
-            return await _drive(gen, self.pgconn.socket)
+            return await self._answer(gen)
         except trio.Cancelled:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 await self._abandon(gen)
             raise
+        except psycopg.errors.QueryCanceled:
+            raise Overloaded(limiter="database_statement_timeout", retry_after_s=1.0) from None
         except psycopg.OperationalError as error:
             if not is_lost(self, error):
                 raise
             self.pgconn.finish()
             raise StoreUnavailable(_reason(error)) from error
+
+    async def _answer(self, gen: PQGen[T]) -> T:
+        """Drive to the end; a statement that runs for longer than `answer_timeout_s` costs the connection."""
+        while True:
+            with trio.move_on_after(self.answer_timeout_s):
+                return await _drive(gen, self.pgconn.socket)
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # else it waits for a notification
+                self.pgconn.finish()
+                raise StoreUnavailable(f"PostgreSQL did not answer within {self.answer_timeout_s:g} s")
 
     async def _abandon(self, gen: PQGen[T]) -> None:
         """Stop the running statement and read its answer, so that the next one finds a quiet connection."""

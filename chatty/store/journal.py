@@ -81,8 +81,9 @@ Statements = list[tuple[str, Params]]
 class PostgresJournal(Journal):
     """Commits batches on connections of its own, opened when first needed and again after a loss."""
 
-    def __init__(self, address: str, *, clock: Clock, crash_points: CrashPoints) -> None:
+    def __init__(self, address: str, *, clock: Clock, crash_points: CrashPoints, statement_timeout_s: float) -> None:
         self._address = address
+        self._statement_timeout_s = statement_timeout_s
         self._clock = clock
         self._crash_points = crash_points
         self._pipelines: dict[bool, PipelineConnection] = {}
@@ -90,13 +91,18 @@ class PostgresJournal(Journal):
         self._nursery: trio.Nursery | None = None
 
     async def commit(self, drafts: Sequence[Draft], *, waits: bool) -> Result:
-        pipeline = await self._pipeline(waits=waits)
         try:
-            return await self._commit(pipeline, drafts, waits=waits)
+            return await self._commit_safely(await self._pipeline(waits=waits), drafts, waits=waits)
         except psycopg.errors.LockNotAvailable:
             raise Overloaded(limiter="room_lock", retry_after_s=lock_timeout_s) from None
+        except psycopg.errors.QueryCanceled:
+            raise Overloaded(limiter="database_statement_timeout", retry_after_s=lock_timeout_s) from None
         except psycopg.Error as error:
             raise BatchFailed(type(error).__name__) from error
+
+    async def _commit_safely(self, pipeline: PipelineConnection, drafts: Sequence[Draft], *, waits: bool) -> Result:
+        try:
+            return await self._commit(pipeline, drafts, waits=waits)
         finally:
             if pipeline.is_in_transaction:  # a fault between the trips: its locks must not stay
                 await pipeline.trip([("rollback", [])])
@@ -175,7 +181,9 @@ class PostgresJournal(Journal):
         """Keep one pipeline open until it is replaced or the journal closes."""
         closer = self._closers[waits] = trio.Event()
         options = {"lock_timeout": f"{round(lock_timeout_s * 1000)}ms"} if waits else {}
-        async with open_pipeline(self._address, session_options=options) as pipeline:
+        async with open_pipeline(
+            self._address, statement_timeout_s=self._statement_timeout_s, session_options=options
+        ) as pipeline:
             for name, sql in _STATEMENTS.items():
                 await pipeline.prepare(name, sql)
             task_status.started(pipeline)
@@ -184,10 +192,14 @@ class PostgresJournal(Journal):
 
 @asynccontextmanager
 async def open_journal(
-    address: str, *, clock: Clock, crash_points: CrashPoints = NO_CRASH_POINTS
+    address: str,
+    *,
+    clock: Clock,
+    crash_points: CrashPoints = NO_CRASH_POINTS,
+    statement_timeout_s: float = 30.0,
 ) -> AsyncIterator[PostgresJournal]:
     """A journal whose connections live as long as the block."""
-    journal = PostgresJournal(address, clock=clock, crash_points=crash_points)
+    journal = PostgresJournal(address, clock=clock, crash_points=crash_points, statement_timeout_s=statement_timeout_s)
     async with trio.open_nursery() as nursery:
         journal._nursery = nursery
         try:

@@ -9,7 +9,8 @@ A failed statement: its followers do not run, an open transaction is rolled back
 is quiet.
 Cancelled: the trip is read to its end under a shield of `drain_grace_s`, an open transaction is rolled back, then the
 cancellation goes on. What the trip committed stays committed: the caller settles that as after a lost connection.
-The server lost: `OutcomeUnknown` if the trip could have committed, else `StoreUnavailable`; the state is broken.
+The server lost, or no answer within `answer_timeout_s`: `OutcomeUnknown` if the trip could have committed, else
+`StoreUnavailable`; the state is broken.
 
 One task at a time: there is no lock, the owner is one actor.
 """
@@ -60,6 +61,7 @@ class PipelineConnection:
 
     def __init__(self, connection: TrioConnection, *, drain_grace_s: float) -> None:
         self._connection = connection
+        self._answer_timeout_s = connection.answer_timeout_s
         self._pgconn: PGconn = connection.pgconn
         self._fd = connection.pgconn.socket
         self._drain_grace_s = drain_grace_s
@@ -146,11 +148,13 @@ class PipelineConnection:
         results: list[PGresult] = []
         self._pgconn.pipeline_sync()
         try:
-            await self._flush()
-            return results, await self._read_to_sync(results)
+            with trio.move_on_after(self._answer_timeout_s):
+                await self._flush()
+                return results, await self._read_to_sync(results)
         except trio.Cancelled:
             await self._drain(results)
             raise
+        raise psycopg.OperationalError(f"no answer within {self._answer_timeout_s:g} s")
 
     async def _flush(self) -> None:
         pgconn = self._pgconn

@@ -215,7 +215,7 @@ class Pool:
             try:
                 await pooled.connection.execute("")
                 return True
-            except (StoreUnavailable, psycopg.Error):
+            except (StoreUnavailable, Overloaded, psycopg.Error):
                 return False
         return False
 
@@ -273,7 +273,7 @@ class Pool:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self._limits.rollback_grace_s):
             try:
                 await connection.rollback()
-            except (StoreUnavailable, psycopg.Error):
+            except (StoreUnavailable, Overloaded, psycopg.Error):
                 return False
         return connection.pgconn.transaction_status == TransactionStatus.IDLE
 

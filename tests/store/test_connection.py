@@ -12,7 +12,7 @@ import trio
 import trio.testing
 from psycopg.pq import TransactionStatus
 
-from chatty.errors import OutcomeUnknown, StoreUnavailable
+from chatty.errors import OutcomeUnknown, Overloaded, StoreUnavailable
 from chatty.store.connection import TrioConnection, logs_tersely, open_connection
 
 _LOSE_ITSELF_AT_COMMIT = """
@@ -83,6 +83,43 @@ async def test_a_server_that_ignores_the_cancel_costs_the_grace_and_the_connecti
         nursery.cancel_scope.cancel()
     os.kill(pid, signal.SIGCONT)
     assert connection.closed
+
+
+async def test_a_statement_beyond_its_deadline_is_stopped_by_the_server(empty_database: str) -> None:
+    async with open_connection(empty_database, statement_timeout_s=0.05) as connection:
+        with pytest.raises(Overloaded) as refused:
+            await connection.execute("SELECT pg_sleep(60)")
+        assert refused.value.limiter == "database_statement_timeout"
+        assert await value(connection, "SELECT 1") == 1
+
+
+async def test_a_server_that_hangs_beyond_that_costs_the_connection(empty_database: str) -> None:
+    async with open_connection(empty_database) as connection:
+        connection.answer_timeout_s = 0.1
+        pid = connection.info.backend_pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with trio.fail_after(5), pytest.raises(StoreUnavailable, match=r"did not answer within 0\.1 s"):
+                await connection.execute("SELECT 1")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert connection.closed
+
+
+async def test_waiting_for_a_notification_has_no_such_deadline(
+    connection: TrioConnection, other: TrioConnection
+) -> None:
+    connection.answer_timeout_s = 0.01
+    await connection.execute("LISTEN news")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(notify_after_a_while, other)
+        async for notice in connection.notifies(stop_after=1):
+            assert notice.payload == "late"
+
+
+async def notify_after_a_while(other: TrioConnection) -> None:
+    await trio.sleep(0.1)  # ten times the deadline
+    await other.execute("NOTIFY news, 'late'")
 
 
 async def test_a_transaction_commits_at_the_end_of_its_block(connection: TrioConnection, other: TrioConnection) -> None:
