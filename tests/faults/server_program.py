@@ -27,6 +27,7 @@ from chatty.telemetry import configure_logging
 from tests.faults.postgres_processes import Victim, kill_postgres
 
 Promise = Literal["durable commit", "memory of requests"]
+_LAZY = {"synchronous_commit": "off", "wal_writer_delay": "10s", "wal_writer_flush_after": "1GB"}
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -91,7 +92,7 @@ def forget_requests() -> None:
 
 
 async def serve(order: Order) -> None:
-    postgres_settings = {"synchronous_commit": "off"} if order.spoiled == "durable commit" else {}
+    postgres_settings = _LAZY if order.spoiled == "durable commit" else {}
     if order.spoiled == "memory of requests":
         forget_requests()
     crash_points = StrikeWhenTold(Path(order.data_dir))

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import psycopg
 import pytest
 
 from chatty.ids import DeviceId, RoomId, SendNumber, Seq, UserId
+from chatty.store.embedded import address_of_running
 from chatty.wire import chain
 from chatty.wire.events import MEGOLM, Kind, TimelineEvent
 from chatty.wire.frames import Ack, Gap, RoomEntry, Send
-from tests.faults.chatty_process import open_installation
+from tests.faults.chatty_process import ChattyProcess, open_installation
 from tests.faults.ledger import Sending, delivery_faults, find_faults
 from tests.faults.postgres_processes import kill_postgres, postmaster_pid
 from tests.faults.storm import Kill, Storm, open_storm
@@ -125,13 +127,22 @@ async def test_a_server_that_forgets_requests_doubles_and_is_found(open_director
     assert any("is there 2 times" in fault for fault in found)
 
 
+def flush(server: ChattyProcess) -> None:
+    """One commit as it should be: all before it is on the disk with it."""
+    with psycopg.connect(address_of_running(server.data_dir / "postgres"), autocommit=True) as connection:
+        connection.execute("SET synchronous_commit = on")
+        connection.execute("CREATE TABLE flushed ()")
+
+
 async def test_a_server_that_acks_before_the_disk_loses_and_is_found(open_directory: Path, seed: int) -> None:
     """Without synchronous commits, a killed PostgreSQL forgets the last moments; the acks of them are out."""
     async with (
         open_installation(open_directory, spoiled="durable commit") as server,
         open_storm(server, random.Random(seed), names=TALKERS) as storm,
     ):
-        await storm.until_acked(300)
+        await storm.until_acked(50)
+        flush(server)
+        await storm.until_acked(100)
         postmaster = postmaster_pid(server.data_dir)
         kill_postgres(server.data_dir, "everything")
         storm.talking.cancel()
