@@ -48,7 +48,7 @@ from chatty.crypto.nonces import Nonces
 from chatty.crypto.passwords import DEFAULT_DERIVATION
 from chatty.crypto.sealing import MasterKey, load_master_key
 from chatty.crypto.tokens import AccessTokens, RefreshTokens, make_jwks
-from chatty.errors import BadConfiguration, ChattyError, Overloaded, StoreUnavailable
+from chatty.errors import BadConfiguration, ChattyError, OutcomeUnknown, Overloaded, StoreUnavailable
 from chatty.services.accounts import AccountSteps
 from chatty.services.checkpoints import Checkpoints
 from chatty.services.crash_points import NO_CRASH_POINTS, CrashPoints
@@ -79,7 +79,8 @@ from chatty.web.routes import Route
 from chatty.wire.accounts import ServerInfo
 from chatty.wire.events import Committed
 
-generous = Intensity(restart_count_max=20, within_s=10.0)  # a store that comes and goes must not end the process
+# A store that comes and goes must not end the process. 20 restarts must fit into the time, or it would never be too often.
+generous = Intensity(restart_count_max=20, within_s=10.0, backoff_s_max=0.25)
 room_idle_timeout_s = 300.0
 deadline_look_interval_s = 0.25
 readiness_timeout_s = 1.0  # of the database's answer; a balancer gives up soon
@@ -97,10 +98,11 @@ def now_ms() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What only tests' own programs set: where to stop, whether the bus carries anything."""
+    """What only tests' own programs set: where to stop, whether the bus carries anything, how much crashing is too much."""
 
     crash_points: CrashPoints = NO_CRASH_POINTS
     is_bus_silent: bool = False
+    intensity: Intensity = generous
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,7 +349,7 @@ async def _start_writing(
     directory: Directory,
     steps: _Steps,
 ) -> RoomActors:
-    branch = await root.start_supervisor("journal", intensity=generous)
+    branch = await root.start_supervisor("journal", intensity=hooks.intensity)
     parts = JournalParts(
         journal=store.journal,
         metrics=metrics,
@@ -373,7 +375,7 @@ async def _start_writing(
             idle_timeout_s=room_idle_timeout_s,
         )
     )
-    await room_actors.open(root, live_count_max=settings.rooms_live_max, intensity=generous)
+    await room_actors.open(root, live_count_max=settings.rooms_live_max, intensity=hooks.intensity)
     return room_actors
 
 
@@ -503,14 +505,20 @@ async def _serve_socket(branch: Supervisor, parts: SessionParts, places: trio.Ca
 
 
 async def _live(branch: Supervisor, parts: SessionParts, socket_: Socket) -> None:
+    has_crashed = True
+
     async def run(inbox: Mailbox[End]) -> None:
+        nonlocal has_crashed
         await session_actor(inbox, socket_, parts)
+        has_crashed = False
 
     spec = ActorSpec(
         name=f"session {secrets.token_urlsafe(6)}", run=run, mailbox_count_max=8, restart=Restart.TEMPORARY
     )
     ref = await branch.start(spec)
     await ref.wait_stopped()
+    if has_crashed:
+        await close_with(socket_, parts, OutcomeUnknown("this session crashed; connect again"))
 
 
 class Draining:
