@@ -9,7 +9,7 @@ the lifespan opens and closes the same block: `hypercorn -k trio 'chatty.app:mak
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from quart_trio import QuartTrio
 
 import chatty
 from chatty.actors.bus import LocalBus, SilentBus
-from chatty.actors.console import ConsoleSources, console_actor, socket_path
+from chatty.actors.console import ConsoleCommand, ConsoleSources, console_actor, socket_path
 from chatty.actors.delivery import SessionLimits, SessionParts
 from chatty.actors.directory import Directory
 from chatty.actors.faults import domain_error
@@ -48,7 +48,7 @@ from chatty.crypto.nonces import Nonces
 from chatty.crypto.passwords import DEFAULT_DERIVATION
 from chatty.crypto.sealing import MasterKey, load_master_key
 from chatty.crypto.tokens import AccessTokens, RefreshTokens, make_jwks
-from chatty.errors import BadConfiguration, ChattyError, OutcomeUnknown, Overloaded, StoreUnavailable
+from chatty.errors import BadConfiguration, ChattyError, OutcomeUnknown, Overloaded, RateLimited, StoreUnavailable
 from chatty.services.accounts import AccountSteps
 from chatty.services.checkpoints import Checkpoints
 from chatty.services.crash_points import NO_CRASH_POINTS, CrashPoints
@@ -56,6 +56,7 @@ from chatty.services.devices import DeviceSteps
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.jobs import AppendOwedDevices, CleanUpRevocations
 from chatty.services.keys import KeySteps
+from chatty.services.limits import Asker, Limits, asker_of, subject_of_address
 from chatty.services.mailbox import MailboxSteps
 from chatty.services.messages import Draft
 from chatty.services.rooms import RoomSteps
@@ -73,6 +74,7 @@ from chatty.telemetry import Metrics, configure_logging
 from chatty.web import accounts, devices, gateway, health, keys, mailbox, rooms, server, sessions
 from chatty.web.application import make_quart
 from chatty.web.asyncapi import asyncapi_route
+from chatty.web.limits import RequestLimits
 from chatty.web.openapi import openapi_route
 from chatty.web.problems import error_frame
 from chatty.web.routes import Route
@@ -288,6 +290,7 @@ async def _open_tree(
     """Start the branches in the order in which they may be asked: journal, rooms, sessions, watch, janitor, console."""
     doorbells, directory, readiness = LateDoorbells(), Directory(), Draining()
     steps = _make_steps(settings, store, doorbells)
+    limits = Limits(settings.rates, on_refusal=lambda name: metrics.limit_refusals.labels(limiter=name).inc())
     room_actors = await _start_writing(settings, store, metrics, hooks, root, directory, steps)
     sessions_branch = await root.start_supervisor("sessions", intensity=generous)
     await _start_watch(settings, root, directory, steps)
@@ -306,24 +309,26 @@ async def _open_tree(
     )
     bus = SilentBus() if hooks.is_bus_silent else LocalBus(directory, room_actors)
     doorbells.connect(bus, janitor.wake)
-    parts = _session_parts(settings, store, metrics, directory, room_actors, steps)
+    parts = _session_parts(settings, store, metrics, directory, room_actors, steps, limits)
     checks = health.Health(
         server_name=settings.server_name,
         version=chatty.__version__,
         checks=[partial(_check_database, store.pool), readiness.check],
         metrics=metrics,
     )
-    append = partial(_append, room_actors, timeout_s=settings.append_timeout_s)
+    append = partial(_append, room_actors, limits, timeout_s=settings.append_timeout_s)
     routes = _routes(settings, store, steps, checks, append)
     asgi = make_quart(
         routes,
         authenticate=steps.sessions.authenticate,
         metrics=metrics,
         body_bytes_max=settings.body_bytes_max,
+        limits=RequestLimits(limits),
+        proxies=settings.proxy_networks,
     )
     serve_socket = partial(_serve_socket, sessions_branch, parts, trio.CapacityLimiter(settings.sessions_max))
-    gateway.add_gateway(asgi, serve_socket, metrics)
-    await _start_console(settings, root, checks, directory)
+    gateway.add_gateway(asgi, serve_socket, metrics, proxies=settings.proxy_networks)
+    await _start_console(settings, root, checks, directory, limits)
 
     def end_sessions(error: ChattyError) -> None:
         for session in directory:
@@ -401,7 +406,9 @@ async def _start_watch(settings: Settings, root: Supervisor, directory: Director
     await branch.start(ActorSpec(name="revocations", run=run_revocations, mailbox_count_max=1))
 
 
-async def _start_console(settings: Settings, root: Supervisor, checks: health.Health, directory: Directory) -> None:
+async def _start_console(
+    settings: Settings, root: Supervisor, checks: health.Health, directory: Directory, limits: Limits
+) -> None:
     async def console_health() -> dict[str, Any]:
         readiness: dict[str, Any] = msgspec.to_builtins(await health.look(checks))
         return readiness
@@ -415,13 +422,27 @@ async def _start_console(settings: Settings, root: Supervisor, checks: health.He
         }
 
     data_dir = settings.data_dir
-    sources = ConsoleSources(snapshot=root.snapshot, health=console_health, status=status)
+    sources = ConsoleSources(
+        snapshot=root.snapshot, health=console_health, status=status, commands=limit_commands(limits)
+    )
     try:
         await root.start(console_actor(socket_path(data_dir), sources))
     except StartFailed as failure:
         if isinstance(failure.__cause__, ChattyError):  # another server runs on this directory
             raise failure.__cause__ from None
         raise
+
+
+def limit_commands(limits: Limits) -> dict[str, ConsoleCommand]:
+    """What `chatty-admin limits` asks."""
+
+    async def why(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return limits.why(str(arguments["subject"]))
+
+    async def shown(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return limits.shown()
+
+    return {"limits why": why, "limits list": shown}
 
 
 def _session_parts(
@@ -431,6 +452,7 @@ def _session_parts(
     directory: Directory,
     room_actors: RoomActors,
     steps: _Steps,
+    limits: Limits,
 ) -> SessionParts:
     return SessionParts(
         directory=directory,
@@ -442,6 +464,7 @@ def _session_parts(
         generation=store.identity.generation,
         error_frame=error_frame,
         metrics=metrics,
+        asking=limits,
         limits=SessionLimits(
             outbox_bytes_max=settings.outbox_bytes_max,
             outbox_write_timeout_s=settings.outbox_write_timeout_s,
@@ -482,8 +505,9 @@ def _routes(
     return [*routes, openapi_route(routes, version=chatty.__version__)]
 
 
-async def _append(room_actors: RoomActors, draft: Draft, *, timeout_s: float) -> Committed:
+async def _append(room_actors: RoomActors, limits: Limits, draft: Draft, *, timeout_s: float) -> Committed:
     """Over HTTP: ask the room, wait for the commit."""
+    limits.take("sends_device", draft.caller.device, asker_of(draft.caller, "messages"))
     try:
         ref = await room_actors.get(draft.room_number)
         return await ref.ask(Append(draft, trio.current_time() + timeout_s), timeout_s=timeout_s)
@@ -493,6 +517,12 @@ async def _append(room_actors: RoomActors, draft: Draft, *, timeout_s: float) ->
 
 async def _serve_socket(branch: Supervisor, parts: SessionParts, places: trio.CapacityLimiter, socket_: Socket) -> None:
     """One session from its socket's opening to its end. Every open socket takes a place, before its hello too."""
+    try:
+        asker = Asker(what="websocket", address=socket_.address)
+        parts.asking.take("sockets_address", subject_of_address(socket_.address), asker)
+    except RateLimited as error:
+        await close_with(socket_, parts, error)
+        return
     try:
         places.acquire_on_behalf_of_nowait(socket_)
     except trio.WouldBlock:

@@ -10,15 +10,17 @@ protocol are no settings; they stand in `chatty.wire.limits`.
 """
 
 import difflib
+import math
 import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import TomlConfigSettingsSource as TomlSource
 
@@ -27,6 +29,52 @@ _TESTS_PREFIX = "CHATTY_TEST_"  # belongs to the test suite, which starts server
 _SECRETS = ("database_url", "master_key")
 _SERVER_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(:[0-9]{1,5})?")
 
+_LIMIT = "limit_"  # what a setting of a limiter begins with; the rest is the limiter's name
+_RATE = re.compile(r"([1-9][0-9]{0,8}) per (second|minute|hour|day)(?:, burst ([1-9][0-9]{0,8}))?")
+_PERIODS_S = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
+
+
+class Rate(NamedTuple):
+    """A token bucket: it holds up to `burst` and gains `per_s` each second."""
+
+    burst: float
+    per_s: float
+
+
+OFF = Rate(burst=math.inf, per_s=0.0)
+
+
+def parse_rate(text: str) -> Rate:
+    """`60 per minute, burst 120`; without a burst that is the count; `off`. Raises: ValueError."""
+    if text == "off":
+        return OFF
+    found = _RATE.fullmatch(text)
+    if found is None:
+        raise ValueError("must be such as '60 per minute', '60 per minute, burst 120', or off")
+    count = int(found[1])
+    return Rate(burst=float(found[3] or count), per_s=count / _PERIODS_S[found[2]])
+
+
+def parse_networks(text: str) -> list[IPv4Network | IPv6Network]:
+    """Addresses and networks, separated by commas. Raises: ValueError."""
+    try:
+        return [ip_network(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ValueError("must be addresses and networks, such as 127.0.0.1, 10.0.0.0/8") from None
+
+
+def _checked_rate(text: str) -> str:
+    parse_rate(text)
+    return text
+
+
+def _checked_networks(text: str) -> str:
+    parse_networks(text)
+    return text
+
+
+RateText = Annotated[str, AfterValidator(_checked_rate)]
+Networks = Annotated[str, AfterValidator(_checked_networks)]
 Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[int, Field(ge=1024)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -65,6 +113,11 @@ class Settings(BaseSettings):
     registration: Literal["open", "invite"] | None = Field(
         default=None,
         description="Who may register: open, or invite; unset: open with the embedded database, else invite.",
+    )
+
+    trusted_proxies: Networks = Field(
+        default="",
+        description="Addresses and networks of proxies whose X-Forwarded-For is believed, separated by commas.",
     )
 
     # Logs
@@ -117,6 +170,29 @@ class Settings(BaseSettings):
         default=0.5, description="Pause between looks for tokens and devices revoked elsewhere, seconds."
     )
 
+    # How often one may ask: a token bucket each, in memory
+    limit_requests_address: RateText = Field(
+        default="200 per second, burst 4000", description="HTTP requests from one address."
+    )
+    limit_requests_account: RateText = Field(
+        default="200 per second, burst 4000", description="HTTP requests of one account."
+    )
+    limit_requests_device: RateText = Field(
+        default="100 per second, burst 2000", description="HTTP requests of one device."
+    )
+    limit_requests_route: RateText = Field(
+        default="50 per second, burst 1000", description="HTTP requests of one device for one route."
+    )
+    limit_sockets_address: RateText = Field(
+        default="50 per second, burst 2000", description="WebSockets opened from one address."
+    )
+    limit_sends_device: RateText = Field(
+        default="1000 per second, burst 20000", description="Messages sent by one device, over WebSocket and HTTP."
+    )
+    limit_frames_device: RateText = Field(
+        default="500 per second, burst 10000", description="Other requests of one device on its WebSocket."
+    )
+
     # What one account, device or room may hold
     mailbox_rows_per_sender_max: Count = Field(
         default=1_000, description="To-device messages of one sender that may wait for one recipient, count."
@@ -154,6 +230,15 @@ class Settings(BaseSettings):
     @property
     def is_registration_open(self) -> bool:
         return self.registration == "open" or (self.registration is None and self.is_embedded)
+
+    @property
+    def rates(self) -> Mapping[str, Rate]:
+        """Of each limiter, by its name."""
+        return {name: parse_rate(getattr(self, _LIMIT + name)) for name in limiters()}
+
+    @property
+    def proxy_networks(self) -> list[IPv4Network | IPv6Network]:
+        return parse_networks(self.trusted_proxies)
 
     @model_validator(mode="before")
     @classmethod
@@ -225,6 +310,12 @@ def describe_settings() -> Iterator[tuple[str, str, str]]:
     for name, field in Settings.model_fields.items():
         default = "" if field.default is None else str(field.default)
         yield _PREFIX + name.upper(), default, field.description or ""
+
+
+def limiters() -> Mapping[str, str]:
+    """Each limiter's name and what it counts."""
+    fields = Settings.model_fields.items()
+    return {name.removeprefix(_LIMIT): field.description or "" for name, field in fields if name.startswith(_LIMIT)}
 
 
 def _find_file() -> Path | None:

@@ -151,6 +151,9 @@ class Metrics:
         self.outbox_overflows = Counter(
             "chatty_outbox_overflows_total", "Slow readers told to resync.", registry=registry
         )
+        self.limit_refusals = Counter(
+            "chatty_limit_refusals_total", "Requests refused by a limiter.", ["limiter"], registry=registry
+        )
         self.actor_restarts = Counter(
             "chatty_actor_restarts_total", "Actors restarted after a crash, by branch.", ["branch"], registry=registry
         )

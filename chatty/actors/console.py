@@ -1,10 +1,12 @@
 """The operator's console, the server's side: a Unix socket in the data directory, for one machine's owner alone.
 
 One line of JSON asks, one line of JSON answers, then the connection ends. It is never on the public port: who may open the socket
-(0600, in the server's own directory) may see all that it shows, and that is no content, no name of a person and no secret.
+(0600, in the server's own directory) may see and do all that it offers. No content of anybody is there, and no secret but an
+invitation that was asked for.
 
-The answers are plain reads in a task of their own: they come while an actor hangs, a mailbox is full or the database is gone,
-which is when they are wanted. Sizes, connections and times are bounded; beyond a bound the connection is closed.
+The answers of status, health and actors are plain reads in a task of their own: they come while an actor hangs, a mailbox is full
+or the database is gone, which is when they are wanted. Sizes, connections and times are bounded; beyond a bound the connection is
+closed.
 
 `admin.lock` is held by the server that listens, for as long as its process lives. So a socket file that is there while the lock
 is free was left by a dead server, and is replaced in one step by one that was made private before anybody could see it.
@@ -17,10 +19,10 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import trio
@@ -29,7 +31,7 @@ from chatty.actors.runtime import ActorSpec, Mailbox, Snapshot
 from chatty.errors import BadRequest, ChattyError, DataDirectoryInUse, TooLarge
 
 Json = Mapping[str, Any]
-Command = Literal["status", "health", "actors"]
+ConsoleCommand = Callable[[Json], Awaitable[Json]]  # from the request's arguments to the answer; raises ChattyError
 
 request_bytes_max = 4_096
 answer_bytes_max = 4 * 1_048_576
@@ -39,10 +41,13 @@ _path_bytes_max = 107  # of a Unix socket's address
 
 
 class ConsoleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """children_max: of one branch in the tree; those worth a look are chosen first."""
+    """command: status, health, actors, or one of ConsoleSources.commands. children_max: of one branch in the tree; those worth a
+    look are chosen first. arguments: of a command of ConsoleSources.commands.
+    """
 
-    command: Command
+    command: str
     children_max: int = 50
+    arguments: dict[str, str | int | bool | None] = {}
 
 
 class ConsoleAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,12 +72,14 @@ class ConsoleSources:
     """Where the answers come from. All return JSON values under stable keys, units in the key, and no secret.
 
     snapshot, status: plain reads that never wait. health: as GET /readyz answers, {"is_ready": bool, "checks": [{"name": str,
-    "is_ready": bool, "reason": str}]}. What they raise is a ChattyError, which is answered; all else is a bug.
+    "is_ready": bool, "reason": str}]}. commands: by their words, "limits why"; they check their arguments. What all these raise
+    is a ChattyError, which is answered; all else is a bug.
     """
 
     snapshot: Callable[[], Snapshot]
     health: Callable[[], Awaitable[Json]]
     status: Callable[[], Json]
+    commands: Mapping[str, ConsoleCommand] = field(default_factory=dict)
 
 
 def socket_path(data_dir: Path) -> Path:
@@ -162,6 +169,10 @@ async def _answer_to(request: ConsoleRequest, sources: ConsoleSources, times: Co
                 return await sources.health()
             reason = f"not answered within {times.health_timeout_s:g} s"
             return {"is_ready": False, "checks": [{"name": "health", "is_ready": False, "reason": reason}]}
+        case name if (command := sources.commands.get(name)) is not None:
+            return await command(request.arguments)
+        case _:
+            raise BadRequest("no such command of the console; is it another version's server?")
 
 
 def _decode(line: bytes) -> ConsoleRequest:

@@ -12,7 +12,7 @@ Cancelled or crashed: the socket is closed; nothing is lost, for everything is i
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 import trio
@@ -25,6 +25,7 @@ from chatty.errors import ChattyError, OutcomeUnknown, SlowReader, Unauthenticat
 from chatty.ids import MailboxId, RoomId, RoomNumber, SendNumber, Seq, UserSeq
 from chatty.services.caller import Caller
 from chatty.services.checkpoints import Checkpoints
+from chatty.services.limits import DeviceLimits, Limits, unlimited
 from chatty.services.streams import RoomPosition, StreamSteps
 from chatty.telemetry import Metrics
 from chatty.wire import frames, limits
@@ -49,7 +50,7 @@ class SessionLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionParts:
-    """What every session of a node shares."""
+    """What every session of a node shares. asking: how often one may ask, beside the bounds in `limits`."""
 
     directory: Directory
     rooms: RoomActors
@@ -61,6 +62,7 @@ class SessionParts:
     error_frame: Callable[[int, ChattyError], frames.Error]
     metrics: Metrics
     limits: SessionLimits
+    asking: Limits = field(default_factory=unlimited)
 
 
 @dataclass(slots=True)
@@ -73,9 +75,16 @@ class Session(Listener):
     """The state of one connection after its hello, and what others do to it without waiting."""
 
     def __init__(
-        self, caller: Caller, encoding: Encoding, parts: SessionParts, end: Callable[[ChattyError], None]
+        self,
+        caller: Caller,
+        encoding: Encoding,
+        parts: SessionParts,
+        end: Callable[[ChattyError], None],
+        *,
+        address: str = "",
     ) -> None:
         self.caller = caller
+        self.limits = DeviceLimits(parts.asking, caller, address=address)
         self.encoding = encoding
         self.end = end
         self.outbox = Outbox(bytes_max=parts.limits.outbox_bytes_max, frame_bytes_max=parts.limits.frame_bytes_max)

@@ -54,6 +54,11 @@ class Socket(Protocol):
 
     @property
     def encoding(self) -> Encoding: ...
+    @property
+    def address(self) -> str:
+        """Of the client, as far as it is known."""
+        return ""
+
     async def receive(self) -> bytes | str:
         """The next message. Raises: SocketClosed; BadRequest for a message of the wrong kind."""
         ...
@@ -195,7 +200,7 @@ class Connection:
         )
 
     async def _resume(self, caller: Caller, hello: frames.Hello, cursors: Sequence[Cursor]) -> Session:
-        session = Session(caller, self._socket.encoding, self._parts, self.end)
+        session = Session(caller, self._socket.encoding, self._parts, self.end, address=self._socket.address)
         self._session = session
         sent = {cursor.room: cursor.seq for cursor in cursors}
         try:
@@ -253,6 +258,8 @@ class Connection:
 
     async def _handle(self, session: Session, request: ClientFrame) -> None:
         try:
+            if not isinstance(request, frames.Send):
+                session.limits.count_request()
             match request:
                 case frames.Send():
                     await self._append(session, request)
@@ -282,6 +289,7 @@ class Connection:
         if request.id in session.open_requests:  # the other one of this id is still to be answered
             session.refuse(request.id, BadRequest("this request id is in use"))
             return
+        session.limits.count_send()
         number = await self._room_number(session, request.room)
         one = draft(session.caller, request, room=request.room, room_number=number, n=request.n)
         deadline = trio.current_time() + self._parts.limits.append_timeout_s

@@ -14,6 +14,7 @@ from chatty.admin import render
 from chatty.admin.actors import actors
 from chatty.admin.db import db
 from chatty.admin.health import health
+from chatty.admin.limits import limits
 from chatty.admin.options import Place
 from chatty.admin.socket import Refused
 from chatty.admin.status import status
@@ -61,5 +62,5 @@ def main(context: click.Context, data_dir: Path | None) -> None:
     context.obj = Place(data_dir)
 
 
-for _command in (status, health, actors, db):
+for _command in (status, health, actors, db, limits):
     main.add_command(_command)

@@ -31,6 +31,17 @@ def print_facts(answer: Json) -> None:
     _print(table)
 
 
+def print_rows(rows: Sequence[Json]) -> None:
+    """A table with a column for each key; the keys of the first row are those of all."""
+    if not rows:
+        _print(_table("nothing"))
+        return
+    table = _table(*rows[0])
+    for row in rows:
+        table.add_row(*(_text(_shown_value(value)) for value in row.values()))
+    _print(table)
+
+
 def print_health(answer: Json) -> None:
     table = _table("check", "state", "reason")
     for check in answer["checks"]:

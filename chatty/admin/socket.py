@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 
 from chatty.actors.console import (
-    Command,
     ConsoleAnswer,
     ConsoleRequest,
     answer_bytes_max,
@@ -29,9 +28,12 @@ class Refused(Exception):
         self.exit_code = answer.exit_code
 
 
-def ask(data_dir: Path, command: Command, *, children_max: int = 50) -> dict[str, Any]:
+def ask(
+    data_dir: Path, command: str, *, children_max: int = 50, arguments: dict[str, str | int | bool | None] | None = None
+) -> dict[str, Any]:
     """Raises: ServerUnreachable when nobody listens or it is not answered in time; Refused."""
-    request = msgspec.json.encode(ConsoleRequest(command=command, children_max=children_max))
+    wanted = ConsoleRequest(command=command, children_max=children_max, arguments=arguments or {})
+    request = msgspec.json.encode(wanted)
     path = socket_path(data_dir)
     try:
         line = _exchange(path, request + b"\n")

@@ -7,7 +7,7 @@ has the path's template, never the path, and no header or body; so no id of a pe
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 import structlog
@@ -17,10 +17,13 @@ from quart_trio import QuartTrio
 from chatty.ids import RequestId
 from chatty.services import permissions
 from chatty.services.caller import Caller
+from chatty.services.limits import unlimited
 from chatty.telemetry import Metrics
+from chatty.web.addresses import Network, client_address
+from chatty.web.limits import RequestLimits
 from chatty.web.problems import PROBLEM_MEDIA_TYPE, as_domain_error, problem_body, problem_headers
 from chatty.web.reading import read_arguments, read_token
-from chatty.web.routes import Reply, Route
+from chatty.web.routes import Reply, RequestInfo, Route
 
 Authenticate = Callable[
     [str], Awaitable[Caller]
@@ -47,17 +50,21 @@ def make_quart(
     metrics: Metrics,
     body_bytes_max: int,
     body_timeout_s: float = 30.0,
+    limits: RequestLimits | None = None,
+    proxies: Sequence[Network] = (),
 ) -> QuartTrio:
     """An application that answers these routes and nothing else; lifespan and WebSocket are added by the caller.
 
+    limits: none by default. proxies: whose X-Forwarded-For is believed.
     Raises: TypeError for two routes of one operation.
     """
     app = QuartTrio("chatty", static_folder=None, template_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=body_bytes_max, BODY_TIMEOUT=body_timeout_s, PROPAGATE_EXCEPTIONS=False)
     app.url_map.merge_slashes = False
+    limits = limits or RequestLimits(unlimited())
     for one in routes:
-        _add(app, one, authenticate)
-    app.before_request(_begin)
+        _add(app, one, authenticate, limits)
+    app.before_request(_beginner(limits, proxies))
     app.after_request(_finisher(metrics))
 
     async def refuse(error: Exception) -> Response:
@@ -67,12 +74,12 @@ def make_quart(
     return app
 
 
-def _add(app: QuartTrio, route: Route, authenticate: Authenticate) -> None:
+def _add(app: QuartTrio, route: Route, authenticate: Authenticate, limits: RequestLimits) -> None:
     if route.operation in app.view_functions:
         raise TypeError(f"two routes for {route.operation}")
 
     async def view(**_: str) -> Response:
-        return await _serve(route, request, authenticate)
+        return await _serve(route, request, authenticate, limits)
 
     app.add_url_rule(
         re.sub(r"\{(\w+)\}", r"<\1>", route.path),
@@ -83,11 +90,13 @@ def _add(app: QuartTrio, route: Route, authenticate: Authenticate) -> None:
     )
 
 
-async def _serve(route: Route, request_: Request, authenticate: Authenticate) -> Response:
+async def _serve(route: Route, request_: Request, authenticate: Authenticate, limits: RequestLimits) -> Response:
     """Who asks comes before what is asked: nobody makes us read a body without a token where one is needed."""
     caller = await authenticate(read_token(request_.headers)) if route.permission.needs_caller else None
     permissions.check(route.permission, caller)
-    arguments = await read_arguments(route, request_, g.request_id)
+    if caller is not None:
+        limits.admit(caller, route.operation, address=g.address)
+    arguments = await read_arguments(route, request_, RequestInfo(request_id=g.request_id, address=g.address))
     g.is_body_read = True
     if route.wants_caller:
         arguments["caller"] = caller
@@ -99,13 +108,20 @@ async def _serve(route: Route, request_: Request, authenticate: Authenticate) ->
     return Response(body, status=status, content_type=route.media_type)
 
 
-async def _begin() -> None:
-    offered = request.headers.get("X-Request-Id", "")
-    g.request_id = RequestId(offered if _REQUEST_ID.fullmatch(offered) else secrets.token_urlsafe(12))
-    g.started_at = time.perf_counter()
-    g.is_body_read = not (request.content_length or "Transfer-Encoding" in request.headers)
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+def _beginner(limits: RequestLimits, proxies: Sequence[Network]) -> Callable[[], Awaitable[None]]:
+    async def begin() -> None:
+        offered = request.headers.get("X-Request-Id", "")
+        g.request_id = RequestId(offered if _REQUEST_ID.fullmatch(offered) else secrets.token_urlsafe(12))
+        g.started_at = time.perf_counter()
+        g.is_body_read = not (request.content_length or "Transfer-Encoding" in request.headers)
+        g.address = client_address(
+            request.remote_addr or "", request.headers.getlist("X-Forwarded-For"), proxies=proxies
+        )
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=g.request_id)
+        limits.arrive(g.address, request.endpoint or _UNKNOWN_PATH)
+
+    return begin
 
 
 def _finisher(metrics: Metrics) -> Callable[[Response], Awaitable[Response]]:

@@ -5,7 +5,7 @@ returns at once, without error or checkpoint; send() cannot be cancelled while a
 it feeds.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import trio
@@ -15,6 +15,7 @@ from quart_trio import QuartTrio
 from chatty.actors.sessions import Socket, SocketClosed
 from chatty.errors import BadRequest, UnsupportedVersion
 from chatty.telemetry import Metrics
+from chatty.web.addresses import Network, client_address
 from chatty.wire.frames import ENCODINGS, Encoding
 
 path = "/v1/ws"
@@ -24,15 +25,20 @@ ServeSocket = Callable[[Socket], Awaitable[None]]
 class QuartSocket(Socket):
     """One accepted websocket of Quart-Trio."""
 
-    def __init__(self, inner: Websocket, encoding: Encoding) -> None:
+    def __init__(self, inner: Websocket, encoding: Encoding, address: str = "") -> None:
         self._inner = inner
         self._encoding = encoding
+        self._address = address
         self._is_closed = False
         self._receiving = trio.CancelScope()
 
     @property
     def encoding(self) -> Encoding:
         return self._encoding
+
+    @property
+    def address(self) -> str:
+        return self._address
 
     async def receive(self) -> bytes | str:
         match self._encoding, await self.receive_message():
@@ -73,23 +79,26 @@ class QuartSocket(Socket):
         self._receiving.cancel()
 
 
-def add_gateway(app: QuartTrio, serve: ServeSocket, metrics: Metrics) -> None:
-    """Route the socket. `serve` returns when the session has ended."""
+def add_gateway(app: QuartTrio, serve: ServeSocket, metrics: Metrics, *, proxies: Sequence[Network] = ()) -> None:
+    """Route the socket. `serve` returns when the session has ended. proxies: whose X-Forwarded-For is believed."""
 
     async def gateway() -> None:
-        await serve_websocket(websocket._get_current_object(), serve, metrics)  # type: ignore[attr-defined]
+        inner = websocket._get_current_object()  # type: ignore[attr-defined]
+        forwarded = inner.headers.getlist("X-Forwarded-For")
+        address = client_address(inner.remote_addr or "", forwarded, proxies=proxies)
+        await serve_websocket(inner, serve, metrics, address)
 
     app.add_websocket(path, endpoint="gateway", view_func=gateway)
 
 
-async def serve_websocket(inner: Websocket, serve: ServeSocket, metrics: Metrics) -> None:
+async def serve_websocket(inner: Websocket, serve: ServeSocket, metrics: Metrics, address: str) -> None:
     offered = inner.requested_subprotocols
     chosen = next((name for name in offered if name in ENCODINGS), None)
     await inner.accept(subprotocol=chosen)
     if chosen is None:
         await inner.close(UnsupportedVersion.close_code or 4406, UnsupportedVersion.code)
         return
-    socket = QuartSocket(inner, ENCODINGS[chosen])
+    socket = QuartSocket(inner, ENCODINGS[chosen], address)
     metrics.websocket_connections.inc()
     try:
         await serve(socket)

@@ -14,7 +14,7 @@ from quart import Request
 from werkzeug.datastructures import Headers, MultiDict
 
 from chatty.errors import BadRequest, Unauthenticated, UnsupportedMediaType
-from chatty.ids import RequestId, SendNumber
+from chatty.ids import SendNumber
 from chatty.web.routes import NumberedRequest, Parameter, RequestInfo, Route
 from chatty.wire.types import SendNumberField
 
@@ -30,11 +30,11 @@ def read_token(headers: Headers) -> str:
     return token
 
 
-async def read_arguments(route: Route, request: Request, request_id: RequestId) -> dict[str, Any]:
+async def read_arguments(route: Route, request: Request, info: RequestInfo) -> dict[str, Any]:
     """All arguments of the route's handler but the caller. Raises: BadRequest and its relatives."""
     arguments = _read_parameters(route, request)
     if route.request is not None:
-        arguments["request"] = _read_info(route, request, request_id)
+        arguments["request"] = _read_info(route, request, info)
     if route.body is not None:
         _check_content_type(request)
         data = await request.get_data(cache=False, as_text=False, parse_form_data=False)
@@ -56,14 +56,13 @@ def decode_body(data: bytes, type_: type[msgspec.Struct]) -> msgspec.Struct:
         raise BadRequest(f"body refused: {error}") from None
 
 
-def _read_info(route: Route, request: Request, request_id: RequestId) -> RequestInfo:
-    address = request.remote_addr or ""
+def _read_info(route: Route, request: Request, info: RequestInfo) -> RequestInfo:
     if not route.is_numbered:
-        return RequestInfo(request_id=request_id, address=address)
+        return info
     n, low = (_read_number(name, request.headers.get(name)) for name in ("Idempotency-Key", "Chatty-Low"))
     if low > n:
         raise BadRequest("Chatty-Low is above Idempotency-Key")
-    return NumberedRequest(request_id=request_id, address=address, n=n, low=low)
+    return NumberedRequest(request_id=info.request_id, address=info.address, n=n, low=low)
 
 
 def _read_parameters(route: Route, request: Request) -> dict[str, Any]:

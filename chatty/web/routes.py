@@ -35,7 +35,7 @@ Method = Literal["GET", "POST", "PUT", "DELETE"]
 Handler = Callable[..., Awaitable[Any]]
 T = TypeVar("T")
 
-_ALWAYS = (e.BadRequest, e.InternalError, e.Overloaded, e.StoreUnavailable, e.ShuttingDown)
+_ALWAYS = (e.BadRequest, e.InternalError, e.Overloaded, e.RateLimited, e.StoreUnavailable, e.ShuttingDown)
 _WITH_CALLER = (e.Unauthenticated, e.TokenExpired, e.DeviceRevoked, e.Forbidden)
 _WITH_BODY = (e.TooLarge, e.UnsupportedMediaType, e.BodyTimeout)
 _WITH_NUMBER = (e.MessageIdConflict, e.MessageIdClosed, e.SendWindowFull, e.OutcomeUnknown)
@@ -43,7 +43,7 @@ _WITH_NUMBER = (e.MessageIdConflict, e.MessageIdClosed, e.SendWindowFull, e.Outc
 
 @dataclass(frozen=True, kw_only=True)
 class RequestInfo:
-    """What every request has. address: of the peer as the socket names it."""
+    """What every request has. address: the client's, behind the proxies that are trusted (addresses.py)."""
 
     request_id: RequestId
     address: str

@@ -1,0 +1,223 @@
+"""Limits from outside: at the edge the next one is refused, by name and with a time; a moment later it is let through."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click.testing
+import httpx
+import pytest
+import trio
+
+from chatty.admin import main
+from chatty.wire import frames
+from tests.server.app_fixtures import RunningApp, open_chat
+from tests.server.wire_client import Refused, ciphertext, open_raw_socket, open_socket
+from tests.server.wire_people import WireDevice
+
+SLOW = "1 per hour, burst"  # so that nothing comes back while a test lasts
+
+
+@asynccontextmanager
+async def limited(database: str, folder: Path, **limits: str) -> AsyncIterator[RunningApp]:
+    changes: dict[str, Any] = {f"limit_{name}": rate for name, rate in limits.items()}
+    async with open_chat(database, folder, **changes) as chat:
+        yield chat
+
+
+def check_refused(answer: httpx.Response, limiter: str) -> None:
+    problem = answer.json()
+    assert (answer.status_code, problem["code"], problem["limiter"]) == (429, "rate_limited", limiter)
+    assert int(answer.headers["Retry-After"]) >= problem["retry_after_s"] > 0
+    assert problem["is_retryable"]
+
+
+async def console(chat: RunningApp, *words: str) -> dict[str, Any]:
+    command = ["--data-dir", str(chat.settings.data_dir), "limits", *words, "--json"]
+    result = await trio.to_thread.run_sync(partial(click.testing.CliRunner().invoke, main, command))
+    assert result.exit_code == 0, result.stderr
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
+
+
+# HTTP ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_address_is_limited_whatever_it_asks_for(database: str, tmp_path: Path) -> None:
+    async with limited(database, tmp_path, requests_address=f"{SLOW} 3") as chat:
+        for path in ("/v1/server", "/v1/nowhere", "/v1/account"):
+            assert (await chat.http.get(path)).status_code in (200, 404, 401)
+        for path in ("/v1/server", "/v1/nowhere", "/v1/account"):
+            check_refused(await chat.http.get(path), "requests_address")
+
+
+async def test_whoever_waits_as_long_as_told_is_let_through(database: str, tmp_path: Path) -> None:
+    async with limited(database, tmp_path, requests_address="20 per second, burst 1") as chat:
+        answer = await chat.http.get("/v1/server")
+        while answer.status_code == 200:
+            answer = await chat.http.get("/v1/server")
+        await trio.sleep(answer.json()["retry_after_s"])
+        assert (await chat.http.get("/v1/server")).status_code == 200
+
+
+async def test_without_trusted_proxies_nobody_chooses_an_address(database: str, tmp_path: Path) -> None:
+    async with limited(database, tmp_path, requests_address=f"{SLOW} 2") as chat:
+        answers = [
+            await chat.http.get("/v1/server", headers={"X-Forwarded-For": f"198.51.100.{n}"}) for n in range(1, 4)
+        ]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+
+
+async def test_behind_a_trusted_proxy_each_client_has_an_address(database: str, tmp_path: Path) -> None:
+    async with open_chat(
+        database, tmp_path, limit_requests_address=f"{SLOW} 1", trusted_proxies="127.0.0.0/8, 10.0.0.0/8"
+    ) as chat:
+
+        async def status(forwarded: str) -> int:
+            return (await chat.http.get("/v1/server", headers={"X-Forwarded-For": forwarded})).status_code
+
+        assert [await status("198.51.100.1"), await status("198.51.100.2"), await status("198.51.100.1")] == [
+            200,
+            200,
+            429,
+        ]
+        assert await status("198.51.100.77, 198.51.100.1, 10.1.1.1") == 429, "what the client wrote counts for nothing"
+        assert await status("2001:db8::1") == 200
+        assert await status("2001:db8::ffff") == 429, "one customer has the whole /64"
+
+
+@pytest.mark.parametrize("limiter", ["requests_account", "requests_device", "requests_route"])
+async def test_a_signed_in_device_is_limited(database: str, tmp_path: Path, limiter: str) -> None:
+    async with limited(database, tmp_path, **{limiter: f"{SLOW} 3"}) as chat:
+        ann, ben = await chat.sign_up_all("ann", "ben")  # keys are uploaded: one request each, of another route
+        answers = [await ann.answer("GET", "/v1/account") for _ in range(4)]
+        check_refused(answers[-1], limiter)
+        assert answers[0].status_code == 200
+        assert (await ben.answer("GET", "/v1/account")).status_code == 200, "others are not"
+        devices = await ann.answer("GET", "/v1/devices")
+        assert devices.status_code == (200 if limiter == "requests_route" else 429)
+
+
+async def test_a_refused_request_was_not_done(database: str, tmp_path: Path) -> None:
+    async with limited(database, tmp_path, sends_device=f"{SLOW} 1") as chat:
+        ann = await chat.sign_up("ann")
+        room = await ann.create_room()
+        assert (await post_message(ann, room.id, room.epoch)).status_code == 200
+        check_refused(await post_message(ann, room.id, room.epoch), "sends_device")
+        assert len(await ann.all_history(room.id)) == 3, "the creation, the join and one message"
+
+
+async def post_message(device: WireDevice, room: str, epoch: int) -> httpx.Response:
+    n = device.take_n()
+    body = {
+        "low": n,
+        "epoch": epoch,
+        "algorithm": "m.megolm.v1.aes-sha2",
+        "session_id": "S" * 43,
+        "body": ciphertext(),
+    }
+    for open_n in list(device.unsettled - {n}):
+        device.settle(open_n)
+    return await device.answer("POST", f"/v1/rooms/{room}/messages", body, n=n)
+
+
+# The socket ---------------------------------------------------------------------------------------------------------
+
+
+async def test_sends_are_limited_at_the_edge_also_after_connecting_anew(database: str, tmp_path: Path) -> None:
+    async with limited(database, tmp_path, sends_device=f"{SLOW} 3") as chat:
+        ann = await chat.sign_up("ann")
+        room = await ann.create_room()
+        async with open_socket(ann) as socket:
+            for _ in range(3):
+                await socket.send(room.id, ciphertext(), epoch=room.epoch)
+            with pytest.raises(Refused) as refused:
+                await socket.send(room.id, ciphertext(), epoch=room.epoch)
+        error = refused.value.error
+        assert (error.code, error.details, error.is_retryable) == ("rate_limited", {"limiter": "sends_device"}, True)
+        assert 0 < (error.retry_after_s or 0) <= 3_600
+        async with open_socket(ann) as socket:
+            with pytest.raises(Refused, match="rate_limited"):
+                await socket.send(room.id, ciphertext(), epoch=room.epoch)
+
+
+async def test_a_refused_send_may_come_again_under_its_n(database: str, tmp_path: Path) -> None:
+    async with limited(database, tmp_path, sends_device="20 per second, burst 1") as chat:
+        ann = await chat.sign_up("ann")
+        room = await ann.create_room()
+        refused_n, wait_s = None, 0.0
+        async with open_socket(ann) as socket:
+            while refused_n is None:
+                n = ann.take_n()
+                try:
+                    await socket.send(room.id, ciphertext(), epoch=room.epoch, n=n)
+                except Refused as refused:
+                    refused_n, wait_s = n, refused.error.retry_after_s or 0
+            await trio.sleep(wait_s)
+            ack = await socket.send(room.id, ciphertext(), epoch=room.epoch, n=refused_n)
+        assert ack.n == refused_n
+
+
+async def test_other_requests_on_a_socket_are_limited_apart(database: str, tmp_path: Path) -> None:
+    async with limited(database, tmp_path, frames_device=f"{SLOW} 2") as chat:
+        ann = await chat.sign_up("ann")
+        room = await ann.create_room()
+        async with open_socket(ann) as socket:
+            for _ in range(2):
+                await socket.ask(frames.Ping(id=socket.request_id()))
+            with pytest.raises(Refused) as refused:
+                await socket.ask(frames.Ping(id=socket.request_id()))
+            assert refused.value.error.details == {"limiter": "frames_device"}
+            await socket.send(room.id, ciphertext(), epoch=room.epoch)
+
+
+async def test_sockets_too_many_from_one_address_are_closed(database: str, tmp_path: Path) -> None:
+    async with limited(database, tmp_path, sockets_address=f"{SLOW} 1") as chat:
+        ann = await chat.sign_up("ann")
+        async with open_socket(ann):
+            pass
+        async with open_raw_socket(ann.origin) as socket:
+            error = await socket.event(frames.Error)
+            assert (error.id, error.code, error.details) == (0, "rate_limited", {"limiter": "sockets_address"})
+            assert (await socket.closed()).code == 4411
+
+
+# The operator's side ------------------------------------------------------------------------------------------------
+
+
+async def test_the_operator_learns_why_a_user_was_limited(database: str, tmp_path: Path) -> None:
+    async with limited(database, tmp_path, requests_route=f"{SLOW} 1", frames_device=f"{SLOW} 1") as chat:
+        ann = await chat.sign_up("ann")
+        for _ in range(3):
+            await ann.answer("GET", "/v1/account")
+        async with open_socket(ann) as socket:
+            await socket.ask(frames.Ping(id=socket.request_id()))
+            with pytest.raises(Refused):
+                await socket.ask(frames.Ping(id=socket.request_id()))
+        told = (await console(chat, "why", ann.user))["refusals"]
+        assert [(one["limiter"], one["what"], one["count"]) for one in told] == [
+            ("frames_device", "websocket", 1),
+            ("requests_route", "get_v1_account", 2),
+        ]
+        assert (await console(chat, "why", ann.device))["refusals"][0]["limiter"] == "frames_device"
+        assert (await console(chat, "why", "127.0.0.1"))["refusals"][1]["count"] == 2
+        assert (await console(chat, "why", "@nobody:localhost"))["refusals"] == []
+
+
+async def test_the_operator_sees_every_limiter(database: str, tmp_path: Path) -> None:
+    async with limited(database, tmp_path, requests_address="60 per minute, burst 1", sends_device="off") as chat:
+        await chat.http.get("/v1/server")
+        await chat.http.get("/v1/server")
+        listed = {one["limiter"]: one for one in (await console(chat, "list"))["limits"]}
+    assert listed["requests_address"] == {
+        "limiter": "requests_address",
+        "counts": "HTTP requests from one address.",
+        "burst_count": 1,
+        "per_s": 1,
+        "buckets_count": 1,
+        "refused_count": 1,
+    }
+    assert listed["sends_device"]["burst_count"] is None
