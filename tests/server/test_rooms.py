@@ -4,9 +4,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 
 from chatty.wire.chain import device_list_digest
-from chatty.wire.events import Action, Policy, RoomRole, TimelineEvent
+from chatty.wire.events import Action, Policy, RoomRole, SignedInvitation, TimelineEvent
 from chatty.wire.frames import UserEvent
 from tests.server.app_fixtures import RunningApp, open_chat
 from tests.server.wire_client import Refused, ciphertext, open_live_socket
@@ -51,8 +52,15 @@ async def test_the_same_creation_again_gives_the_same_room(chat: RunningApp) -> 
 
 async def test_two_who_start_their_conversation_at_once_get_one_room(chat: RunningApp) -> None:
     ann, bob = await chat.sign_up_all("ann", "bob")
-    anns, bobs = await ann.create_direct(bob), await bob.create_direct(ann)
-    assert anns.id == bobs.id
+    made: list[WireRoom] = []
+
+    async def start(one: WireDevice, other: WireDevice) -> None:
+        made.append(await one.create_direct(other))
+
+    async with trio.open_nursery() as nursery:
+        for one, other in ((ann, bob), (bob, ann)) * 2:
+            nursery.start_soon(start, one, other)
+    [anns] = {room.id: room for room in made}.values()
     assert await names(ann, anns) == ["ann", "bob"]
     again = await ann.post("/v1/rooms", **ann.creation(Policy(), other=bob))
     assert (again["room"], again["is_new"]) == (anns.id, False)
@@ -247,6 +255,28 @@ async def test_a_room_has_no_more_members_than_the_limit(database: str, tmp_path
         await room.leave(bob)
         await room.post_change(cid, join)  # the very same request: nothing of it was kept
         assert await names(ann, room) == ["ann", "cid"]
+
+
+async def test_the_limit_of_members_holds_when_many_join_at_once(database: str, tmp_path: Path) -> None:
+    async with open_chat(database, tmp_path, room_members_max=4) as chat:
+        ann, *others = await chat.sign_up_all("ann", "bob", "cid", "dan", "eve", "fay", "gus")
+        room = await ann.create_room()
+        invitations = [await room.invite(ann, other) for other in others]
+        outcomes: list[str] = []
+
+        async def join(device: WireDevice, invitation: SignedInvitation) -> None:
+            try:
+                await room.change(device, Action.JOIN, device, invitation=invitation)
+                outcomes.append("joined")
+            except HttpRefused as refused:
+                outcomes.append(refused.code)
+
+        async with trio.open_nursery() as nursery:
+            for device, invitation in zip(others, invitations, strict=True):
+                nursery.start_soon(join, device, invitation)
+        assert sorted(outcomes) == ["joined"] * 3 + ["quota_exceeded"] * 3
+        assert len(await names(ann, room)) == 4
+        fold_chain(room.id, await ann.all_history(room.id))
 
 
 async def test_rooms_are_listed_in_pages(chat: RunningApp) -> None:
