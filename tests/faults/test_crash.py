@@ -42,10 +42,10 @@ def draw_points(rng: random.Random, count: int) -> list[Point | None]:
     return [*rng.sample(POINTS, len(POINTS)), *further][:count]
 
 
-def draw_deaths(rng: random.Random, *, count: int) -> list[Death]:
-    """Between store and frame, and at any moment, in turn."""
-    deaths = [Death(at_send=rng.randint(2, 20)), Death(after_lines=rng.randint(1, 40))]
-    return [deaths[number % 2] for number in range(count)]
+def draw_deaths(rng: random.Random, *, count: int, number: int) -> list[Death]:
+    """Between store and frame, and at any moment, in turn; the second person the other way round."""
+    turns = [turn % 2 for turn in range(number, number + count)]
+    return [Death(after_lines=rng.randint(1, 30)) if turn else Death(at_send=rng.randint(2, 20)) for turn in turns]
 
 
 @asynccontextmanager
@@ -55,8 +55,8 @@ async def keep_writing(
     """They write to each other until the block ends and all have died so often."""
     stopping = trio.Event()
     async with trio.open_nursery() as nursery:
-        for person in people:
-            nursery.start_soon(person.run, draw_deaths(rng, count=deaths_count), stopping)
+        for number, person in enumerate(people):
+            nursery.start_soon(person.run, draw_deaths(rng, count=deaths_count, number=number), stopping)
         yield
         with trio.fail_after(settle_timeout_s):
             for person in people:
@@ -74,7 +74,7 @@ async def test_what_was_acked_survives_every_kill(
         people = [Correspondent(name=name, origin=server.origin, store=open_directory / name) for name in WRITERS]
         await introduce(*people, rooms_count=2)
         async with open_storm(server, rng, names=TALKERS) as storm:
-            async with keep_writing(people, rng, deaths_count=counts(2, 8)):
+            async with keep_writing(people, rng, deaths_count=counts(1, 8)):
                 for kill in kills:
                     mended_s = await storm.strike(kill)
                     print(f"{kill}: mended after {mended_s:.2f} s, {storm.acked_count} acks")
