@@ -71,7 +71,7 @@ from chatty.store.leases import PostgresLeases
 from chatty.store.pool import Pool, PoolLimits, open_pool
 from chatty.store.units import PostgresUnitOfWork
 from chatty.telemetry import Metrics, configure_logging
-from chatty.web import accounts, devices, gateway, health, keys, mailbox, rooms, server, sessions
+from chatty.web import accounts, devices, gateway, health, keys, listener, mailbox, rooms, server, sessions
 from chatty.web.application import make_quart
 from chatty.web.asyncapi import asyncapi_route
 from chatty.web.limits import RequestLimits
@@ -589,6 +589,7 @@ def leaf_of(group: BaseExceptionGroup[ChattyError]) -> ChattyError:
 
 def make_asgi() -> Callable[..., Any]:
     """For a plain ASGI server on Trio: settings from the environment, a database URL, everything within the lifespan."""
+    listener.mend_hypercorn()
     return LifespanApp()
 
 

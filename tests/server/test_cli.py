@@ -23,6 +23,7 @@ from chatty.store.embedded import address_of_running
 from chatty.store.schema import code_version
 from tests.faults.chatty_process import ChattyProcess, child_environment, free_port, open_chatty_up
 from tests.server.app_fixtures import chat_settings
+from tests.server.test_listener import ends_who_sends_no_body
 from tests.server.wire_client import ciphertext, open_live_socket
 from tests.server.wire_people import sign_up
 
@@ -209,6 +210,7 @@ async def test_hypercorn_serves_the_documented_import_string_and_stops_in_order(
                 body = ciphertext()
                 await anns.send(room.id, body, epoch=room.epoch)
                 assert [event.body for event in await bobs.messages(1)] == [body]
+        assert await ends_who_sends_no_body(server.origin)  # Hypercorn is mended here too
         server.running.terminate()
         with trio.fail_after(20):
             assert await server.ended() == 0
