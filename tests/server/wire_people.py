@@ -221,9 +221,11 @@ class WireDevice:
     async def all_history(self, room: RoomId) -> list[TimelineEvent | Gap]:
         """Every page; a hole in them is the reader's own to find."""
         entries: list[TimelineEvent | Gap] = []
-        while page := (await self.history(room, after=last_seq(entries))).entries:
-            entries += page
-        return entries
+        while True:
+            page = await self.history(room, after=last_seq(entries))
+            entries += page.entries
+            if not page.entries or last_seq(entries) == page.head_seq:
+                return entries
 
     async def position(self, room: RoomId) -> tuple[Seq, bytes]:
         """The last (seq, head) of the room as this device can compute it."""
