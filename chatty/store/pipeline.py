@@ -166,9 +166,9 @@ class PipelineConnection:
         """Append each statement's result; return the first that failed."""
         pgconn, failed = self._pgconn, None
         while True:
-            await wait_readable(self._fd)
-            pgconn.consume_input()
-            while not pgconn.is_busy():
+            while (
+                not pgconn.is_busy()
+            ):  # looked at before the first wait: the answer may have come while we sent the rest
                 result = pgconn.get_result()
                 if result is None:
                     if pgconn.status != 0:
@@ -180,6 +180,8 @@ class PipelineConnection:
                 if status == ExecStatus.FATAL_ERROR and failed is None:
                     failed = result
                 results.append(result)
+            await wait_readable(self._fd)
+            pgconn.consume_input()
 
     async def _drain(self, results: list[PGresult]) -> None:
         """Shielded: the answers on their way must be read, or the next trip would take them for its own."""

@@ -198,6 +198,23 @@ async def test_more_than_the_socket_buffers_hold_goes_both_ways_at_once(pipeline
     assert [row for [[row]] in results] == [large] * 6
 
 
+class QuickAnswers(PipelineConnection):
+    """By the time that everything was sent, the whole answer has been taken in too: libpq reads while it writes."""
+
+    async def _flush(self) -> None:
+        await super()._flush()
+        while self._pgconn.is_busy():
+            self._pgconn.consume_input()
+
+
+async def test_an_answer_that_is_there_before_it_is_waited_for_is_seen(postgres: EmbeddedServer) -> None:
+    async with open_connection(postgres.address) as connection:
+        pipeline = QuickAnswers(connection, drain_grace_s=0.5)
+        with trio.fail_after(5):
+            await pipeline.prepare("length", "SELECT octet_length($1::bytea)::bigint")
+            assert await pipeline.trip([("length", [b"x" * 300_000])]) == [[(300_000,)]]
+
+
 async def test_a_stopped_server_does_not_hold_a_cancelled_trip_for_ever(pipeline: PipelineConnection) -> None:
     pid = pipeline.backend_pid
     os.kill(pid, signal.SIGSTOP)
