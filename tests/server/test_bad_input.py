@@ -91,24 +91,21 @@ async def test_text_that_is_no_utf8_ends_the_connection_alone(chat: RunningApp) 
         await bobs.settle()
 
 
-@pytest.mark.parametrize(
-    ("data", "code"),
-    [
-        (b"", "bad_request"),
-        (b"{", "bad_request"),
-        (b"[]", "bad_request"),
-        (b"null", "bad_request"),
-        (b'{"device_keys": {}, "extra": 1}', "bad_request"),
-        (b'{"device_keys": {"@ann:localhost": ["\\u0000"]}}', "bad_request"),
-        (b'{"device_keys": {"\xff": []}}', "bad_request"),
-        (b'{"device_keys":' + b"[" * 50_000, "bad_request"),
-        (b'{"device_keys": {}}' + b" " * 1_048_576, "too_large"),
-    ],
-    ids=["empty", "truncated", "list", "null", "unknown field", "NUL", "not UTF-8", "nested", "too large"],
-)
-async def test_a_body_that_is_no_request_is_refused(chat: RunningApp, data: bytes, code: str) -> None:
+async def test_a_body_that_is_no_request_is_refused(chat: RunningApp) -> None:
     ann = await chat.sign_up("ann")
-    assert await code_of(ann, "/v1/keys/query", data) == code
+    wrong = {
+        "empty": b"",
+        "truncated": b"{",
+        "list": b"[]",
+        "null": b"null",
+        "unknown field": b'{"device_keys": {}, "extra": 1}',
+        "NUL": b'{"device_keys": {"@ann:localhost": ["\\u0000"]}}',
+        "not UTF-8": b'{"device_keys": {"\xff": []}}',
+        "nested": b'{"device_keys":' + b"[" * 50_000,
+    }
+    for name, body in wrong.items():
+        assert await code_of(ann, "/v1/keys/query", body) == "bad_request", name
+    assert await code_of(ann, "/v1/keys/query", b'{"device_keys": {}}' + b" " * 1_048_576) == "too_large"
     await ann.post("/v1/keys/query", {"device_keys": {}})
 
 
@@ -120,16 +117,13 @@ async def test_a_body_may_be_as_large_as_the_limit(database: str, tmp_path: Path
         assert await code_of(ann, "/v1/keys/query", body + b" " * (2_049 - len(body))) == "too_large"
 
 
-@pytest.mark.parametrize(
-    ("n", "low"), [("0", "0"), ("1", "2"), ("x", "1"), ("1", ""), ("01", "1"), ("9007199254740992", "1")]
-)
-async def test_a_durable_write_needs_its_numbers(chat: RunningApp, n: str, low: str) -> None:
+async def test_a_durable_write_needs_its_numbers(chat: RunningApp) -> None:
     ann = await chat.sign_up("ann")
-    headers = {"Idempotency-Key": n, "Chatty-Low": low, "Authorization": f"DPoP {ann.access_token}"}
-    answer = await chat.http.post(
-        "/v1/rooms", json=msgspec.to_builtins(ann.creation(Policy())["body"]), headers=headers
-    )
-    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+    body = msgspec.to_builtins(ann.creation(Policy())["body"])
+    for n, low in (("0", "0"), ("1", "2"), ("x", "1"), ("1", ""), ("01", "1"), ("9007199254740992", "1")):
+        headers = {"Idempotency-Key": n, "Chatty-Low": low, "Authorization": f"DPoP {ann.access_token}"}
+        answer = await chat.http.post("/v1/rooms", json=body, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_request"), (n, low)
 
 
 # Tokens -------------------------------------------------------------------------------------------------------------
@@ -206,22 +200,21 @@ async def test_a_device_keeps_its_first_keys(chat: RunningApp) -> None:
     assert (await ann.post("/v1/keys/query", {"device_keys": {ann.user: []}}))["device_keys"] == before
 
 
-@pytest.mark.parametrize("key", [bytes(32), b"\x01" + bytes(31), (2**255 - 19).to_bytes(32, "little")])
-async def test_a_key_of_low_order_is_refused_and_the_device_stays_outside_the_set(chat: RunningApp, key: bytes) -> None:
+async def test_a_key_of_low_order_is_refused_and_the_device_stays_outside_the_set(chat: RunningApp) -> None:
     ann = await chat.sign_up("ann")
-    before = await stored(chat)
-    low = base64.b64encode(key).rstrip(b"=").decode()
-    upload = {"one_time_keys": {**ann.olm.one_time_keys(1), "signed_curve25519:x": ann.olm.signed({"key": low})}}
-    assert await code_of(ann, "/v1/keys/upload", upload) == "bad_key"
-    assert await stored(chat) == before
     tokens = (await ann.person.log_in(new_device={"device": new_device_id()})).json()
-    phone = OlmDevice(user=ann.user, device=DeviceId(tokens["device"]))
-    keys = {f"curve25519:{phone.device}": low, f"ed25519:{phone.device}": phone.ed25519}
     headers = {"Authorization": f"DPoP {tokens['access_token']}"}
-    answer = await chat.http.post(
-        "/v1/keys/upload", json={"device_keys": phone.device_keys(keys=keys)}, headers=headers
-    )
-    assert (answer.status_code, answer.json()["code"]) == (400, "bad_key")
+    phone = OlmDevice(user=ann.user, device=DeviceId(tokens["device"]))
+    before = await stored(chat)
+    for key in (bytes(32), b"\x01" + bytes(31), (2**255 - 19).to_bytes(32, "little")):
+        low = base64.b64encode(key).rstrip(b"=").decode()
+        upload = {"one_time_keys": {**ann.olm.one_time_keys(1), "signed_curve25519:x": ann.olm.signed({"key": low})}}
+        assert await code_of(ann, "/v1/keys/upload", upload) == "bad_key"
+        keys = {f"curve25519:{phone.device}": low, f"ed25519:{phone.device}": phone.ed25519}
+        device_keys = {"device_keys": phone.device_keys(keys=keys)}
+        answer = await chat.http.post("/v1/keys/upload", json=device_keys, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_key")
+    assert await stored(chat) == before
     listed = await ann.post("/v1/keys/query", {"device_keys": {ann.user: []}})
     assert list(listed["device_keys"][ann.user]) == [ann.device]
 
@@ -238,15 +231,15 @@ async def test_a_key_signed_by_somebody_else_is_refused(chat: RunningApp) -> Non
 # Rooms --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("signature", ["A" * 86, "A" * 85 + "B", "A" * 85, "+" * 86, "="])
-async def test_a_room_with_a_bad_signature_is_not_made(chat: RunningApp, signature: str) -> None:
+async def test_a_room_with_a_bad_signature_is_not_made(chat: RunningApp) -> None:
     ann = await chat.sign_up("ann")
     before = await stored(chat)
-    for where in ("create", "member"):
-        creation = ann.creation(Policy())
-        body = creation["body"]
-        (body["create"] if where == "create" else body["members"][0])["signature"] = signature
-        assert await code_of(ann, "/v1/rooms", body, n=creation["n"]) in ("bad_signature", "bad_request")
+    for signature in ("A" * 86, "A" * 85 + "B", "A" * 85, "+" * 86, "="):
+        for where in ("create", "member"):
+            creation = ann.creation(Policy())
+            body = creation["body"]
+            (body["create"] if where == "create" else body["members"][0])["signature"] = signature
+            assert await code_of(ann, "/v1/rooms", body, n=creation["n"]) in ("bad_signature", "bad_request")
     assert await stored(chat) == before
 
 
@@ -267,13 +260,10 @@ async def test_a_room_whose_creator_claims_another_identity_is_not_made(chat: Ru
     assert await stored(chat) == before
 
 
-@pytest.mark.parametrize("field", ["target", "action", "role", "last_seq", "room", "server", "n", "target_identity"])
-async def test_a_change_that_is_not_what_was_signed_is_refused(chat: RunningApp, field: str) -> None:
+async def test_a_change_that_is_not_what_was_signed_is_refused(chat: RunningApp) -> None:
     ann, bob, cid = await chat.sign_up_all("ann", "bob", "cid")
     room, other = await ann.create_room(bob, cid), await ann.create_room()
-    before = await stored(chat)
-    signed = ann.change(room.id, Action.ROLE, bob, await ann.position(room.id), role=RoomRole.ADMIN)
-    body = ann.signed(signed)
+    position, before = await ann.position(room.id), await stored(chat)
     changes: dict[str, Any] = {
         "target": cid.user,
         "action": "kick",
@@ -281,12 +271,14 @@ async def test_a_change_that_is_not_what_was_signed_is_refused(chat: RunningApp,
         "last_seq": 1,
         "room": other.id,
         "server": "elsewhere.example",
-        "n": signed.n + 1,
+        "n": 200,
         "target_identity": cid.identity_key,
     }
-    body["signed"][field] = changes[field]
-    code = await code_of(ann, f"/v1/rooms/{room.id}/members", body, n=body["signed"]["n"])
-    assert code in ("bad_signature", "bad_request")
+    for field, value in changes.items():
+        body = ann.signed(ann.change(room.id, Action.ROLE, bob, position, role=RoomRole.ADMIN))
+        body["signed"][field] = value
+        code = await code_of(ann, f"/v1/rooms/{room.id}/members", body, n=body["signed"]["n"])
+        assert code in ("bad_signature", "bad_request"), field
     assert await stored(chat) == before
 
 

@@ -174,20 +174,20 @@ def rooms_like(at: int) -> RoomId:
 # Requests and frames ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("request_id", [1, 4_294_967_295])
-async def test_a_request_is_answered_under_its_id(chat: RunningApp, encoding: Encoding, request_id: int) -> None:
+async def test_a_request_is_answered_under_its_id(chat: RunningApp, encoding: Encoding) -> None:
     ann = await chat.sign_up("ann")
     async with open_live_socket(ann, encoding=encoding) as socket:
-        assert await socket.ask(frames.Ping(id=request_id)) == frames.Done(id=request_id)
+        for request_id in (1, 4_294_967_295):
+            assert await socket.ask(frames.Ping(id=request_id)) == frames.Done(id=request_id)
 
 
-@pytest.mark.parametrize("request_id", [0, 4_294_967_296, -1])
-async def test_an_id_outside_its_range_is_no_request(chat: RunningApp, request_id: int) -> None:
+async def test_an_id_outside_its_range_is_no_request(chat: RunningApp) -> None:
     ann = await chat.sign_up("ann")
     async with open_live_socket(ann) as socket:
-        await socket.write(frames.Ping(id=request_id))
-        error = await socket.event(frames.Error)
-        assert (error.id, error.code) == (0, "bad_request")
+        for request_id in (0, 4_294_967_296, -1):
+            await socket.write(frames.Ping(id=request_id))
+            error = await socket.event(frames.Error)
+            assert (error.id, error.code) == (0, "bad_request")
         await socket.settle()
 
 
