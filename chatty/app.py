@@ -10,7 +10,7 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from chatty.actors.journal import Append, Entry, JournalParts, blocking_journal_
 from chatty.actors.rooms import RoomActors, RoomParts
 from chatty.actors.runtime import (
     ActorError,
+    ActorRef,
     ActorSpec,
     Intensity,
     Mailbox,
@@ -111,7 +112,8 @@ class Hooks:
 class App:
     """A running application. `asgi`: for the server. `begin_drain()`: not ready from now on.
 
-    `serve_socket`: one session over any Socket, until it ends; the gateway's way in.
+    `serve_socket`: one session over any Socket, until it ends; the gateway's way in. `end_sockets()`: all of them, and those that
+    still come; `wait_no_sockets()`: until each has been told and closed.
     """
 
     asgi: QuartTrio
@@ -120,7 +122,8 @@ class App:
     directory: Directory
     snapshot: Callable[[], Snapshot]
     begin_drain: Callable[[], None]
-    end_sessions: Callable[[ChattyError], None]
+    end_sockets: Callable[[ChattyError], None]
+    wait_no_sockets: Callable[[], Awaitable[None]]
 
 
 class LateDoorbells(Doorbells):
@@ -326,22 +329,18 @@ async def _open_tree(
         limits=RequestLimits(limits),
         proxies=settings.proxy_networks,
     )
-    serve_socket = partial(_serve_socket, sessions_branch, parts, trio.CapacityLimiter(settings.sessions_max))
-    gateway.add_gateway(asgi, serve_socket, metrics, proxies=settings.proxy_networks)
+    sockets = OpenSockets(sessions_branch, parts, count_max=settings.sessions_max)
+    gateway.add_gateway(asgi, sockets.serve, metrics, proxies=settings.proxy_networks)
     await _start_console(settings, root, checks, directory, limits)
-
-    def end_sessions(error: ChattyError) -> None:
-        for session in directory:
-            session.end(error)
-
     yield App(
         asgi=asgi,
-        serve_socket=serve_socket,
+        serve_socket=sockets.serve,
         identity=store.identity,
         directory=directory,
         snapshot=root.snapshot,
         begin_drain=readiness.begin,
-        end_sessions=end_sessions,
+        end_sockets=sockets.end_all,
+        wait_no_sockets=sockets.wait_none,
     )
 
 
@@ -515,40 +514,73 @@ async def _append(room_actors: RoomActors, limits: Limits, draft: Draft, *, time
         raise domain_error(error) from error
 
 
-async def _serve_socket(branch: Supervisor, parts: SessionParts, places: trio.CapacityLimiter, socket_: Socket) -> None:
-    """One session from its socket's opening to its end. Every open socket takes a place, before its hello too."""
-    try:
-        asker = Asker(what="websocket", address=socket_.address)
-        parts.asking.take("sockets_address", subject_of_address(socket_.address), asker)
-    except RateLimited as error:
-        await close_with(socket_, parts, error)
-        return
-    try:
-        places.acquire_on_behalf_of_nowait(socket_)
-    except trio.WouldBlock:
-        await close_with(socket_, parts, Overloaded(limiter="sessions_max", retry_after_s=5.0))
-        return
-    try:
-        await _live(branch, parts, socket_)
-    finally:
-        places.release_on_behalf_of(socket_)
+class OpenSockets:
+    """All sockets from their opening on; each takes a place, before its hello too."""
+
+    def __init__(self, branch: Supervisor, parts: SessionParts, *, count_max: int) -> None:
+        self._branch = branch
+        self._parts = parts
+        self._places = trio.CapacityLimiter(count_max)
+        self._refs: set[ActorRef[End]] = set()
+        self._end: End | None = None
+        self._left = trio.Event()
+
+    async def serve(self, socket_: Socket) -> None:
+        """One session, until it has ended."""
+        try:
+            asker = Asker(what="websocket", address=socket_.address)
+            self._parts.asking.take("sockets_address", subject_of_address(socket_.address), asker)
+        except RateLimited as error:
+            await close_with(socket_, self._parts, error)
+            return
+        try:
+            self._places.acquire_on_behalf_of_nowait(socket_)
+        except trio.WouldBlock:
+            await close_with(socket_, self._parts, Overloaded(limiter="sessions_max", retry_after_s=5.0))
+            return
+        try:
+            await self._live(socket_)
+        finally:
+            self._places.release_on_behalf_of(socket_)
+            self._left.set()
+            self._left = trio.Event()
+
+    async def _live(self, socket_: Socket) -> None:
+        has_crashed = True
+
+        async def run(inbox: Mailbox[End]) -> None:
+            nonlocal has_crashed
+            await session_actor(inbox, socket_, self._parts)
+            has_crashed = False
+
+        name = f"session {secrets.token_urlsafe(6)}"
+        spec = ActorSpec(name=name, run=run, mailbox_count_max=8, restart=Restart.TEMPORARY)
+        ref = await self._branch.start(spec)
+        self._refs.add(ref)
+        if self._end is not None:
+            _tell_end(ref, self._end)
+        try:
+            await ref.wait_stopped()
+        finally:
+            self._refs.remove(ref)
+        if has_crashed:
+            await close_with(socket_, self._parts, OutcomeUnknown("this session crashed; connect again"))
+
+    def end_all(self, error: ChattyError) -> None:
+        """Those that are open, and those that will be."""
+        self._end = End(error)
+        for ref in self._refs:
+            _tell_end(ref, self._end)
+
+    async def wait_none(self) -> None:
+        """Until every one has been told and closed."""
+        while self._places.borrowed_tokens:
+            await self._left.wait()
 
 
-async def _live(branch: Supervisor, parts: SessionParts, socket_: Socket) -> None:
-    has_crashed = True
-
-    async def run(inbox: Mailbox[End]) -> None:
-        nonlocal has_crashed
-        await session_actor(inbox, socket_, parts)
-        has_crashed = False
-
-    spec = ActorSpec(
-        name=f"session {secrets.token_urlsafe(6)}", run=run, mailbox_count_max=8, restart=Restart.TEMPORARY
-    )
-    ref = await branch.start(spec)
-    await ref.wait_stopped()
-    if has_crashed:
-        await close_with(socket_, parts, OutcomeUnknown("this session crashed; connect again"))
+def _tell_end(ref: ActorRef[End], end: End) -> None:
+    with suppress(ActorError):  # it ends already, or was told so often that it cannot hear
+        ref.tell(end)
 
 
 class Draining:

@@ -219,7 +219,7 @@ async def _stop_on_signal(stop: trio.Event) -> None:
 async def _drain(app: App, stop: trio.Event, stopped: trio.Event) -> None:
     await stop.wait()
     app.begin_drain()
-    app.end_sessions(ShuttingDown("the server is stopping"))
+    app.end_sockets(ShuttingDown("the server is stopping"))
     with trio.move_on_after(tell_timeout_s):
-        await app.directory.wait_empty()
+        await app.wait_no_sockets()
     stopped.set()

@@ -358,7 +358,7 @@ async def test_a_draining_server_tells_its_sockets_when_to_come_back(chat: Runni
     ann = await chat.sign_up("ann")
     async with open_live_socket(ann) as socket:
         chat.app.begin_drain()
-        chat.app.end_sessions(ShuttingDown("the server is stopping"))
+        chat.app.end_sockets(ShuttingDown("the server is stopping"))
         reason = await socket.closed()
         error = await socket.event(frames.Error)
         assert (reason.code, error.code, error.is_retryable) == (4410, "shutting_down", True)
