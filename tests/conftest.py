@@ -1,10 +1,12 @@
 """What every test may use."""
 
+import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+import structlog
 from hypothesis import settings
 
 settings.register_profile("chatty", deadline=None)  # how fast a machine is, is not what these tests are about
@@ -37,3 +39,14 @@ def seed(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> 
     with capsys.disabled():
         print(f"\n{request.node.name}: --seed {drawn}")
     return drawn
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """For tests that run our commands in this process: they take over its log, which is the tests' own."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+    logging.captureWarnings(False)

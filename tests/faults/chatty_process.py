@@ -15,6 +15,7 @@ import trio
 
 from tests.faults.postgres_processes import kill_all, postgres_pids, postmaster_pid
 from tests.faults.server_program import Order, Promise, Strike
+from tests.server.commands import as_url
 
 ROOT = Path(__file__).resolve().parents[2]
 ready_timeout_s = 60.0
@@ -130,6 +131,23 @@ async def open_chatty_up(data_dir: Path, **environment: str) -> AsyncIterator[Ch
     installation = ChattyProcess(command=command, data_dir=data_dir, port=port, environment=usual | environment)
     async with _opened(installation):
         yield installation
+
+
+@asynccontextmanager
+async def open_serve(database: str, data_dir: Path, **environment: str) -> AsyncIterator[ChattyProcess]:
+    """`chatty serve` on a database that is there, started."""
+    port = free_port()
+    usual = {
+        "CHATTY_DATA_DIR": str(data_dir),
+        "CHATTY_DATABASE_URL": as_url(database),
+        "CHATTY_PORT": str(port),
+        "CHATTY_PUBLIC_ORIGIN": f"http://127.0.0.1:{port}",
+        "CHATTY_REGISTRATION": "open",
+    }
+    command = [str(Path(sys.executable).with_name("chatty")), "serve"]
+    server = ChattyProcess(command=command, data_dir=data_dir, port=port, environment=usual | environment)
+    async with _opened(server):
+        yield server
 
 
 @asynccontextmanager

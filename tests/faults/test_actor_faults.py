@@ -24,10 +24,11 @@ from chatty.services.crash_points import CrashPoints, Point
 from chatty.wire import frames
 from chatty.wire.events import TimelineEvent
 from tests.server.app_fixtures import RunningApp, open_chat
-from tests.server.test_console import run as chatty_admin
+from tests.server.commands import chatty_admin
 from tests.server.wire_client import WireSocket, ciphertext, cursor, open_live_socket, open_raw_socket
 from tests.server.wire_people import HttpRefused, WireDevice, WireRoom
 
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 SECRET = "what an exception's text may hold"
 quick = Intensity(restart_count_max=4, within_s=30.0, backoff_s_min=0.01, backoff_s_max=0.02)
 

@@ -8,7 +8,8 @@ import trio
 
 from chatty.wire import frames
 from chatty.wire.events import TimelineEvent
-from tests.faults.test_slow_reader import leave_unread, open_people, open_serve, send_round
+from tests.faults.chatty_process import open_serve
+from tests.faults.test_slow_reader import leave_unread, open_people, send_round
 from tests.server.app_fixtures import RunningApp
 from tests.server.wire_client import WireSocket, ciphertext, open_live_socket, open_raw_socket
 from tests.server.wire_people import WireDevice, sign_in

@@ -1,7 +1,6 @@
 """A member whose socket nobody reads: it slows nobody, costs the server little memory, and loses nothing when it reads on."""
 
 import socket as sockets
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,40 +12,15 @@ import trio
 from chatty.ids import Seq, UserSeq
 from chatty.wire import frames
 from chatty.wire.events import TimelineEvent
-from tests.faults.chatty_process import ChattyProcess, free_port
-from tests.server.test_cli import as_url
+from tests.faults.chatty_process import ChattyProcess, open_serve
 from tests.server.wire_client import WireSocket, ciphertext_of, cursor, open_live_socket
 from tests.server.wire_people import WireDevice, WireRoom, sign_up
 
-BIN = Path(sys.executable).parent
 message_bytes = 16_000
 window_count = 32
 growth_bytes_max = 8_000_000
 sample_interval_s = 0.01
 page_bytes = 4_096
-
-
-@asynccontextmanager
-async def open_serve(database: str, data_dir: Path, **settings: str) -> AsyncIterator[ChattyProcess]:
-    """`chatty serve` on this database, in a process of its own."""
-    port = free_port()
-    usual = {
-        "CHATTY_DATA_DIR": str(data_dir),
-        "CHATTY_DATABASE_URL": as_url(database),
-        "CHATTY_PORT": str(port),
-        "CHATTY_PUBLIC_ORIGIN": f"http://127.0.0.1:{port}",
-        "CHATTY_REGISTRATION": "open",
-    }
-    server = ChattyProcess(
-        command=[str(BIN / "chatty"), "serve"], data_dir=data_dir, port=port, environment=usual | settings
-    )
-    try:
-        await server.start()
-        yield server
-        assert "Traceback" not in server.log.read_text()
-    finally:
-        if server.running.poll() is None:
-            await server.kill()
 
 
 @asynccontextmanager

@@ -17,10 +17,11 @@ from chatty.wire import frames
 from chatty.wire.events import TimelineEvent
 from tests.faults.postgres_processes import kill_all, postgres_pids
 from tests.server.app_fixtures import RunningApp, open_chat
-from tests.server.test_console import run as chatty_admin
+from tests.server.commands import chatty_admin
 from tests.server.wire_client import WireSocket, changed, ciphertext, open_live_socket, open_raw_socket
 from tests.server.wire_people import WireDevice, WireRoom
 
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 answered_within_s = 6.0  # whatever is asked while the database is gone
 at_once_s = 0.5
 

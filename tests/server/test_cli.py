@@ -1,21 +1,17 @@
 """The command `chatty` at its edges: what it refuses, how it says so, and the plain ASGI server in its place."""
 
-import logging
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import urlencode
 
 import click.testing
 import httpx
 import psycopg
 import pytest
-import structlog
 import trio
-from psycopg.conninfo import conninfo_to_dict
 
 from chatty.app import open_app
 from chatty.cli import main
@@ -23,29 +19,15 @@ from chatty.store.embedded import address_of_running
 from chatty.store.schema import code_version
 from tests.faults.chatty_process import ChattyProcess, child_environment, free_port, open_chatty_up
 from tests.server.app_fixtures import chat_settings
+from tests.server.commands import as_url
 from tests.server.test_listener import ends_who_sends_no_body
 from tests.server.wire_client import ciphertext, open_live_socket
 from tests.server.wire_people import sign_up
 
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 BIN = Path(sys.executable).parent
 MASTER_KEY = "bWFzdGVyIGtleSBvZiB0aGUgdGVzdHMsIDMyIGJ5dGU="
 OTHER_KEY = "YW5vdGhlciBtYXN0ZXIga2V5IG9mIHRoZSB0ZXN0cy4="
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """The command takes over the log of the process, which here is the tests' own."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-    structlog.reset_defaults()
-    logging.captureWarnings(False)
-
-
-def as_url(address: str) -> str:
-    """The address of a test's database as the setting wants it."""
-    return "postgresql:///?" + urlencode({key: str(value) for key, value in conninfo_to_dict(address).items()})
 
 
 def environment(data_dir: Path, **changes: str) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """The operator's console: a real Unix socket, the real commands; what they print and the codes they exit with."""
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -14,14 +13,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import click.testing
 import pytest
-import structlog
 import trio
 import trio.testing
-from psycopg.conninfo import conninfo_to_dict
 
 from chatty.actors.console import (
     ConsoleSources,
@@ -37,20 +33,11 @@ from chatty.admin import main
 from chatty.errors import DataDirectoryInUse, StoreUnavailable
 from chatty.store.embedded import open_embedded
 from chatty.store.schema import code_version
+from tests.server.commands import as_url, chatty_admin
 
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 READY = {"is_ready": True, "checks": [{"name": "database", "is_ready": True, "reason": ""}]}
 NOT_READY = {"is_ready": False, "checks": [{"name": "database", "is_ready": False, "reason": "gone since 12:00"}]}
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """The commands take over the log of the process, which here is the tests' own."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-    structlog.reset_defaults()
-    logging.captureWarnings(False)
 
 
 @dataclass
@@ -88,12 +75,6 @@ async def listening(
         nursery.cancel_scope.cancel()
 
 
-async def run(directory: Path, *words: str, **environment: str) -> click.testing.Result:
-    runner = click.testing.CliRunner(env={"NO_COLOR": "1", "COLUMNS": "160", **environment})
-    command = ["--data-dir", str(directory), *words]
-    return await trio.to_thread.run_sync(partial(runner.invoke, main, command))
-
-
 async def exchange(directory: Path, request: bytes) -> dict[str, Any]:
     async with await trio.open_unix_socket(socket_path(directory)) as stream:
         await stream.send_all(request)
@@ -108,8 +89,8 @@ async def exchange(directory: Path, request: bytes) -> dict[str, Any]:
 
 async def test_status_prints_the_answer_with_its_keys_unchanged(tmp_path: Path) -> None:
     async with listening(tmp_path):
-        as_json = await run(tmp_path, "status", "--json")
-        as_table = await run(tmp_path, "status")
+        as_json = await chatty_admin(tmp_path, "status", "--json")
+        as_table = await chatty_admin(tmp_path, "status")
     assert (as_json.exit_code, as_table.exit_code) == (0, 0)
     assert json.loads(as_json.stdout)["uptime_s"] == 12.5
     assert [line.split() for line in as_table.stdout.splitlines()] == [
@@ -124,13 +105,13 @@ async def test_status_prints_the_answer_with_its_keys_unchanged(tmp_path: Path) 
 
 async def test_health_exits_with_0_when_ready(tmp_path: Path) -> None:
     async with listening(tmp_path):
-        result = await run(tmp_path, "health", "--json")
+        result = await chatty_admin(tmp_path, "health", "--json")
     assert (result.exit_code, json.loads(result.stdout), result.stderr) == (0, READY, "")
 
 
 async def test_health_exits_with_1_when_not_ready_and_says_what_to_do(tmp_path: Path) -> None:
     async with listening(tmp_path, Server(ready=NOT_READY)):
-        result = await run(tmp_path, "health")
+        result = await chatty_admin(tmp_path, "health")
     assert result.exit_code == 1
     assert "not ready" in result.stdout
     assert "gone since 12:00" in result.stdout
@@ -139,14 +120,14 @@ async def test_health_exits_with_1_when_not_ready_and_says_what_to_do(tmp_path: 
 
 async def test_a_refusal_has_its_code_on_stderr_and_nothing_on_stdout(tmp_path: Path) -> None:
     async with listening(tmp_path, Server(health_error=StoreUnavailable("no route"))):
-        result = await run(tmp_path, "health", "--json")
+        result = await chatty_admin(tmp_path, "health", "--json")
     assert (result.exit_code, result.stdout) == (3, "")
     assert result.stderr.splitlines() == ["error store_unavailable: no route", "next: chatty-admin health"]
 
 
 async def test_without_a_server_the_exit_code_is_3(tmp_path: Path) -> None:
     for words in (["status"], ["health"], ["actors", "tree", "--json"]):
-        result = await run(tmp_path, *words)
+        result = await chatty_admin(tmp_path, *words)
         assert (result.exit_code, result.stdout) == (3, "")
         assert result.stderr.startswith("error server_unreachable: ")
         assert result.stderr.splitlines()[-1] == "next: chatty up"
@@ -155,17 +136,17 @@ async def test_without_a_server_the_exit_code_is_3(tmp_path: Path) -> None:
 async def test_a_socket_of_a_dead_server_is_no_server(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead, short_address(socket_path(tmp_path)) as address:
         dead.bind(address)
-    result = await run(tmp_path, "status")
+    result = await chatty_admin(tmp_path, "status")
     assert (result.exit_code, "left behind" in result.stderr) == (3, True)
 
 
 async def test_wrong_usage_exits_with_2(tmp_path: Path) -> None:
     for words in (["no-such-command"], ["status", "--no-such-option"], ["actors", "tree", "--children-max", "0"]):
-        assert (await run(tmp_path, *words)).exit_code == 2
+        assert (await chatty_admin(tmp_path, *words)).exit_code == 2
 
 
 async def test_a_wrong_setting_exits_with_2_and_names_it(tmp_path: Path) -> None:
-    result = await run(tmp_path, "db", "upgrade", CHATTY_PORT="many")
+    result = await chatty_admin(tmp_path, "db", "upgrade", CHATTY_PORT="many")
     assert result.exit_code == 2
     assert "bad_configuration: CHATTY_PORT" in result.stderr
 
@@ -219,8 +200,8 @@ def a_tree() -> Snapshot:
 
 async def test_the_tree_shows_each_actor_and_those_with_trouble_first_of_all(tmp_path: Path) -> None:
     async with listening(tmp_path, Server(tree=a_tree())):
-        drawn = await run(tmp_path, "actors", "tree", "--children-max", "3")
-        answer = json.loads((await run(tmp_path, "actors", "tree", "--json", "--children-max", "3")).stdout)
+        drawn = await chatty_admin(tmp_path, "actors", "tree", "--children-max", "3")
+        answer = json.loads((await chatty_admin(tmp_path, "actors", "tree", "--json", "--children-max", "3")).stdout)
     line = next(line for line in drawn.stdout.splitlines() if "journal" in line)
     for part in (
         "running",
@@ -256,7 +237,7 @@ async def test_the_tree_is_shown_while_an_actor_hangs(tmp_path: Path) -> None:
             for _ in range(3):
                 stuck.tell("work")
             await trio.testing.wait_all_tasks_blocked()
-            result = await run(tmp_path, "actors", "tree", "--json")
+            result = await chatty_admin(tmp_path, "actors", "tree", "--json")
     found = json.loads(result.stdout)["children"]
     assert [(one["name"], one["state"], one["mailbox_count"]) for one in found] == [
         ("stuck", "running", 2),
@@ -289,7 +270,7 @@ async def test_a_second_server_is_refused_and_the_first_goes_on(tmp_path: Path) 
     async with listening(tmp_path):
         with pytest.raises(DataDirectoryInUse):
             await serve_console(socket_path(tmp_path), Server().sources())
-        assert (await run(tmp_path, "status")).exit_code == 0
+        assert (await chatty_admin(tmp_path, "status")).exit_code == 0
         async with open_supervisor("root") as root:
             with pytest.raises(StartFailed) as failure:
                 await root.start(console_actor(socket_path(tmp_path), Server().sources()))
@@ -302,19 +283,19 @@ async def test_what_a_dead_server_left_is_replaced(tmp_path: Path) -> None:
         dead.bind(address)
     (tmp_path / "admin.lock").touch()
     async with listening(tmp_path):
-        assert (await run(tmp_path, "status")).exit_code == 0
+        assert (await chatty_admin(tmp_path, "status")).exit_code == 0
 
 
 async def test_a_path_too_long_for_a_sockets_address_works(tmp_path: Path) -> None:
     directory = tmp_path / ("d" * 120)
     directory.mkdir()
     async with listening(directory):
-        assert (await run(directory, "status")).exit_code == 0
+        assert (await chatty_admin(directory, "status")).exit_code == 0
 
 
 async def test_health_that_hangs_is_an_answer_in_time(tmp_path: Path) -> None:
     async with listening(tmp_path, Server(hangs=True), times=ConsoleTimes(health_timeout_s=0.05)):
-        result = await run(tmp_path, "health")
+        result = await chatty_admin(tmp_path, "health")
     assert result.exit_code == 1
     assert "not answered within 0.05 s" in result.stdout
 
@@ -351,7 +332,7 @@ async def test_who_never_asks_holds_nothing_up_and_is_let_go(tmp_path: Path) -> 
 async def test_upgrade_brings_a_database_to_this_codes_version_once(empty_database: str, tmp_path: Path) -> None:
     async def upgrade(*options: str) -> dict[str, Any]:
         words = ("db", "upgrade", "--json", *options)
-        result = await run(tmp_path, *words, CHATTY_DATABASE_URL=as_url(empty_database))
+        result = await chatty_admin(tmp_path, *words, CHATTY_DATABASE_URL=as_url(empty_database))
         answer: dict[str, Any] = json.loads(result.stdout)
         return answer
 
@@ -362,20 +343,15 @@ async def test_upgrade_brings_a_database_to_this_codes_version_once(empty_databa
 
 
 async def test_upgrade_of_a_database_that_is_gone_exits_with_3(tmp_path: Path) -> None:
-    result = await run(tmp_path, "db", "upgrade", CHATTY_DATABASE_URL="postgresql://chatty@127.0.0.1:1/chatty")
+    result = await chatty_admin(tmp_path, "db", "upgrade", CHATTY_DATABASE_URL="postgresql://chatty@127.0.0.1:1/chatty")
     assert (result.exit_code, result.stdout) == (3, "")
     assert result.stderr.startswith("error store_unavailable: ")
 
 
 async def test_upgrade_starts_the_embedded_database_or_reaches_the_one_that_runs(open_directory: Path) -> None:
     data_dir = open_directory / "data"
-    started = await run(data_dir, "db", "upgrade", "--json")
+    started = await chatty_admin(data_dir, "db", "upgrade", "--json")
     assert json.loads(started.stdout)["version_before"] == 0
     async with open_embedded(data_dir / "postgres"):
-        reached = await run(data_dir, "db", "upgrade", "--json")
+        reached = await chatty_admin(data_dir, "db", "upgrade", "--json")
     assert json.loads(reached.stdout)["version_before"] == code_version()
-
-
-def as_url(address: str) -> str:
-    """The address of a test's database as the setting wants it."""
-    return "postgresql:///?" + urlencode({key: str(value) for key, value in conninfo_to_dict(address).items()})
