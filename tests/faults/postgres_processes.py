@@ -31,17 +31,22 @@ def postgres_pids(data_dir: Path) -> list[int]:
 
 def is_alive(pid: int) -> bool:
     """Running, and no zombie that nobody has fetched."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    status = _status(pid)
+    return status is not None and status[0] != "Z"
 
 
 def children_of(parent: int) -> list[int]:
+    """Its children that live at this moment."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if (status := _status(pid)) is not None and status[1] == str(parent)]
+
+
+def _status(pid: int) -> list[str] | None:
+    """State, parent and what follows in the kernel's line about a process; None: there is none."""
     try:
-        return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):
-        return []
+        return None
 
 
 def kill_all(pids: Sequence[int]) -> None:
