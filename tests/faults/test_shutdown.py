@@ -65,7 +65,7 @@ async def test_peers_that_never_read_do_not_hold_it_up(database: str, open_direc
             stuck = [await nursery.start(hold_unread, device) for device in silent]
             async with open_live_socket(ann) as anns:
                 anns.pending.clear()
-                await send_round(anns, room, 120)
+                await send_round(anns, room, 400)
             assert len(stuck) == 5
             began = trio.current_time()
             server.running.terminate()
