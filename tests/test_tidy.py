@@ -71,6 +71,7 @@ LAYER_FILES = {
         "reading",
         "routes",
         "socket",
+        "tcp",
     },
     "actors": {"bus", "console", "delivery", "directory", "faults", "janitor", "outbox", "runtime", "watch"},
     "admin": {"actors", "db", "options", "render", "socket", "status"},

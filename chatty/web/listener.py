@@ -35,10 +35,11 @@ from hypercorn.events import Closed, RawData
 from hypercorn.protocol.events import StreamClosed
 from hypercorn.protocol.ws_stream import FrameTooLargeError, WSStream
 from hypercorn.trio.task_group import TaskGroup, _handle
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from wsproto.events import CloseConnection, Message, Ping
 from wsproto.frame_protocol import CloseReason
+
+from chatty.web.tcp import QuickTcpServer
 
 close_timeout_s = 1.0  # nothing waits in a close but TLS, for a peer that does not read
 linger_timeout_s = 1.0
@@ -81,6 +82,11 @@ class ConnectionTasks(TaskGroup):
 class Stream(WSStream):
     """One WebSocket."""
 
+    async def _accept(self, message: Any) -> None:
+        """Without compression, whatever the client offers: ciphertext does not compress."""
+        self.handshake.extensions = None
+        await super()._accept(message)
+
     async def _handle_events(self) -> None:
         assert self.app_put is not None
         for event in self.connection.events():
@@ -117,7 +123,7 @@ class ConnectionContext(WorkerContext):
             await self.is_over.wait()
 
 
-class TcpServer(TCPServer):
+class TcpServer(QuickTcpServer):
     """One connection."""
 
     def __init__(self, app: Any, config: Config, context: WorkerContext, *rest: Any) -> None:
