@@ -186,9 +186,11 @@ class Connection:
         more = hello.more
         while more:
             for request in await self._requests():
-                if not isinstance(request, frames.Cursors) or len(cursors) > cursors_max:
+                if not isinstance(request, frames.Cursors):
                     raise HelloExpected("pages of cursors follow a hello with more")
                 cursors += request.cursors
+                if len(cursors) > cursors_max:
+                    raise BadRequest(f"at most {cursors_max} cursors")
                 more = request.more
                 await self._send_now([frames.Done(id=request.id)])
         return cursors
@@ -282,13 +284,12 @@ class Connection:
                     raise BadRequest("only before the session is open")
                 case _:
                     assert_never(request)
-        except ChattyError as error:
-            session.reply_error(request.id, error)
+        except ChattyError as error:  # another request under this id may be open: it is still to be answered
+            session.refuse(request.id, error)
 
     async def _append(self, session: Session, request: frames.Send) -> None:
-        if request.id in session.open_requests:  # the other one of this id is still to be answered
-            session.refuse(request.id, BadRequest("this request id is in use"))
-            return
+        if request.id in session.open_requests:
+            raise BadRequest("this request id is in use")
         session.limits.count_send()
         number = await self._room_number(session, request.room)
         one = draft(session.caller, request, room=request.room, room_number=number, n=request.n)
@@ -298,7 +299,7 @@ class Connection:
         try:
             await self._tell_room(number, append)
         except ActorError as error:
-            raise domain_error(error) from error
+            session.reply_error(request.id, domain_error(error))
 
     async def _room_number(self, session: Session, room: RoomId) -> RoomNumber:
         """A room that is not known here may be a new one: what a cache says no to is asked of the store."""

@@ -159,7 +159,7 @@ async def test_cursors_come_in_pages(chat: RunningApp, encoding: Encoding) -> No
 
 async def test_a_page_holds_500_cursors_and_no_more(chat: RunningApp) -> None:
     ann = await chat.sign_up("ann")
-    unknown = [cursor(rooms_like(at), 0) for at in range(limits.cursors_per_frame_max + 1)]
+    unknown = [cursor(room_like(at), 0) for at in range(limits.cursors_per_frame_max + 1)]
     async with open_greeted(ann) as socket:
         await socket.ask(socket.hello(cursors=unknown[:-1]))
     async with open_greeted(ann) as socket:
@@ -167,7 +167,23 @@ async def test_a_page_holds_500_cursors_and_no_more(chat: RunningApp) -> None:
         assert await ended_with(socket) == (4411, "bad_request")
 
 
-def rooms_like(at: int) -> RoomId:
+@pytest.mark.parametrize("count", [10_000, 10_001])
+async def test_a_client_resumes_from_10000_cursors_and_no_more(chat: RunningApp, count: int) -> None:
+    ann = await chat.sign_up("ann")
+    cursors = [cursor(room_like(at), 0) for at in range(count)]
+    pages = [cursors[at : at + 500] for at in range(0, count, 500)]
+    async with open_greeted(ann, encoding="msgpack") as socket:
+        hello = socket.hello(cursors=pages[0], more=True)
+        await socket.write(hello)
+        for at, page in enumerate(pages[1:], start=2):
+            await socket.write(frames.Cursors(id=socket.request_id(), cursors=page, more=at < len(pages)))
+        if count == 10_000:
+            assert isinstance(await socket.answer(hello.id), frames.Welcome)
+        else:
+            assert await ended_with(socket) == (4411, "bad_request")
+
+
+def room_like(at: int) -> RoomId:
     return RoomId(f"!{at:043}")
 
 
@@ -225,12 +241,14 @@ async def test_two_open_requests_under_one_id_are_both_answered(chat: RunningApp
     ann = await chat.sign_up("ann")
     room = await ann.create_room()
     async with open_live_socket(ann) as socket:
-        drafts = [socket.draft(room.id, ciphertext(), epoch=room.epoch, id=9) for _ in range(2)]
-        await socket.write(*drafts)
-        answers = [await socket.answer(9), await socket.answer(9)]
-        [error] = [one for one in answers if isinstance(one, frames.Error)]
-        [ack] = [one for one in answers if isinstance(one, frames.Ack)]
-        assert (error.code, ack.n) == ("bad_request", drafts[0].n)
+        second = socket.draft(room.id, ciphertext(), epoch=room.epoch, id=9)
+        for other, code in ((second, "bad_request"), (frames.CheckpointRequest(id=9, room=room_like(0)), "not_found")):
+            draft = socket.draft(room.id, ciphertext(), epoch=room.epoch, id=9)
+            await socket.write(draft, other)
+            answers = [await socket.answer(9), await socket.answer(9)]
+            [error] = [one for one in answers if isinstance(one, frames.Error)]
+            [ack] = [one for one in answers if isinstance(one, frames.Ack)]
+            assert (error.code, ack.n) == (code, draft.n)
 
 
 @pytest.mark.parametrize("padding", [0, 1])
