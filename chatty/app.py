@@ -51,6 +51,7 @@ from chatty.crypto.sealing import MasterKey, load_master_key
 from chatty.crypto.tokens import AccessTokens, RefreshTokens, make_jwks
 from chatty.errors import BadConfiguration, ChattyError, OutcomeUnknown, Overloaded, RateLimited, StoreUnavailable
 from chatty.services.accounts import AccountSteps
+from chatty.services.audit import EraseAddresses, Origin, SealAudit, set_origin, unsealed_age_s_max
 from chatty.services.checkpoints import Checkpoints
 from chatty.services.crash_points import NO_CRASH_POINTS, CrashPoints
 from chatty.services.devices import DeviceSteps
@@ -66,6 +67,7 @@ from chatty.services.server_keys import ServerKeys, open_server_keys
 from chatty.services.sessions import Issuer, Lifetimes, SessionSteps
 from chatty.services.streams import StreamSteps
 from chatty.store import schema
+from chatty.store.audit_heads import DiskHeadFile, heads_path
 from chatty.store.connection import logs_tersely, open_connection
 from chatty.store.journal import PostgresJournal, open_journal
 from chatty.store.leases import PostgresLeases
@@ -299,14 +301,7 @@ async def _open_tree(
     await _start_watch(settings, root, directory, steps)
     janitor = await start_janitor(
         root,
-        jobs=[
-            Job(
-                name=AppendOwedDevices.name,
-                step=AppendOwedDevices(units=store.units, doorbells=doorbells, clock=now_ms).step,
-                interval_s=2.0,
-            ),
-            Job(name=CleanUpRevocations.name, step=CleanUpRevocations(units=store.units).step, interval_s=60.0),
-        ],
+        jobs=_jobs(settings, store, doorbells, hooks),
         leases=PostgresLeases(store.pool),
         holder=f"{socket.gethostname()} {secrets.token_urlsafe(9)}",
     )
@@ -316,7 +311,7 @@ async def _open_tree(
     checks = health.Health(
         server_name=settings.server_name,
         version=chatty.__version__,
-        checks=[partial(_check_database, store.pool), readiness.check],
+        checks=[partial(_check_database, store.pool), partial(_check_audit, store.units), readiness.check],
         metrics=metrics,
     )
     append = partial(_append, room_actors, limits, timeout_s=settings.append_timeout_s)
@@ -342,6 +337,29 @@ async def _open_tree(
         end_sockets=sockets.end_all,
         wait_no_sockets=sockets.wait_none,
     )
+
+
+def _jobs(settings: Settings, store: _Store, doorbells: Doorbells, hooks: Hooks) -> list[Job]:
+    """What the janitor does. audit_sealing: with the janitor's jitter, each row is sealed within a second."""
+    owed = AppendOwedDevices(units=store.units, doorbells=doorbells, clock=now_ms)
+    seal = SealAudit(
+        units=store.units,
+        signer=store.keys.audit,
+        heads=DiskHeadFile(heads_path(settings.data_dir)),
+        server=store.identity.name,
+        generation=store.identity.generation.number,
+        head_interval_s=settings.audit_head_interval_s,
+        clock=now_ms,
+        crash_points=hooks.crash_points,
+    )
+    erase = EraseAddresses(units=store.units, retention_days=settings.address_retention_days)
+    revocations = CleanUpRevocations(units=store.units)
+    return [
+        Job(name=owed.name, step=owed.step, interval_s=2.0),
+        Job(name=revocations.name, step=revocations.step, interval_s=60.0),
+        Job(name=seal.name, step=seal.step, interval_s=0.5),
+        Job(name=erase.name, step=erase.step, interval_s=3_600.0),
+    ]
 
 
 async def _start_writing(
@@ -550,6 +568,7 @@ class OpenSockets:
 
         async def run(inbox: Mailbox[End]) -> None:
             nonlocal has_crashed
+            set_origin(Origin(address=socket_.address))
             await session_actor(inbox, socket_, self._parts)
             has_crashed = False
 
@@ -617,6 +636,19 @@ def leaf_of(group: BaseExceptionGroup[ChattyError]) -> ChattyError:
         error = error.exceptions[0]
     assert isinstance(error, ChattyError)
     return error
+
+
+async def _check_audit(units: PostgresUnitOfWork) -> health.Check:
+    """Never a reason to serve nobody: rows wait safely for the sealer."""
+    warning = f"not answered within {readiness_timeout_s:g} s"
+    with trio.move_on_after(readiness_timeout_s):
+        try:
+            async with units.begin() as unit:
+                age_s = await unit.audit.unsealed_age_s()
+            warning = f"the oldest unsealed row is {age_s:.0f} s old" if age_s > unsealed_age_s_max else ""
+        except (StoreUnavailable, Overloaded, OutcomeUnknown) as error:
+            warning = error.code
+    return health.Check(name="audit", is_ready=True, warning=warning)
 
 
 def make_asgi() -> Callable[..., Any]:

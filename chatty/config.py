@@ -193,6 +193,14 @@ class Settings(BaseSettings):
         default="500 per second, burst 10000", description="Other requests of one device on its WebSocket."
     )
 
+    # The audit log
+    audit_head_interval_s: Seconds = Field(
+        default=300.0, description="Longest time without a new signed head of the audit log, seconds."
+    )
+    address_retention_days: Annotated[float, Field(ge=1, le=28)] = Field(
+        default=28.0, description="Time after which addresses are erased from the audit log, days; at most 28."
+    )
+
     # What one account, device or room may hold
     mailbox_rows_per_sender_max: Count = Field(
         default=1_000, description="To-device messages of one sender that may wait for one recipient, count."

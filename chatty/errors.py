@@ -439,6 +439,18 @@ class SealBroken(ChattyError):
     code = "seal_broken"
 
 
+class AuditBroken(ChattyError):
+    """The audit log, or a head of it that was carried away, is not what was signed."""
+
+    code = "audit_broken"
+
+
+class AuditFileUnusable(ChattyError):
+    """A file of audit heads, or an archive, that is not in its format, or cannot be written."""
+
+    code = "audit_file_unusable"
+
+
 # A WebSocket's own endings ------------------------------------------------------------------------------------------
 
 

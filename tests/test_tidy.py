@@ -20,6 +20,7 @@ VAGUE_NAMES = frozenset({"util", "utils", "helper", "helpers", "manager", "base"
 FEATURES = frozenset(
     {
         "accounts",
+        "audit",
         "checkpoints",
         "devices",
         "doorbells",
@@ -47,6 +48,7 @@ FEATURES = frozenset(
 LAYER_FILES = {
     "services": {"caller", "crash_points", "permissions", "server_keys"},
     "store": {
+        "audit_heads",
         "binary",
         "connection",
         "embedded",
@@ -76,7 +78,6 @@ LAYER_FILES = {
     "actors": {"bus", "console", "delivery", "directory", "faults", "janitor", "outbox", "runtime", "watch"},
     "admin": {"actors", "db", "options", "render", "socket", "status"},
     "demo": {
-        "audit",
         "device",
         "needles",
         "orders",

@@ -12,6 +12,7 @@ import click
 from chatty import __version__
 from chatty.admin import render
 from chatty.admin.actors import actors
+from chatty.admin.audit import audit
 from chatty.admin.db import db
 from chatty.admin.health import health
 from chatty.admin.limits import limits
@@ -23,6 +24,8 @@ from chatty.telemetry import configure_logging
 
 interrupted_exit_code = 130
 _NEXT = {
+    "audit_broken": "chatty-admin audit list",
+    "audit_file_unusable": "chatty-admin audit export-head",
     "bad_configuration": "chatty-admin --help",
     "data_directory_in_use": "chatty-admin status",
     "database_start_failed": "chatty-admin --help",
@@ -38,13 +41,24 @@ class _Commands(click.Group):
     """The one place where errors become exit codes."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        code = 0
         try:
-            return super().invoke(ctx)
-        except (ChattyError, Refused) as error:
+            super().invoke(ctx)
+        except* (ChattyError, Refused) as group:
+            error = _first_leaf(group)
             render.print_error(error.code, str(error), next_command=_NEXT.get(error.code, "chatty-admin health"))
-            ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            ctx.exit(interrupted_exit_code)
+            code = error.exit_code
+        except* KeyboardInterrupt:
+            code = interrupted_exit_code
+        ctx.exit(code)
+
+
+def _first_leaf(error: BaseException) -> ChattyError | Refused:
+    """A task's error comes in groups of groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ChattyError | Refused)
+    return error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,5 +76,5 @@ def main(context: click.Context, data_dir: Path | None) -> None:
     context.obj = Place(data_dir)
 
 
-for _command in (status, health, actors, db, limits):
+for _command in (status, health, actors, audit, db, limits):
     main.add_command(_command)

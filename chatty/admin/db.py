@@ -32,7 +32,7 @@ def upgrade(place: Place, as_json: bool, dry_run: bool) -> None:
 
 
 async def _upgrade(settings: Settings, dry_run: bool) -> dict[str, Any]:
-    async with _open_database(settings) as address:
+    async with open_database(settings) as address:
         async with open_connection(address) as connection:
             before = await schema.read_version(connection)
         missing = [one.path.name for one in schema.list_migrations()[before.version :]]
@@ -53,7 +53,7 @@ async def _upgrade(settings: Settings, dry_run: bool) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _open_database(settings: Settings) -> AsyncIterator[str]:
+async def open_database(settings: Settings) -> AsyncIterator[str]:
     """The configured database; else the embedded one, started for the block unless a server runs it already."""
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value()

@@ -45,7 +45,7 @@ def print_rows(rows: Sequence[Json]) -> None:
 def print_health(answer: Json) -> None:
     table = _table("check", "state", "reason")
     for check in answer["checks"]:
-        table.add_row(_text(check["name"]), _verdict(is_good=check["is_ready"]), _text(check.get("reason", "")))
+        table.add_row(_text(check["name"]), _verdict(check), _text(check.get("reason") or check.get("warning", "")))
     _print(table)
 
 
@@ -98,8 +98,10 @@ def _actor_line(one: Json) -> Text:
     return Text.assemble(*parts)
 
 
-def _verdict(*, is_good: bool) -> Text:
-    return Text("ready", style="green") if is_good else Text("not ready", style="bold red")
+def _verdict(check: Json) -> Text:
+    if not check["is_ready"]:
+        return Text("not ready", style="bold red")
+    return Text("warning", style="yellow") if check.get("warning") else Text("ready", style="green")
 
 
 def _flat(answer: Json, path: str = "") -> Iterator[tuple[str, Any]]:

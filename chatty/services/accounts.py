@@ -117,7 +117,7 @@ class AccountSteps:
             role = await self._admit(unit, body.registration_token)
             number = await unit.accounts.add_user(self._new_user(user, role, body))
             family = await start_session(unit, self._issuer, number, body.new_device, body.dpop_thumbprint)
-            await record_login(unit, user, body.new_device.device, "account.registered")
+            await record_login(unit, user, body.new_device.device, "account.registered", family, role=role)
         return self._issuer.issue(user=user, device=body.new_device.device, family=family, k=1, role=role)
 
     async def account(self, caller: Caller) -> Account:
@@ -134,9 +134,8 @@ class AccountSteps:
             raise BadRequest("a token needs a known role, at least one use and some time")
         async with self._unit_of_work.begin() as unit:
             await unit.accounts.add_token(token_hash(token), role=role, uses=uses, lifetime_s=lifetime_s)
-            await unit.audit.record(
-                actor="", device="", action="registration_token.added", object_="", detail={"role": role, "uses": uses}
-            )
+            made = {"role": role, "uses": uses, "lifetime_s": int(lifetime_s)}
+            await unit.audit.record(actor="", device="", action="registration_token.added", object_="", after=made)
 
     def _check(self, user: UserId, body: Registration) -> None:
         if len(user) > 255:

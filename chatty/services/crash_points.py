@@ -5,7 +5,15 @@ Passed to app.build() by code alone: no setting, route or environment variable r
 
 from typing import Literal
 
-Point = Literal["before_commit", "after_commit", "before_ack", "before_delivery", "room_message"]
+Point = Literal[
+    "before_commit",
+    "after_commit",
+    "before_ack",
+    "before_delivery",
+    "room_message",
+    "before_seal_commit",
+    "after_seal_commit",
+]
 
 
 class CrashPoints:

@@ -8,7 +8,7 @@ pays.
 Order of locks in every step: the user's row, then the device's send row. What is read is read after them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -118,7 +118,9 @@ async def publish_keys(unit: DevicesUnit, caller: Caller, keys: DeviceKeys, *, n
             raise KeyConflict("a device keeps its first keys; sign in anew for others")
         return Doorbell()
     await unit.devices.publish(device.number, keys)
-    await _record(unit, caller, "device.keys_published", device.device)
+    await _record(
+        unit, caller, "device.keys_published", device.device, before=_state(device), after={"state": "in_set"}
+    )
     return await _tell_everybody(unit, caller.user_number, now_ms)
 
 
@@ -129,7 +131,7 @@ async def revoke(unit: DevicesUnit, caller: Caller, device_id: DeviceId, *, now_
     if device is None:
         raise NotFound("you have no such device")
     await unit.devices.kill(device.number)
-    await _record(unit, caller, "device.revoked", device_id)
+    await _record(unit, caller, "device.revoked", device_id, before=_state(device), after={"state": "revoked"})
     if device.in_set:
         doorbell = await _tell_everybody(unit, caller.user_number, now_ms)
     else:
@@ -191,8 +193,23 @@ async def _tell_everybody(unit: DevicesUnit, user: UserNumber, now_ms: int) -> D
     return Doorbell(rooms=change.rooms, users=doorbell.users)
 
 
-async def _record(unit: DevicesUnit, caller: Caller, action: str, device: DeviceId) -> None:
-    await unit.audit.record(actor=caller.user, device=caller.device, action=action, object_=device, detail={})
+async def _record(
+    unit: DevicesUnit,
+    caller: Caller,
+    action: str,
+    device: DeviceId,
+    *,
+    before: Mapping[str, str] | None = None,
+    after: Mapping[str, str] | None = None,
+) -> None:
+    """A name is no part of it: what people choose to write would stay for ever."""
+    await unit.audit.record(
+        actor=caller.user, device=caller.device, action=action, object_=device, before=before, after=after
+    )
+
+
+def _state(device: StoredDevice) -> dict[str, str]:
+    return {"state": "in_set" if device.in_set else "without_keys"}
 
 
 def _find(devices: Sequence[StoredDevice], wanted: DeviceId) -> StoredDevice | None:

@@ -330,7 +330,7 @@ class RoomSteps:
         await unit.rooms.set_membership(number, target.user_number, changed[1], seq=appended.event.seq)
         if signed.action in _additions or (before is not None and before.is_joined):
             await self._tell_target(unit, target, signed.action, appended)
-        await self._audit(unit, signed, locked.head.room)
+        await self._audit(unit, signed, locked.head.room, before=before, after=changed[1])
         return RoomCommitted(room=locked.head.room, seq=appended.event.seq, epoch=locked.head.epoch)
 
     def _check_members_count(self, locked: LockedRoom, action: Action) -> None:
@@ -338,15 +338,18 @@ class RoomSteps:
         if action in _additions and locked.joined_count >= self._members_max:
             raise QuotaExceeded(quota="room_members_max", count_max=self._members_max)
 
-    async def _audit(self, unit: RoomUnit, signed: MemberChange, room: RoomId) -> None:
+    async def _audit(
+        self, unit: RoomUnit, signed: MemberChange, room: RoomId, *, before: Membership | None, after: Membership
+    ) -> None:
         if signed.action in (Action.KICK, Action.BAN, Action.UNBAN, Action.ROLE):
-            detail = {"target": signed.target, "role": signed.role.value if signed.role else None}
             await unit.audit.record(
                 actor=signed.sender,
                 device=signed.device,
                 action=f"room.{signed.action.value}",
                 object_=room,
-                detail=detail,
+                detail={"target": signed.target},
+                before=_shown(before) if before is not None else None,
+                after=_shown(after),
             )
 
     async def _tell_target(self, unit: RoomUnit, target: UserRow, action: Action, appended: Appended) -> None:
@@ -407,6 +410,14 @@ class RoomSteps:
             authorize(locked, verify_event(appended.event, server=self._server_name, device_key=keys))
             await unit.rooms.write(locked.head, [appended])
             await unit.rooms.set_policy(number, signed.policy)
+            await unit.audit.record(
+                actor=caller.user,
+                device=caller.device,
+                action="room.policy_changed",
+                object_=room,
+                before=msgspec.to_builtins(locked.policy),
+                after=msgspec.to_builtins(signed.policy),
+            )
             committed = RoomCommitted(room=room, seq=appended.event.seq, epoch=locked.head.epoch)
             return await self._record(unit, change, committed), Doorbell(rooms=[number])
 
@@ -560,3 +571,8 @@ def _policy_event(caller: Caller, request: SignedPolicyChange) -> NewEvent:
         n=request.signed.n,
         signature=decode_base64(request.signature),
     )
+
+
+def _shown(membership: Membership) -> dict[str, str]:
+    """For the audit log."""
+    return {"standing": membership.standing.value, "role": membership.role.value}

@@ -7,20 +7,23 @@ before anything is served.
 import os
 from dataclasses import dataclass
 
+from chatty.crypto.audit import AuditKey
 from chatty.crypto.sealing import MasterKey, Random, Sealer, key_bytes
 from chatty.crypto.tokens import SigningKey
 from chatty.services.server import Server, ServerUnit
 from chatty.services.units import Transactions
 
+AUDIT_KEY = "audit_key"
 _DATA_KEY = "data_key"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ServerKeys:
-    """sealer: for secrets at rest. signing: tokens and checkpoints. The others are MAC keys of 32 bytes."""
+    """sealer: for secrets at rest. signing: tokens and checkpoints. audit: heads of the audit log. The others are MAC keys."""
 
     sealer: Sealer
     signing: SigningKey
+    audit: AuditKey
     salt_key: bytes
     refresh_key: bytes
     nonce_key: bytes
@@ -33,11 +36,37 @@ async def open_server_keys(
     async with unit_of_work.begin() as unit:
         await unit.server.lock()
         sealer = Sealer(await _data_keys(unit.server, master, random), random=random)
-        signing, salt, refresh, nonce = [
+        signing, audit, salt, refresh, nonce = [
             await _newest_key(unit.server, sealer, purpose, random)
-            for purpose in ("signing_key", "salt_key", "refresh_key", "nonce_key")
+            for purpose in ("signing_key", AUDIT_KEY, "salt_key", "refresh_key", "nonce_key")
         ]
-    return ServerKeys(sealer=sealer, signing=SigningKey(signing), salt_key=salt, refresh_key=refresh, nonce_key=nonce)
+    return ServerKeys(
+        sealer=sealer,
+        signing=SigningKey(signing),
+        audit=AuditKey(audit),
+        salt_key=salt,
+        refresh_key=refresh,
+        nonce_key=nonce,
+    )
+
+
+async def read_audit_keys(unit_of_work: Transactions[ServerUnit], master: MasterKey) -> list[str]:
+    """The public audit keys, as the master key vouches for them; none on a database that no server has started on.
+
+    Raises: SealBroken.
+    """
+    async with unit_of_work.snapshot() as unit:
+        data_keys = {
+            version: master.unwrap(sealed, version=version)
+            for version, sealed in (await unit.server.sealed_keys(_DATA_KEY)).items()
+        }
+        stored = await unit.server.sealed_keys(AUDIT_KEY)
+    if not data_keys:
+        return []
+    sealer = Sealer(data_keys)
+    return [
+        AuditKey(sealer.open(sealed, purpose=f"{AUDIT_KEY}/{version}")).public for version, sealed in stored.items()
+    ]
 
 
 async def _data_keys(server: Server, master: MasterKey, random: Random) -> dict[int, bytes]:

@@ -202,7 +202,7 @@ class SessionSteps:
         async with self._unit_of_work.begin() as unit:
             user = await self._verified(unit, body)
             family = await start_session(unit, self._issuer, user.user_number, body.new_device, body.dpop_thumbprint)
-            await record_login(unit, body.user, body.new_device.device, "session.started")
+            await record_login(unit, body.user, body.new_device.device, "session.started", family)
             doorbell = await tell_own_devices(unit, user.user_number, now_ms=self._issuer.now_ms())
         self._doorbells.ring(doorbell)
         return self._issuer.issue(user=body.user, device=body.new_device.device, family=family, k=1, role=user.role)
@@ -280,5 +280,9 @@ async def start_session(
     return family
 
 
-async def record_login(unit: SessionsUnit, user: UserId, device: DeviceId, action: str) -> None:
-    await unit.audit.record(actor=user, device=device, action=action, object_=user, detail={})
+async def record_login(
+    unit: SessionsUnit, user: UserId, device: DeviceId, action: str, family: FamilyId, *, role: str | None = None
+) -> None:
+    """role: of an account that was made just now."""
+    after = {"role": role} if role is not None else None
+    await unit.audit.record(actor=user, device=device, action=action, object_=user, after=after, family=family)

@@ -4,6 +4,7 @@ A feature's file that steps over a port of its own names what it needs of a unit
 imports no feature, and no feature knows the others'. The store's unit has all attributes and fits each.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
@@ -11,8 +12,24 @@ from chatty.services.requests import Requests
 
 
 class Audit(Protocol):
-    async def record(self, *, actor: str, device: str, action: str, object_: str, detail: dict[str, Any]) -> None:
-        """One row of the audit log, in the acting transaction. Never a secret in `detail`."""
+    async def record(
+        self,
+        *,
+        actor: str,
+        device: str,
+        action: str,
+        object_: str,
+        detail: Mapping[str, Any] | None = None,
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+        family: str | None = None,
+    ) -> None:
+        """One row of the audit log, in the acting transaction, for ever: no secret, and no text that people choose freely.
+
+        actor: a user id; empty for the server and its operator. action: noun.past_verb. detail, before, after: what has one
+        canonical form. family: the log-in session, where it is not the caller's. Request id and address come from the request.
+        Raises: BadRequest for a value without a canonical form.
+        """
         ...
 
 

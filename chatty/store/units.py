@@ -2,13 +2,10 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
 
-import msgspec
-import structlog
-
-from chatty.services.units import Audit, Transactions, Unit
+from chatty.services.units import Transactions, Unit
 from chatty.store.accounts import PostgresAccounts
+from chatty.store.audit import PostgresAudit
 from chatty.store.connection import TrioConnection
 from chatty.store.devices import PostgresDevices
 from chatty.store.keys import PostgresKeys
@@ -20,20 +17,6 @@ from chatty.store.rooms import PostgresRooms
 from chatty.store.server import PostgresServer
 from chatty.store.sessions import PostgresSessions
 from chatty.store.streams import PostgresStreams
-
-_RECORD = "INSERT INTO audit (actor, device, action, object, detail, request_id) VALUES (%s, %s, %s, %s, %s, %s)"
-
-
-class PostgresAudit(Audit):
-    """Inserts in the acting transaction; the request id comes from the logging context."""
-
-    def __init__(self, connection: TrioConnection) -> None:
-        self._connection = connection
-
-    async def record(self, *, actor: str, device: str, action: str, object_: str, detail: dict[str, Any]) -> None:
-        request_id = structlog.contextvars.get_contextvars().get("request_id", "")
-        text = msgspec.json.encode(detail).decode()
-        await self._connection.execute(_RECORD, (actor, device, action, object_, text, request_id))
 
 
 class PostgresUnit(Unit):
@@ -53,7 +36,7 @@ class PostgresUnit(Unit):
         self._owed_rooms = PostgresOwedRooms(connection)
 
     @property
-    def audit(self) -> Audit:
+    def audit(self) -> PostgresAudit:
         return self._audit
 
     @property

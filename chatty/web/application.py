@@ -16,6 +16,7 @@ from quart_trio import QuartTrio
 
 from chatty.ids import RequestId
 from chatty.services import permissions
+from chatty.services.audit import Origin, set_family, set_origin
 from chatty.services.caller import Caller
 from chatty.services.limits import unlimited
 from chatty.telemetry import Metrics
@@ -95,6 +96,7 @@ async def _serve(route: Route, request_: Request, authenticate: Authenticate, li
     caller = await authenticate(read_token(request_.headers)) if route.permission.needs_caller else None
     permissions.check(route.permission, caller)
     if caller is not None:
+        set_family(caller.family)
         limits.admit(caller, route.operation, address=g.address)
     arguments = await read_arguments(route, request_, RequestInfo(request_id=g.request_id, address=g.address))
     g.is_body_read = True
@@ -119,6 +121,7 @@ def _beginner(limits: RequestLimits, proxies: Sequence[Network]) -> Callable[[],
         )
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=g.request_id)
+        set_origin(Origin(request_id=g.request_id, address=g.address))
         limits.arrive(g.address, request.endpoint or _UNKNOWN_PATH)
 
     return begin

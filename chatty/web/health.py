@@ -17,11 +17,12 @@ DOCUMENTS = ("/openapi.json", "/asyncapi.json", "/v1/server", "/v1/jwks", "/read
 
 
 class Check(HttpBody, frozen=True, kw_only=True):
-    """One dependency. reason: why it is not ready, for an operator; no secret and no address."""
+    """One dependency. reason: why it is not ready, for an operator; no secret and no address. warning: it is, and yet."""
 
     name: str
     is_ready: bool
     reason: str = ""
+    warning: str = ""
 
 
 class Readiness(HttpBody, frozen=True, kw_only=True):
