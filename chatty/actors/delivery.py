@@ -33,6 +33,7 @@ from chatty.wire.events import Committed
 from chatty.wire.frames import Cursor, Encoding
 
 given_rows_max = 1_000  # mailbox rows that were given on a connection and not acknowledged yet
+joined_bytes_max = 65_536  # events in one frame: beyond it joining saves nothing, and each stuck peer holds two copies
 open_requests_max = 512  # sends of one socket whose outcome is not known yet; then it is not read further
 
 log = structlog.get_logger("chatty.sessions")
@@ -87,7 +88,8 @@ class Session(Listener):
         self.limits = DeviceLimits(parts.asking, caller, address=address)
         self.encoding = encoding
         self.end = end
-        self.outbox = Outbox(bytes_max=parts.limits.outbox_bytes_max, frame_bytes_max=parts.limits.frame_bytes_max)
+        frame_bytes_max = min(parts.limits.frame_bytes_max, joined_bytes_max)
+        self.outbox = Outbox(bytes_max=parts.limits.outbox_bytes_max, frame_bytes_max=frame_bytes_max)
         self.rooms: dict[RoomNumber, RoomCursor] = {}
         self.numbers: dict[RoomId, RoomNumber] = {}
         self.given: set[MailboxId] = set()

@@ -39,12 +39,12 @@ class QuickTcpServer(TCPServer):
             if self._writes_count % writes_between_checkpoints == 0:
                 await trio.lowlevel.checkpoint()
 
-    def _write_at_once(self, data: bytes) -> bytes:
-        """Never waits. Returns what the kernel did not take: all of it while somebody else is writing."""
+    def _write_at_once(self, data: bytes) -> Any:
+        """Never waits. Returns what the kernel did not take, not copied: all of it while somebody else is writing."""
         if self._socket is None or self.send_lock.locked():
             return data
         try:
-            return data[os.write(self._socket.fileno(), data) :]
+            return memoryview(data)[os.write(self._socket.fileno(), data) :]
         except OSError:
             return data  # full, or gone: the long way finds out which
 
