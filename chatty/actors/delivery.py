@@ -33,7 +33,7 @@ from chatty.wire.events import Committed
 from chatty.wire.frames import Cursor, Encoding
 
 given_rows_max = 1_000  # mailbox rows that were given on a connection and not acknowledged yet
-joined_bytes_max = 65_536  # events in one frame: beyond it joining saves nothing, and each stuck peer holds two copies
+joined_bytes_max = 49_152  # events in one frame: beyond it joining saves nothing, and each stuck peer holds two copies
 open_requests_max = 512  # sends of one socket whose outcome is not known yet; then it is not read further
 
 log = structlog.get_logger("chatty.sessions")
