@@ -22,8 +22,10 @@ from bench.load import Load, Member, Outcome, connect
 from bench.people import MadeRoom, Person, Town
 from bench.processes import Cores, Served, Usage, serving
 from bench.sockets import ClientSocket
+from chatty.config import limiters
 
 start_timeout_s = 60.0
+WITHOUT_LIMITS = {f"CHATTY_LIMIT_{name.upper()}": "off" for name in limiters()}  # one machine plays a thousand people
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,7 @@ def chatty_serving(place: Place, name: str) -> Iterator[tuple[Served, str, int]]
         "CHATTY_DATA_DIR": str(data),
         "CHATTY_PORT": str(port),
         "CHATTY_PUBLIC_ORIGIN": f"http://127.0.0.1:{port}",
+        **WITHOUT_LIMITS,
     }
     arguments = ["-c", "from chatty.cli import main; main()", "up"]
     with serving(arguments, cores=place.cores, log=data.with_suffix(".log"), environment=environment) as served:

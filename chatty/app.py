@@ -59,8 +59,10 @@ from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.jobs import AppendOwedDevices, CleanUpRevocations
 from chatty.services.keys import KeySteps
 from chatty.services.limits import Asker, Limits, asker_of, subject_of_address
+from chatty.services.login_throttle import LoginThrottle
 from chatty.services.mailbox import MailboxSteps
 from chatty.services.messages import Draft
+from chatty.services.registration import CleanUpRegistrations, RegistrationSteps
 from chatty.services.rooms import RoomSteps
 from chatty.services.server import ServerIdentity, open_identity
 from chatty.services.server_keys import ServerKeys, open_server_keys
@@ -115,7 +117,8 @@ class App:
     """A running application. `asgi`: for the server. `begin_drain()`: not ready from now on.
 
     `serve_socket`: one session over any Socket, until it ends; the gateway's way in. `end_sockets()`: all of them, and those that
-    still come; `wait_no_sockets()`: until each has been told and closed.
+    still come; `wait_no_sockets()`: until each has been told and closed. `first_invitation`: for the first owner, once; None when
+    there is an account already.
     """
 
     asgi: QuartTrio
@@ -126,6 +129,7 @@ class App:
     begin_drain: Callable[[], None]
     end_sockets: Callable[[ChattyError], None]
     wait_no_sockets: Callable[[], Awaitable[None]]
+    first_invitation: Callable[[], Awaitable[str | None]]
 
 
 class LateDoorbells(Doorbells):
@@ -220,6 +224,7 @@ def master_key(settings: Settings) -> MasterKey:
 class _Steps:
     accounts: AccountSteps
     sessions: SessionSteps
+    registration: RegistrationSteps
     devices: DeviceSteps
     keys: KeySteps
     mailbox: MailboxSteps
@@ -229,7 +234,7 @@ class _Steps:
     nonces: Nonces
 
 
-def _make_steps(settings: Settings, store: _Store, doorbells: Doorbells) -> _Steps:
+def _make_steps(settings: Settings, store: _Store, doorbells: Doorbells, limits: Limits) -> _Steps:
     units, keys_ = store.units, store.keys
     access = AccessTokens(
         keys_.signing, origin=settings.public_origin, lifetime_s=int(settings.access_token_lifetime_s)
@@ -244,8 +249,11 @@ def _make_steps(settings: Settings, store: _Store, doorbells: Doorbells) -> _Ste
             sealer=keys_.sealer,
             salt_key=keys_.salt_key,
             server_name=settings.server_name,
-            is_registration_open=settings.is_registration_open,
+            mode=settings.registration_mode,
             key_derivations=[DEFAULT_DERIVATION],
+            limits=limits,
+            reserved_names=[name.strip() for name in settings.reserved_names.split(",")],
+            requests_max=settings.registration_requests_max,
         ),
         sessions=SessionSteps(
             unit_of_work=units,
@@ -258,7 +266,11 @@ def _make_steps(settings: Settings, store: _Store, doorbells: Doorbells) -> _Ste
                 idle_s=settings.refresh_idle_lifetime_s, absolute_s=settings.refresh_absolute_lifetime_s
             ),
             clock_s=now_s,
+            throttle=LoginThrottle(
+                limits, free_count=settings.login_free_count, delay_max_s=settings.login_delay_max_s
+            ),
         ),
+        registration=RegistrationSteps(unit_of_work=units, mode=settings.registration_mode),
         devices=DeviceSteps(unit_of_work=units, doorbells=doorbells, clock_ms=now_ms),
         keys=KeySteps(
             unit_of_work=units, doorbells=doorbells, clock_ms=now_ms, one_time_keys_max=settings.one_time_keys_max
@@ -294,8 +306,8 @@ async def _open_tree(
 ) -> AsyncIterator[App]:
     """Start the branches in the order in which they may be asked: journal, rooms, sessions, watch, janitor, console."""
     doorbells, directory, readiness = LateDoorbells(), Directory(), Draining()
-    steps = _make_steps(settings, store, doorbells)
     limits = Limits(settings.rates, on_refusal=lambda name: metrics.limit_refusals.labels(limiter=name).inc())
+    steps = _make_steps(settings, store, doorbells, limits)
     room_actors = await _start_writing(settings, store, metrics, hooks, root, directory, steps)
     sessions_branch = await root.start_supervisor("sessions", intensity=generous)
     await _start_watch(settings, root, directory, steps)
@@ -326,7 +338,8 @@ async def _open_tree(
     )
     sockets = OpenSockets(sessions_branch, parts, count_max=settings.sessions_max)
     gateway.add_gateway(asgi, sockets.serve, metrics, proxies=settings.proxy_networks)
-    await _start_console(settings, root, checks, directory, limits)
+    commands = {**limit_commands(limits), **steps.registration.commands()}
+    await _start_console(settings, root, checks, directory, commands)
     yield App(
         asgi=asgi,
         serve_socket=sockets.serve,
@@ -336,6 +349,7 @@ async def _open_tree(
         begin_drain=readiness.begin,
         end_sockets=sockets.end_all,
         wait_no_sockets=sockets.wait_none,
+        first_invitation=steps.registration.first_invitation,
     )
 
 
@@ -354,9 +368,11 @@ def _jobs(settings: Settings, store: _Store, doorbells: Doorbells, hooks: Hooks)
     )
     erase = EraseAddresses(units=store.units, retention_days=settings.address_retention_days)
     revocations = CleanUpRevocations(units=store.units)
+    registrations = CleanUpRegistrations(units=store.units)
     return [
         Job(name=owed.name, step=owed.step, interval_s=2.0),
         Job(name=revocations.name, step=revocations.step, interval_s=60.0),
+        Job(name=registrations.name, step=registrations.step, interval_s=3_600.0),
         Job(name=seal.name, step=seal.step, interval_s=0.5),
         Job(name=erase.name, step=erase.step, interval_s=3_600.0),
     ]
@@ -424,7 +440,11 @@ async def _start_watch(settings: Settings, root: Supervisor, directory: Director
 
 
 async def _start_console(
-    settings: Settings, root: Supervisor, checks: health.Health, directory: Directory, limits: Limits
+    settings: Settings,
+    root: Supervisor,
+    checks: health.Health,
+    directory: Directory,
+    commands: Mapping[str, ConsoleCommand],
 ) -> None:
     async def console_health() -> dict[str, Any]:
         readiness: dict[str, Any] = msgspec.to_builtins(await health.look(checks))
@@ -439,9 +459,7 @@ async def _start_console(
         }
 
     data_dir = settings.data_dir
-    sources = ConsoleSources(
-        snapshot=root.snapshot, health=console_health, status=status, commands=limit_commands(limits)
-    )
+    sources = ConsoleSources(snapshot=root.snapshot, health=console_health, status=status, commands=commands)
     try:
         await root.start(console_actor(socket_path(data_dir), sources))
     except StartFailed as failure:
@@ -505,7 +523,7 @@ def _routes(
         origin=settings.public_origin,
         version=chatty.__version__,
         generation=store.identity.generation,
-        registration="open" if settings.is_registration_open else "invite",
+        registration=settings.registration_mode,
         key_derivation=[DEFAULT_DERIVATION],
     )
     routes = [

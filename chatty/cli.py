@@ -70,7 +70,7 @@ def serve() -> None:
     if settings.database_url is None:
         raise BadConfiguration("CHATTY_DATABASE_URL is not set; 'chatty up' runs with an embedded database")
     address = settings.database_url.get_secret_value()
-    trio.run(partial(run_server, settings, address=address, on_started=spare_the_collector))
+    trio.run(partial(run_server, settings, address=address, on_started=spare_the_collector, invites_owner=True))
 
 
 @main.command()
@@ -102,7 +102,7 @@ async def _up(settings: Settings) -> None:
             await make_data_dir(data_dir)
             address = (await stack.enter_async_context(open_embedded(data_dir / "postgres"))).address
         await schema.upgrade(address)
-        await run_server(settings, address=address, on_started=spare_the_collector)
+        await run_server(settings, address=address, on_started=spare_the_collector, invites_owner=True)
 
 
 async def run_server(
@@ -111,21 +111,34 @@ async def run_server(
     address: str,
     hooks: Hooks | None = None,
     on_started: Callable[[], None] = lambda: None,
+    invites_owner: bool = False,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until SIGINT or SIGTERM, then stop in order. started() gives the address that it listens on."""
+    """Serve until SIGINT or SIGTERM, then stop in order. started() gives the address that it listens on.
+
+    invites_owner: at the first start, print an invitation for the first owner to stdout.
+    """
     stop, stopped = trio.Event(), trio.Event()
     async with open_app(settings, address=address, hooks=hooks) as app, trio.open_nursery() as nursery:
         nursery.start_soon(_stop_on_signal, stop)
         nursery.start_soon(_drain, app, stop, stopped)
         bound = await nursery.start(_listen, app, settings, stopped, nursery.cancel_scope)
         log.info("server.started", address=bound, origin=settings.public_origin)
+        if invites_owner:
+            print_invitation(await app.first_invitation())
         on_started()
         task_status.started(bound)
         await stopped.wait()
         hasten_stuck_peers(bound)
         nursery.cancel_scope.deadline = trio.current_time() + settings.drain_timeout_s
     log.info("server.stopped")
+
+
+def print_invitation(token: str | None) -> None:
+    """Never into the log: whoever has it becomes the owner."""
+    if token is not None:
+        click.echo("There is no account yet. The first owner registers with this invitation, once, within 7 days:")
+        click.echo(f"  {token}")
 
 
 def spare_the_collector() -> None:

@@ -110,10 +110,14 @@ class Settings(BaseSettings):
         default="localhost",
         description="Name after the colon in user ids (@ann:localhost); fixed once there are accounts.",
     )
-    registration: Literal["open", "invite"] | None = Field(
+    registration: Literal["closed", "invite", "approval", "open"] | None = Field(
         default=None,
-        description="Who may register: open, or invite; unset: open with the embedded database, else invite.",
+        description="Who may register: closed, invite, approval or open; unset: open with the embedded database, else closed.",
     )
+    reserved_names: str = Field(
+        default="", description="Names that nobody may take, separated by commas, beside those that are built in."
+    )
+    registration_requests_max: Count = Field(default=1_000, description="Applications that wait for approval, count.")
 
     trusted_proxies: Networks = Field(
         default="",
@@ -166,6 +170,12 @@ class Settings(BaseSettings):
     refresh_absolute_lifetime_s: Seconds = Field(
         default=365 * 86_400.0, description="Time after log-in at which refreshing ends, used or not, seconds."
     )
+    login_free_count: Count = Field(
+        default=10, description="Failed log-ins for one account from one address before the next must wait, count."
+    )
+    login_delay_max_s: Seconds = Field(
+        default=900.0, description="Longest wait between failed log-ins, seconds; it doubles from one second on."
+    )
     revocation_poll_interval_s: Seconds = Field(
         default=0.5, description="Pause between looks for tokens and devices revoked elsewhere, seconds."
     )
@@ -191,6 +201,19 @@ class Settings(BaseSettings):
     )
     limit_frames_device: RateText = Field(
         default="500 per second, burst 10000", description="Other requests of one device on its WebSocket."
+    )
+
+    limit_logins_address: RateText = Field(
+        default="60 per minute, burst 600", description="Failed log-ins from one address."
+    )
+    limit_registrations_address: RateText = Field(
+        default="60 per hour, burst 200", description="Registrations tried from one address."
+    )
+    limit_registrations_token: RateText = Field(
+        default="60 per minute, burst 200", description="Registrations tried with one invitation."
+    )
+    limit_registrations_server: RateText = Field(
+        default="1000 per day", description="Accounts made without an invitation where registration is open."
     )
 
     # The audit log
@@ -236,8 +259,8 @@ class Settings(BaseSettings):
         return self.database_url is None
 
     @property
-    def is_registration_open(self) -> bool:
-        return self.registration == "open" or (self.registration is None and self.is_embedded)
+    def registration_mode(self) -> Literal["closed", "invite", "approval", "open"]:
+        return self.registration or ("open" if self.is_embedded else "closed")
 
     @property
     def rates(self) -> Mapping[str, Rate]:

@@ -139,7 +139,16 @@ class DeviceRevoked(ChattyError):
 
 
 class RegistrationClosed(ChattyError):
+    """Not without an invitation, or with none; this one is unknown, used up or too old."""
+
     code = "registration_closed"
+    http_status = 403
+
+
+class ApprovalPending(ChattyError):
+    """The application was kept and waits for an admin. Told to nobody but who proves the password."""
+
+    code = "approval_pending"
     http_status = 403
 
 
@@ -158,7 +167,16 @@ class NotFound(ChattyError):
 
 
 class NameTaken(ChattyError):
+    """Somebody has this name, or one that looks like it."""
+
     code = "name_taken"
+    http_status = 409
+
+
+class NameReserved(ChattyError):
+    """A name that nobody may take, or one that looks like it."""
+
+    code = "name_reserved"
     http_status = 409
 
 

@@ -33,6 +33,7 @@ FEATURES = frozenset(
         "mailbox",
         "messages",
         "presence",
+        "registration",
         "requests",
         "resume",
         "rooms",
@@ -46,7 +47,7 @@ FEATURES = frozenset(
 )
 # What belongs to one layer only: its machinery, no feature.
 LAYER_FILES = {
-    "services": {"caller", "crash_points", "permissions", "server_keys"},
+    "services": {"caller", "crash_points", "login_throttle", "names", "permissions", "server_keys"},
     "store": {
         "audit_heads",
         "binary",
@@ -76,7 +77,7 @@ LAYER_FILES = {
         "tcp",
     },
     "actors": {"bus", "console", "delivery", "directory", "faults", "janitor", "outbox", "runtime", "watch"},
-    "admin": {"actors", "db", "options", "render", "socket", "status"},
+    "admin": {"actors", "db", "options", "render", "socket", "status", "users"},
     "demo": {
         "device",
         "needles",

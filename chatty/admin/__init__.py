@@ -19,6 +19,7 @@ from chatty.admin.limits import limits
 from chatty.admin.options import Place
 from chatty.admin.socket import Refused
 from chatty.admin.status import status
+from chatty.admin.users import users
 from chatty.errors import ChattyError
 from chatty.telemetry import configure_logging
 
@@ -27,6 +28,9 @@ _NEXT = {
     "audit_broken": "chatty-admin audit list",
     "audit_file_unusable": "chatty-admin audit export-head",
     "bad_configuration": "chatty-admin --help",
+    "not_found": "chatty-admin users list --pending",
+    "name_taken": "chatty-admin users list",
+    "registration_closed": "chatty-admin users invite --role owner",
     "data_directory_in_use": "chatty-admin status",
     "database_start_failed": "chatty-admin --help",
     "migration_failed": "chatty-admin db upgrade",
@@ -76,5 +80,5 @@ def main(context: click.Context, data_dir: Path | None) -> None:
     context.obj = Place(data_dir)
 
 
-for _command in (status, health, actors, audit, db, limits):
+for _command in (status, health, actors, audit, db, limits, users):
     main.add_command(_command)

@@ -55,7 +55,9 @@ class Enrolment:
         self._limits = derivation_limits or DerivationLimits()
 
     async def register(self, name: str, password: str, *, token: str, device_name: str) -> Identity:
-        """Raises: NameTaken, RegistrationClosed, UnacceptableDerivation. Cancelled: log in to see whether it was done."""
+        """Raises: NameTaken, NameReserved, RegistrationClosed, ApprovalPending (an admin decides; then log in), RateLimited,
+        UnacceptableDerivation. Cancelled: log in to see whether it was done.
+        """
         server_name = (await self._api.server()).server_name
         user = UserId(f"@{name}:{server_name}")
         salt, keys = await self._password_keys(password, server_name=server_name, user=user)
@@ -78,7 +80,10 @@ class Enrolment:
         return identity
 
     async def login(self, user: UserId, password: str, *, device_name: str) -> Identity:
-        """Raises: LoginRefused, SealBroken, UnacceptableDerivation, Lie. Each log-in is a new device."""
+        """Each log-in is a new device.
+
+        Raises: LoginRefused, ApprovalPending, RateLimited, SealBroken, UnacceptableDerivation, Lie.
+        """
         server_name = (await self._api.server()).server_name
         salt, keys = await self._password_keys(password, server_name=server_name, user=user)
         device = new_device_id()
@@ -87,6 +92,7 @@ class Enrolment:
             new_device=NewDevice(device=device, name=device_name),
             nonce=salt.nonce,
             signature=self._signature(keys, user, salt, purpose="login"),
+            known_refresh_token=self._api.tokens.last_refresh_token,
         )
         tokens = await self._api.login(login)
         self._api.tokens.save(tokens)

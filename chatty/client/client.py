@@ -144,7 +144,8 @@ class Client:
     async def register(self, name: str, password: str, *, token: str = "", device_name: str = "") -> None:
         """Make an account and this store its first device. Returns when others can write to it.
 
-        Raises: NameTaken, RegistrationClosed, UnacceptableDerivation.
+        Raises: NameTaken, NameReserved, RegistrationClosed, RateLimited, UnacceptableDerivation; ApprovalPending when the server
+        keeps it as an application: log in once an admin has approved it.
         """
         identity = await self._enrolment.register(name, password, token=token, device_name=device_name)
         await self._begin(identity).wait_published()
@@ -152,7 +153,8 @@ class Client:
     async def login(self, user: UserId, password: str, *, device_name: str = "") -> None:
         """Make this store a new device of an account. Returns when others can write to it.
 
-        Raises: LoginRefused, UnacceptableDerivation, Lie (the server names another identity than ours).
+        Raises: LoginRefused, ApprovalPending, RateLimited, UnacceptableDerivation,
+        Lie (the server names another identity than ours).
         """
         identity = await self._enrolment.login(user, password, device_name=device_name)
         await self._begin(identity).wait_published()

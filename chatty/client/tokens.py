@@ -48,6 +48,11 @@ class TokenKeeper:
         return self._saved is not None
 
     @property
+    def last_refresh_token(self) -> str:
+        """Of the session in this store, over or not: at a log-in it shows that a known device asks. Empty: there is none."""
+        return "" if self._saved is None else self._saved.refresh_token
+
+    @property
     def refresh_in_s(self) -> float:
         """Until the access token is to be replaced."""
         return 0.0 if self._saved is None else max(self._saved.refresh_at_s - self._now_s(), 0.0)

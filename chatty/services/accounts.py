@@ -1,23 +1,27 @@
-"""Accounts: made by registration, open or with a token; the password never gets here.
+"""Accounts: made by registration; the password never gets here. Who may register stands in registration.py.
 
 The client derives a log-in key from the password and sends its public half, which is sealed before it is stored: with it one
 could try passwords. The salt for that is a MAC over the name, for names that exist and names that do not. The recovery secret and
 the identity key come wrapped, opaque and small. Registration makes the user, a first device, its log-in session and the audit row
-in one transaction.
+in one transaction, or an application that waits.
+
+Whether a name is taken learns only who holds a valid invitation, or, where registration is open, who stays within its limits.
 """
 
 import hmac
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 from hashlib import sha256
 from typing import Protocol
 
 from chatty.crypto.sealing import Sealer
 from chatty.crypto.signatures import check_ed25519_key
-from chatty.errors import BadRequest, RegistrationClosed
+from chatty.errors import ApprovalPending, BadRequest, Overloaded
 from chatty.ids import UserId, UserNumber
 from chatty.services.caller import Caller
-from chatty.services.permissions import ROLES, USER_ROLE
+from chatty.services.limits import Asker, Limits, subject_of_address, unlimited
+from chatty.services.names import check_name, reserved_skeletons, skeleton
+from chatty.services.permissions import USER_ROLE
+from chatty.services.registration import Mode, NewUser, admit, token_hash
 from chatty.services.sessions import Issuer, SessionsUnit, login_key_purpose, record_login, start_session
 from chatty.services.units import Transactions
 from chatty.wire.accounts import Account, KeyDerivation, Registration, Salt, SaltRequest, Tokens
@@ -27,42 +31,13 @@ from chatty.wire.chain import device_list_digest
 salt_bytes = 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class NewUser:
-    """What is stored of a registration."""
-
-    user: UserId
-    role: str
-    identity_key: str
-    key_derivation: KeyDerivation
-    login_key_sealed: bytes = field(repr=False)
-    wrapped_recovery: bytes = field(repr=False)
-    wrapped_identity: bytes = field(repr=False)
-    list_digest: bytes
-
-
-def token_hash(token: str) -> bytes:
-    """What is kept of a registration token: 32 bytes."""
-    return sha256(b"chatty.registration_token.v1" + token.encode()).digest()
-
-
 # Port ---------------------------------------------------------------------------------------------------------------
 
 
 class Accounts(Protocol):
     """What the steps need of the store, inside one transaction."""
 
-    async def add_user(self, new: NewUser) -> UserNumber:
-        """Raises: NameTaken."""
-        ...
-
     async def account(self, user: UserNumber) -> Account: ...
-
-    async def use_token(self, hashed: bytes) -> str | None:
-        """Take one use of a registration token: the role that it gives, None if it is unknown, used up or too old."""
-        ...
-
-    async def add_token(self, hashed: bytes, *, role: str, uses: int, lifetime_s: float) -> None: ...
 
 
 class AccountsUnit(SessionsUnit, Protocol):
@@ -86,16 +61,22 @@ class AccountSteps:
         sealer: Sealer,
         salt_key: bytes,
         server_name: str,
-        is_registration_open: bool,
+        mode: Mode,
         key_derivations: Sequence[KeyDerivation],
+        limits: Limits | None = None,
+        reserved_names: Collection[str] = (),
+        requests_max: int = 1_000,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._issuer = issuer
         self._sealer = sealer
         self._salt_key = salt_key
         self._server_name = server_name
-        self._is_registration_open = is_registration_open
+        self._mode: Mode = mode
         self._key_derivations = list(key_derivations)
+        self._limits = limits or unlimited()
+        self._reserved = reserved_skeletons(reserved_names)
+        self._requests_max = requests_max
 
     def salt(self, body: SaltRequest) -> Salt:
         """The same for a known and an unknown name: nothing is looked up. The nonce lives at most a minute."""
@@ -106,36 +87,55 @@ class AccountSteps:
             key_derivation=self._key_derivations[0],
         )
 
-    async def register(self, body: Registration) -> Tokens:
+    async def register(self, body: Registration, *, address: str = "") -> Tokens:
         """Make the account and its first device.
 
-        Raises: BadRequest, BadKey, LoginRefused (signature or nonce), RegistrationClosed, NameTaken, DeviceIdTaken.
+        Raises: BadRequest, BadKey, LoginRefused (signature or nonce), RegistrationClosed, NameReserved, NameTaken, DeviceIdTaken,
+        RateLimited; ApprovalPending when the application was kept, Overloaded when it could not be.
         """
         user = UserId(f"@{body.name}:{self._server_name}")
+        asker = Asker(what="post_v1_register", address=address)
+        self._limits.take("registrations_address", subject_of_address(address), asker)
         self._check(user, body)
+        if body.registration_token:
+            self._limits.take("registrations_token", token_hash(body.registration_token).hex(), asker)
+            return await self._register(user, body)
+        if self._mode != "open":
+            return await self._register(user, body)
+        bucket = self._limits.take("registrations_server", "", asker)
+        try:
+            return await self._register(user, body)
+        except BaseException:
+            bucket.give_back()
+            raise
+
+    async def _register(self, user: UserId, body: Registration) -> Tokens:
         async with self._unit_of_work.begin() as unit:
-            role = await self._admit(unit, body.registration_token)
-            number = await unit.accounts.add_user(self._new_user(user, role, body))
-            family = await start_session(unit, self._issuer, number, body.new_device, body.dpop_thumbprint)
-            await record_login(unit, user, body.new_device.device, "account.registered", family, role=role)
+            role = await admit(unit, self._mode, body.registration_token)
+            if role not in ("owner", "admin"):
+                check_name(body.name, reserved=self._reserved)
+            new, family = self._new_user(user, role or USER_ROLE, body), None
+            if role is None:
+                await self._apply(unit, new)
+            else:
+                number = await unit.registrations.add_user(new)
+                family = await start_session(unit, self._issuer, number, body.new_device, body.dpop_thumbprint)
+                await record_login(unit, user, body.new_device.device, "account.registered", family, role=role)
+        if role is None or family is None:
+            raise ApprovalPending("an admin decides; then log in")
         return self._issuer.issue(user=user, device=body.new_device.device, family=family, k=1, role=role)
+
+    async def _apply(self, unit: AccountsUnit, new: NewUser) -> None:
+        """Whether the name is free is not looked at: nobody may learn it."""
+        if await unit.registrations.requests_count() >= self._requests_max:
+            raise Overloaded(limiter="registration_requests_max", retry_after_s=3_600.0)
+        await unit.registrations.add_request(new)
+        await unit.audit.record(actor="", device="", action="registration.requested", object_=new.user)
 
     async def account(self, caller: Caller) -> Account:
         """The caller's own."""
         async with self._unit_of_work.snapshot() as unit:
             return await unit.accounts.account(caller.user_number)
-
-    async def add_token(self, token: str, *, role: str = USER_ROLE, uses: int = 1, lifetime_s: float) -> None:
-        """Let the holder of this token register, `uses` times. The caller made it of at least 16 random bytes.
-
-        Raises: BadRequest for an unknown role, or no use or time at all.
-        """
-        if role not in ROLES or uses < 1 or lifetime_s <= 0:
-            raise BadRequest("a token needs a known role, at least one use and some time")
-        async with self._unit_of_work.begin() as unit:
-            await unit.accounts.add_token(token_hash(token), role=role, uses=uses, lifetime_s=lifetime_s)
-            made = {"role": role, "uses": uses, "lifetime_s": int(lifetime_s)}
-            await unit.audit.record(actor="", device="", action="registration_token.added", object_="", after=made)
 
     def _check(self, user: UserId, body: Registration) -> None:
         if len(user) > 255:
@@ -153,21 +153,11 @@ class AccountSteps:
             signature=body.signature,
         )
 
-    async def _admit(self, unit: AccountsUnit, token: str) -> str:
-        """A token counts, and gives its role, even where registration is open."""
-        if not token:
-            if self._is_registration_open:
-                return USER_ROLE
-            raise RegistrationClosed("registration needs a token")
-        role = await unit.accounts.use_token(token_hash(token))
-        if role is None:
-            raise RegistrationClosed("the registration token is unknown, used up or too old")
-        return role
-
     def _new_user(self, user: UserId, role: str, body: Registration) -> NewUser:
         login_key = decode_base64(body.login_key, length=32)
         return NewUser(
             user=user,
+            name_skeleton=skeleton(body.name),
             role=role,
             identity_key=body.identity_key,
             key_derivation=body.key_derivation,

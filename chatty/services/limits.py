@@ -13,12 +13,12 @@ memory only, because addresses are among them.
 """
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
-from typing import Any
+from typing import Any, Protocol
 
 from chatty.config import OFF, Rate, limiters
 from chatty.errors import RateLimited
@@ -83,6 +83,14 @@ class Refusal:
     wait_s: float
 
 
+class OtherLimiter(Protocol):
+    """No token bucket. shown(): the same keys as those of a bucket."""
+
+    limiter: str
+
+    def shown(self, refused_count: int) -> dict[str, Any]: ...
+
+
 class Limits:
     """The buckets of one process. rates: of every limiter that config.limiters() names. on_refusal: told the limiter's name."""
 
@@ -99,7 +107,8 @@ class Limits:
         self._buckets: dict[str, OrderedDict[str, Bucket]] = {name: OrderedDict() for name in rates}
         self._unlimited = Bucket(OFF, clock_s)
         self._refused: OrderedDict[str, OrderedDict[tuple[str, str], Refusal]] = OrderedDict()
-        self._refused_count = dict.fromkeys(rates, 0)
+        self._refused_count: Counter[str] = Counter()
+        self._others: list[OtherLimiter] = []
 
     def bucket(self, limiter: str, subject: str) -> Bucket:
         """To keep, for what asks often. One that was forgotten meanwhile still works, for whoever holds it."""
@@ -148,7 +157,12 @@ class Limits:
 
     def shown(self) -> dict[str, Any]:
         """Every limiter: what it counts, its rate (None: off), its buckets and refusals since the start."""
-        return {"limits": [self._shown(name) for name in self._rates]}
+        others = [one.shown(self._refused_count[one.limiter]) for one in self._others]
+        return {"limits": [self._shown(name) for name in self._rates] + others}
+
+    def show(self, *others: OtherLimiter) -> None:
+        """Limiters that count in their own way and refuse through refused()."""
+        self._others += others
 
     def _shown(self, name: str) -> dict[str, Any]:
         rate = self._rates[name]

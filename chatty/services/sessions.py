@@ -9,6 +9,7 @@ An access token says who; whether its log-in session still lives, the database s
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,11 +17,14 @@ from chatty.crypto import signatures
 from chatty.crypto.nonces import Nonces
 from chatty.crypto.sealing import Random, Sealer
 from chatty.crypto.tokens import AccessTokens, RefreshTokens, make_family_id
-from chatty.errors import BadSignature, DeviceRevoked, LoginRefused, RefreshRefused
+from chatty.errors import ApprovalPending, BadSignature, DeviceRevoked, LoginRefused, RefreshRefused
 from chatty.ids import DeviceId, DeviceNumber, FamilyId, UserId, UserNumber
 from chatty.services.caller import Caller
 from chatty.services.devices import DevicesUnit, revoke, tell_own_devices
 from chatty.services.doorbells import Doorbells
+from chatty.services.limits import unlimited
+from chatty.services.login_throttle import LoginThrottle
+from chatty.services.registration import Registrations
 from chatty.services.units import Transactions
 from chatty.wire.accounts import Login, NewDevice, Refresh, Tokens
 from chatty.wire.canonical import encode_base64, encode_base64url
@@ -100,6 +104,8 @@ class SessionsUnit(DevicesUnit, Protocol):
 
     @property
     def sessions(self) -> Sessions: ...
+    @property
+    def registrations(self) -> Registrations: ...
 
 
 # Steps --------------------------------------------------------------------------------------------------------------
@@ -187,9 +193,11 @@ class SessionSteps:
         sealer: Sealer,
         lifetimes: Lifetimes,
         clock_s: Callable[[], float],
+        throttle: LoginThrottle | None = None,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._doorbells = doorbells
+        self._throttle = throttle or LoginThrottle(unlimited(), free_count=1_000_000, delay_max_s=1)
         self._issuer = issuer
         self._access = access
         self._refresh = refresh
@@ -197,8 +205,13 @@ class SessionSteps:
         self._lifetimes = lifetimes
         self._clock_s = clock_s
 
-    async def log_in(self, body: Login) -> Tokens:
-        """A new device for this user. Raises: LoginRefused, DeviceIdTaken."""
+    async def log_in(self, body: Login, *, address: str = "") -> Tokens:
+        """A new device for this user. Raises: LoginRefused, ApprovalPending, DeviceIdTaken, RateLimited."""
+        known = await self._known_device(body)
+        with self._throttle.attempt(body.user, what="post_v1_login", address=address, known_device=known):
+            return await self._log_in(body)
+
+    async def _log_in(self, body: Login) -> Tokens:
         async with self._unit_of_work.begin() as unit:
             user = await self._verified(unit, body)
             family = await start_session(unit, self._issuer, user.user_number, body.new_device, body.dpop_thumbprint)
@@ -207,7 +220,17 @@ class SessionSteps:
         self._doorbells.ring(doorbell)
         return self._issuer.issue(user=body.user, device=body.new_device.device, family=family, k=1, role=user.role)
 
-    async def refresh(self, body: Refresh) -> Tokens:
+    async def _known_device(self, body: Login) -> DeviceId | None:
+        """The user's device, living or not, whose refresh token the log-in shows: what it fails is counted apart."""
+        try:
+            family, _ = self._refresh.check(body.known_refresh_token)
+        except RefreshRefused:
+            return None
+        async with self._unit_of_work.snapshot() as unit:
+            row = await unit.sessions.family(family)
+        return row.device if row is not None and row.user == body.user else None
+
+    async def refresh(self, body: Refresh, *, address: str = "") -> Tokens:
         """Both tokens anew; the one presented is retired. Raises: RefreshRefused, which changes nothing."""
         family, k = self._refresh.check(body.refresh_token)
         async with self._unit_of_work.begin() as unit:
@@ -217,6 +240,7 @@ class SessionSteps:
                 raise RefreshRefused("not the newest of its family, or the log-in session has ended")
             await unit.sessions.rotate(family)
             await unit.sessions.mark_seen(row.device_number)
+        self._throttle.note_familiar(row.user, address)
         return self._issuer.issue(user=row.user, device=row.device, family=family, k=k + 1, role=row.role)
 
     async def authenticate(self, access_token: str) -> Caller:
@@ -248,14 +272,12 @@ class SessionSteps:
     async def _verified(self, unit: SessionsUnit, body: Login) -> LoginRow:
         """The user, locked, after the proof: whoever cannot sign makes nobody wait."""
         found = await unit.sessions.find_login(body.user)
-        self._issuer.check_statement(
-            login_key=_ANY_KEY if found is None else self._open_login_key(body.user, found),
-            user=body.user,
-            nonce=body.nonce,
-            dpop_thumbprint=body.dpop_thumbprint,
-            purpose="login",
-            signature=body.signature,
-        )
+        login_key = _ANY_KEY if found is None else self._open_login_key(body.user, found.login_key_sealed)
+        try:
+            self._check_statement(body, login_key)
+        except LoginRefused:
+            await self._check_pending(unit, body)
+            raise
         if found is not None:
             await unit.devices.lock_user(found.user_number)
             locked = await unit.sessions.find_login(body.user)
@@ -263,8 +285,25 @@ class SessionSteps:
                 return found
         raise LoginRefused("unknown name or wrong password")
 
-    def _open_login_key(self, user: UserId, row: LoginRow) -> str:
-        return encode_base64(self._sealer.open(row.login_key_sealed, purpose=login_key_purpose(user)))
+    async def _check_pending(self, unit: SessionsUnit, body: Login) -> None:
+        """Whoever applied for an account proves it by the password, and by nothing else. Raises: ApprovalPending."""
+        for sealed in await unit.registrations.request_keys(body.user):
+            with suppress(LoginRefused):
+                self._check_statement(body, self._open_login_key(body.user, sealed))
+                raise ApprovalPending("an admin has not decided yet")
+
+    def _check_statement(self, body: Login, login_key: str) -> None:
+        self._issuer.check_statement(
+            login_key=login_key,
+            user=body.user,
+            nonce=body.nonce,
+            dpop_thumbprint=body.dpop_thumbprint,
+            purpose="login",
+            signature=body.signature,
+        )
+
+    def _open_login_key(self, user: UserId, sealed: bytes) -> str:
+        return encode_base64(self._sealer.open(sealed, purpose=login_key_purpose(user)))
 
     def _is_over(self, row: FamilyRow) -> bool:
         return row.idle_s > self._lifetimes.idle_s or row.age_s > self._lifetimes.absolute_s

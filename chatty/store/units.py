@@ -12,6 +12,7 @@ from chatty.store.keys import PostgresKeys
 from chatty.store.mailbox import PostgresMailbox
 from chatty.store.owed_devices import PostgresOwedRooms
 from chatty.store.pool import Pool
+from chatty.store.registration import PostgresRegistrations
 from chatty.store.requests import PostgresRequests
 from chatty.store.rooms import PostgresRooms
 from chatty.store.server import PostgresServer
@@ -25,6 +26,7 @@ class PostgresUnit(Unit):
     def __init__(self, connection: TrioConnection) -> None:
         self._audit = PostgresAudit(connection)
         self._accounts = PostgresAccounts(connection)
+        self._registrations = PostgresRegistrations(connection)
         self._devices = PostgresDevices(connection)
         self._server = PostgresServer(connection)
         self._sessions = PostgresSessions(connection)
@@ -42,6 +44,10 @@ class PostgresUnit(Unit):
     @property
     def accounts(self) -> PostgresAccounts:
         return self._accounts
+
+    @property
+    def registrations(self) -> PostgresRegistrations:
+        return self._registrations
 
     @property
     def server(self) -> PostgresServer:

@@ -1,10 +1,18 @@
 """Routes: registration, salt, the own account."""
 
-from chatty.errors import BadKey, DeviceIdTaken, LoginRefused, NameTaken, RegistrationClosed
+from chatty.errors import (
+    ApprovalPending,
+    BadKey,
+    DeviceIdTaken,
+    LoginRefused,
+    NameReserved,
+    NameTaken,
+    RegistrationClosed,
+)
 from chatty.services.accounts import AccountSteps
 from chatty.services.caller import Caller
 from chatty.services.permissions import PUBLIC, SIGNED_IN
-from chatty.web.routes import Route, route
+from chatty.web.routes import RequestInfo, Route, route
 from chatty.wire.accounts import Account, Registration, Salt, SaltRequest, Tokens
 
 
@@ -19,11 +27,11 @@ def routes(accounts: AccountSteps) -> list[Route]:
         "/v1/register",
         permission=PUBLIC,
         statuses=(201,),
-        errors=(BadKey, LoginRefused, RegistrationClosed, NameTaken, DeviceIdTaken),
+        errors=(BadKey, LoginRefused, RegistrationClosed, ApprovalPending, NameReserved, NameTaken, DeviceIdTaken),
     )
-    async def register(body: Registration) -> Tokens:
-        """Make an account and its first device."""
-        return await accounts.register(body)
+    async def register(body: Registration, request: RequestInfo) -> Tokens:
+        """Make an account and its first device, or apply for one."""
+        return await accounts.register(body, address=request.address)
 
     @route("GET", "/v1/account", permission=SIGNED_IN)
     async def account(caller: Caller) -> Account:

@@ -1,23 +1,25 @@
 """Routes: log in, refresh, log out."""
 
-from chatty.errors import DeviceIdTaken, LoginRefused, NotFound, RefreshRefused
+from chatty.errors import ApprovalPending, DeviceIdTaken, LoginRefused, NotFound, RefreshRefused
 from chatty.services.caller import Caller
 from chatty.services.permissions import PUBLIC, SIGNED_IN
 from chatty.services.sessions import SessionSteps
-from chatty.web.routes import Route, route
+from chatty.web.routes import RequestInfo, Route, route
 from chatty.wire.accounts import Empty, Login, Refresh, Tokens
 
 
 def routes(sessions: SessionSteps) -> list[Route]:
-    @route("POST", "/v1/login", permission=PUBLIC, statuses=(201,), errors=(LoginRefused, DeviceIdTaken))
-    async def log_in(body: Login) -> Tokens:
+    @route(
+        "POST", "/v1/login", permission=PUBLIC, statuses=(201,), errors=(LoginRefused, ApprovalPending, DeviceIdTaken)
+    )
+    async def log_in(body: Login, request: RequestInfo) -> Tokens:
         """Sign in on a new device."""
-        return await sessions.log_in(body)
+        return await sessions.log_in(body, address=request.address)
 
     @route("POST", "/v1/token", permission=PUBLIC, errors=(RefreshRefused,))
-    async def refresh(body: Refresh) -> Tokens:
+    async def refresh(body: Refresh, request: RequestInfo) -> Tokens:
         """Both tokens anew, for the newest refresh token."""
-        return await sessions.refresh(body)
+        return await sessions.refresh(body, address=request.address)
 
     @route("POST", "/v1/logout", permission=SIGNED_IN, errors=(NotFound,))
     async def log_out(caller: Caller, body: Empty) -> Empty:

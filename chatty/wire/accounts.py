@@ -69,13 +69,14 @@ class Registration(HttpBody, frozen=True, kw_only=True):
 
 
 class Login(HttpBody, frozen=True, kw_only=True):
-    """POST /v1/login. `signature`: login_bytes with purpose "login"."""
+    """POST /v1/login. `signature`: login_bytes with purpose "login". known_refresh_token: the last of a device of this user."""
 
     user: UserIdField
     new_device: NewDevice
     nonce: TokenField
     signature: SignatureField
     dpop_thumbprint: TextField = ""
+    known_refresh_token: TextField = ""
 
 
 class Refresh(HttpBody, frozen=True, kw_only=True):

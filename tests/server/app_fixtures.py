@@ -51,6 +51,15 @@ class RunningApp:
 
         return await trio.to_thread.run_sync(look)
 
+    async def execute(self, sql: str, *parameters: Any) -> None:
+        """What a test cannot wait for, such as the passing of days."""
+
+        def change() -> None:
+            with psycopg.connect(self.database) as connection:
+                connection.execute(sql, parameters)
+
+        await trio.to_thread.run_sync(change)
+
 
 def chat_settings(data_dir: Path, **changes: Any) -> Settings:
     usual: dict[str, Any] = {

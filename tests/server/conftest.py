@@ -23,6 +23,7 @@ from chatty.services.accounts import AccountSteps
 from chatty.services.devices import DeviceSteps
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.keys import KeySteps
+from chatty.services.registration import Mode, RegistrationSteps
 from chatty.services.server import open_identity
 from chatty.services.server_keys import ServerKeys, open_server_keys
 from chatty.services.sessions import Issuer, Lifetimes, SessionSteps
@@ -72,6 +73,7 @@ class RunningServer:
     keys: ServerKeys
     clock: Clock
     accounts: AccountSteps
+    registration: RegistrationSteps
     sessions: SessionSteps
     key_steps: KeySteps
     doorbells: HeardDoorbells
@@ -85,7 +87,7 @@ class RunningServer:
 
 
 @asynccontextmanager
-async def open_server(database: str, *, is_registration_open: bool = True) -> AsyncIterator[RunningServer]:
+async def open_server(database: str, *, mode: Mode = "open") -> AsyncIterator[RunningServer]:
     clock, doorbells = Clock(), HeardDoorbells()
     async with open_pool(database) as pool:
         units = PostgresUnitOfWork(pool)
@@ -101,7 +103,7 @@ async def open_server(database: str, *, is_registration_open: bool = True) -> As
             sealer=keys.sealer,
             salt_key=keys.salt_key,
             server_name=SERVER_NAME,
-            is_registration_open=is_registration_open,
+            mode=mode,
             key_derivations=[DEFAULT_DERIVATION],
         )
         session_steps = SessionSteps(
@@ -120,7 +122,7 @@ async def open_server(database: str, *, is_registration_open: bool = True) -> As
             origin=ORIGIN,
             version="1",
             generation=identity.generation,
-            registration="open" if is_registration_open else "invite",
+            registration=mode,
             key_derivation=[DEFAULT_DERIVATION],
         )
         routes = [
@@ -147,6 +149,7 @@ async def open_server(database: str, *, is_registration_open: bool = True) -> As
                 keys=keys,
                 clock=clock,
                 accounts=account_steps,
+                registration=RegistrationSteps(unit_of_work=units, mode=mode),
                 sessions=session_steps,
                 key_steps=KeySteps(unit_of_work=units, doorbells=doorbells, clock_ms=clock.ms),
                 doorbells=doorbells,
@@ -182,5 +185,5 @@ async def running(database: str) -> AsyncIterator[RunningServer]:
 
 @pytest.fixture
 async def running_by_invitation(database: str) -> AsyncIterator[RunningServer]:
-    async with open_server(database, is_registration_open=False) as running:
+    async with open_server(database, mode="invite") as running:
         yield running

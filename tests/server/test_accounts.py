@@ -75,18 +75,18 @@ async def test_without_a_token_registration_is_closed(running_by_invitation: Run
 
 async def test_a_registration_token_works_as_often_as_it_says(running_by_invitation: RunningServer) -> None:
     running = running_by_invitation
-    await running.accounts.add_token("sesame-1234567890", role="moderator", uses=1, lifetime_s=60)
+    token = await running.registration.invite(role="moderator", lifetime_s=60)
     ann, bob = running.person("ann"), running.person("bob")
-    assert (await ann.register(registration_token="sesame-1234567890")).status_code == 201
-    assert (await bob.register(registration_token="sesame-1234567890")).json()["code"] == "registration_closed"
+    assert (await ann.register(registration_token=token)).status_code == 201
+    assert (await bob.register(registration_token=token)).json()["code"] == "registration_closed"
     assert await running.rows("SELECT user_id, role FROM users") == [(ann.user, "moderator")]
 
 
 async def test_a_refused_registration_uses_up_no_token(running_by_invitation: RunningServer) -> None:
     running = running_by_invitation
-    await running.accounts.add_token("sesame-1234567890", uses=2, lifetime_s=60)
-    await running.person("ann").register(registration_token="sesame-1234567890")
-    assert (await running.person("ann").register(registration_token="sesame-1234567890")).json()["code"] == "name_taken"
+    token = await running.registration.invite(uses=2, lifetime_s=60)
+    await running.person("ann").register(registration_token=token)
+    assert (await running.person("ann").register(registration_token=token)).json()["code"] == "name_taken"
     assert await running.rows("SELECT uses_left FROM registration_tokens") == [(1,)]
 
 

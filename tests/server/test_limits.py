@@ -3,20 +3,21 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click.testing
 import httpx
 import pytest
 import trio
 
-from chatty.admin import main
+from chatty.telemetry import configure_logging
 from chatty.wire import frames
 from tests.server.app_fixtures import RunningApp, open_chat
+from tests.server.commands import chatty_admin
 from tests.server.wire_client import Refused, ciphertext, open_raw_socket, open_socket
 from tests.server.wire_people import WireDevice
+
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 
 SLOW = "1 per hour, burst"  # so that nothing comes back while a test lasts
 
@@ -24,6 +25,7 @@ SLOW = "1 per hour, burst"  # so that nothing comes back while a test lasts
 @asynccontextmanager
 async def limited(database: str, folder: Path, **limits: str) -> AsyncIterator[RunningApp]:
     changes: dict[str, Any] = {f"limit_{name}": rate for name, rate in limits.items()}
+    configure_logging("error")  # to stderr: the commands of these tests answer on stdout
     async with open_chat(database, folder, **changes) as chat:
         yield chat
 
@@ -36,8 +38,7 @@ def check_refused(answer: httpx.Response, limiter: str) -> None:
 
 
 async def console(chat: RunningApp, *words: str) -> dict[str, Any]:
-    command = ["--data-dir", str(chat.settings.data_dir), "limits", *words, "--json"]
-    result = await trio.to_thread.run_sync(partial(click.testing.CliRunner().invoke, main, command))
+    result = await chatty_admin(chat.settings.data_dir, "limits", *words, "--json")
     assert result.exit_code == 0, result.stderr
     answer: dict[str, Any] = json.loads(result.stdout)
     return answer

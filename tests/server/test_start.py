@@ -1,14 +1,17 @@
 """What the server looks at before it serves."""
 
+from functools import partial
 from pathlib import Path
 
 import psycopg
+import pytest
 import trio
 from psycopg import conninfo, sql
 from structlog.testing import capture_logs
 
+from chatty.cli import run_server
 from chatty.store.embedded import EmbeddedServer
-from tests.server.app_fixtures import open_chat
+from tests.server.app_fixtures import chat_settings, open_chat
 
 
 def set_verbosity(postgres: EmbeddedServer, database: str, verbosity: str) -> None:
@@ -31,3 +34,17 @@ async def test_a_database_whose_log_may_hold_keys_is_told(
     assert await warnings_at_start(database, tmp_path) == []
     await trio.to_thread.run_sync(set_verbosity, postgres, database, "default")
     assert await warnings_at_start(database, tmp_path) == ["database.verbosity_noticed"]
+
+
+async def test_the_first_start_prints_an_invitation_for_the_owner_and_no_other_does(
+    database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On stdout, never in the log."""
+    for printed_count in (1, 0):
+        with capture_logs() as logs:
+            async with trio.open_nursery() as nursery:
+                run = partial(run_server, chat_settings(tmp_path), address=database, invites_owner=True)
+                await nursery.start(run)
+                nursery.cancel_scope.cancel()
+        assert capsys.readouterr().out.count("chatty_i.") == printed_count
+        assert "chatty_i." not in str(logs)

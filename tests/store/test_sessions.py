@@ -8,7 +8,8 @@ import trio
 
 from chatty.errors import ChattyError, DeviceIdTaken, NameTaken
 from chatty.ids import DeviceId, FamilyId, UserId, UserNumber
-from chatty.services.accounts import NewUser, token_hash
+from chatty.services.names import skeleton
+from chatty.services.registration import NewUser, token_hash
 from chatty.store.pool import Pool, open_pool
 from chatty.store.units import PostgresUnitOfWork
 from chatty.wire.accounts import KeyDerivation, NewDevice
@@ -33,6 +34,7 @@ def units(pool: Pool) -> PostgresUnitOfWork:
 def new_user(user: UserId = ANN) -> NewUser:
     return NewUser(
         user=user,
+        name_skeleton=skeleton(user[1:].partition(":")[0]),
         role="user",
         identity_key="A" * 43,
         key_derivation=KeyDerivation(algorithm="argon2id", memory_bytes=1, passes=1),
@@ -45,7 +47,7 @@ def new_user(user: UserId = ANN) -> NewUser:
 
 async def make_ann(units: PostgresUnitOfWork) -> UserNumber:
     async with units.begin() as unit:
-        user = await unit.accounts.add_user(new_user())
+        user = await unit.registrations.add_user(new_user())
         device = await unit.sessions.add_device(user, NewDevice(device=DeviceId("DEVICE01"), name="laptop"))
         await unit.sessions.add_family(FAMILY, device, dpop_thumbprint="")
     return user
@@ -130,7 +132,7 @@ async def test_names_and_device_ids_are_given_once_even_at_once(units: PostgresU
     async def register(number: int) -> None:
         try:
             async with units.begin() as unit:
-                user = await unit.accounts.add_user(new_user(ANN if number % 2 else UserId(f"@user{number}:x")))
+                user = await unit.registrations.add_user(new_user(ANN if number % 2 else UserId(f"@user{number}:x")))
                 await unit.sessions.add_device(user, NewDevice(device=DeviceId("DEVICE01")))
         except (NameTaken, DeviceIdTaken) as error:
             refused.append(error)
@@ -143,18 +145,18 @@ async def test_names_and_device_ids_are_given_once_even_at_once(units: PostgresU
 
 async def test_a_registration_token_is_not_used_more_often_than_it_says(units: PostgresUnitOfWork) -> None:
     async with units.begin() as unit:
-        await unit.accounts.add_token(token_hash("sesame"), role="user", uses=2, lifetime_s=60)
-        await unit.accounts.add_token(token_hash("old"), role="user", uses=2, lifetime_s=-1)
+        await unit.registrations.add_token(token_hash("sesame"), role="user", uses=2, lifetime_s=60)
+        await unit.registrations.add_token(token_hash("old"), role="user", uses=2, lifetime_s=-1)
     roles: list[str | None] = []
 
     async def use() -> None:
         async with units.begin() as unit:
-            roles.append(await unit.accounts.use_token(token_hash("sesame")))
+            roles.append(await unit.registrations.use_token(token_hash("sesame")))
 
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(use)
     assert sorted(roles, key=str) == [None, None, None, "user", "user"]
     async with units.begin() as unit:
-        assert await unit.accounts.use_token(token_hash("old")) is None
-        assert await unit.accounts.use_token(token_hash("unknown")) is None
+        assert await unit.registrations.use_token(token_hash("old")) is None
+        assert await unit.registrations.use_token(token_hash("unknown")) is None

@@ -152,19 +152,27 @@ def test_an_unknown_name_in_the_file_is_refused_and_the_closest_named(empty_dire
 
 
 @pytest.mark.parametrize(
-    ("registration", "database_url", "is_open"),
+    ("registration", "database_url", "mode"),
     [
-        (None, None, True),
-        (None, "postgresql://db/chatty", False),
-        ("open", "postgresql://db/chatty", True),
-        ("invite", None, False),
+        (None, None, "open"),
+        (None, "postgresql://db/chatty", "closed"),
+        ("open", "postgresql://db/chatty", "open"),
+        ("invite", None, "invite"),
     ],
 )
 def test_registration_is_open_only_when_embedded_or_chosen(
-    registration: str | None, database_url: str | None, is_open: bool
+    registration: str | None, database_url: str | None, mode: str
 ) -> None:
     settings = Settings.model_validate({"registration": registration, "database_url": database_url})
-    assert settings.is_registration_open is is_open
+    assert settings.registration_mode == mode
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("limit_sends_device", "many"), ("trusted_proxies", "10.0.0.0/8, proxy.example.org")]
+)
+def test_a_rate_or_network_that_is_none_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(ValidationError, match=f"{name}\n.*such as"):
+        Settings.model_validate({name: value})
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -1,0 +1,166 @@
+"""How fast passwords may be tried: delays that grow with failures, and never one that a stranger causes for a known device.
+
+An attempt is counted as failed before it is looked at, so a thousand at once are a thousand; success clears the count, and any
+other outcome than "wrong" takes the one count back. Known and unknown names are counted alike: the throttle never looks at the
+store.
+
+| limiter | counts failures of | first without delay | longest delay |
+|---|---|---|---|
+| `logins_address` | one address, whatever the account: a token bucket | its burst | |
+| `logins_account_address` | one account from one address | `login_free_count` | `login_delay_max_s` |
+| `logins_account` | one account from anywhere unfamiliar | ten times as many | at most a minute |
+| `logins_known_device` | one known device | `login_free_count` | `login_delay_max_s` |
+
+Whoever tries somebody's name from many addresses runs into `logins_account`, and so does everybody else who is unfamiliar. Not
+affected are: an address from which this account signed in or refreshed its tokens within a day, and an attempt that shows a
+refresh token of one of the account's devices, living or not: that one has a count of its own, which nobody else can raise.
+
+In memory, bounded like the buckets: beyond `subjects_max` the one that failed least recently is forgotten.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from chatty.errors import LoginRefused
+from chatty.ids import DeviceId, UserId
+from chatty.services.limits import Asker, Clock, Limits, subject_of_address, subjects_max
+
+account_delay_max_s = 60.0
+account_free_factor = 10
+familiar_s = 86_400.0
+forgotten_after_s = 86_400.0
+
+
+@dataclass(slots=True)
+class _Failures:
+    count: int = 0
+    last_at_s: float = 0.0
+
+
+class GrowingDelay:
+    """free_count failures cost nothing; then 1 s, 2 s, 4 s … up to delay_max_s, from one failure to the next attempt."""
+
+    def __init__(self, limiter: str, counts: str, *, free_count: int, delay_max_s: float) -> None:
+        self.limiter = limiter
+        self._counts = counts
+        self._free_count = free_count
+        self._delay_max_s = delay_max_s
+        self._failures: OrderedDict[str, _Failures] = OrderedDict()
+
+    def wait_s(self, subject: str, now_s: float) -> float:
+        """0.0: it may be tried now."""
+        known = self._failures.get(subject)
+        if known is None or known.count < self._free_count:
+            return 0.0
+        delay_s = min(self._delay_max_s, 2.0 ** min(known.count - self._free_count, 30))
+        return max(0.0, known.last_at_s + delay_s - now_s)
+
+    def note(self, subject: str, now_s: float) -> None:
+        known = self._failures.setdefault(subject, _Failures())
+        if now_s - known.last_at_s > forgotten_after_s:
+            known.count = 0
+        known.count, known.last_at_s = known.count + 1, now_s
+        self._failures.move_to_end(subject)
+        if len(self._failures) > subjects_max:
+            self._failures.popitem(last=False)
+
+    def take_back(self, subject: str) -> None:
+        known = self._failures.get(subject)
+        if known is not None:
+            known.count -= 1
+
+    def clear(self, subject: str) -> None:
+        self._failures.pop(subject, None)
+
+    def shown(self, refused_count: int) -> dict[str, Any]:
+        return {
+            "limiter": self.limiter,
+            "counts": self._counts,
+            "burst_count": self._free_count,
+            "per_s": None,
+            "buckets_count": len(self._failures),
+            "refused_count": refused_count,
+        }
+
+
+class LoginThrottle:
+    def __init__(self, limits: Limits, *, free_count: int, delay_max_s: float, clock_s: Clock = time.monotonic) -> None:
+        self._limits = limits
+        self._clock_s = clock_s
+        self._by_pair = GrowingDelay(
+            "logins_account_address",
+            "Failed log-ins for one account from one address.",
+            free_count=free_count,
+            delay_max_s=delay_max_s,
+        )
+        self._by_account = GrowingDelay(
+            "logins_account",
+            "Failed log-ins for one account from unfamiliar addresses.",
+            free_count=free_count * account_free_factor,
+            delay_max_s=min(account_delay_max_s, delay_max_s),
+        )
+        self._by_device = GrowingDelay(
+            "logins_known_device",
+            "Failed log-ins that show a known device's token.",
+            free_count=free_count,
+            delay_max_s=delay_max_s,
+        )
+        self._familiar: OrderedDict[str, float] = OrderedDict()
+        limits.show(self._by_pair, self._by_account, self._by_device)
+
+    def note_familiar(self, user: UserId, address: str) -> None:
+        """Somebody who holds this account's tokens is at this address."""
+        if not address:
+            return
+        pair = _pair(user, address)
+        self._familiar[pair] = self._clock_s()
+        self._familiar.move_to_end(pair)
+        if len(self._familiar) > subjects_max:
+            self._familiar.popitem(last=False)
+
+    @contextmanager
+    def attempt(self, user: UserId, *, what: str, address: str, known_device: DeviceId | None = None) -> Iterator[None]:
+        """The block tries a password: LoginRefused out of it is a failure, its end a success; everything else counts for nothing.
+
+        known_device: proven to be one of the user's; what = the operation, for the memory of refusals.
+        Raises: RateLimited, before the block.
+        """
+        asker = Asker(what=what, address=address, user=user, device=known_device or "")
+        counters = self._counters(user, address, known_device)
+        now_s = self._clock_s()
+        for delay, subject in counters:
+            if wait_s := delay.wait_s(subject, now_s):
+                raise self._limits.refused(delay.limiter, wait_s, asker)
+        bucket = self._limits.take("logins_address", subject_of_address(address), asker)
+        for delay, subject in counters:
+            delay.note(subject, now_s)
+        try:
+            yield
+        except LoginRefused:
+            raise
+        except BaseException:
+            bucket.give_back()
+            for delay, subject in counters:
+                delay.take_back(subject)
+            raise
+        bucket.give_back()
+        for delay, subject in counters:
+            delay.clear(subject)
+        self.note_familiar(user, address)
+
+    def _counters(self, user: UserId, address: str, known_device: DeviceId | None) -> list[tuple[GrowingDelay, str]]:
+        if known_device is not None:
+            return [(self._by_device, known_device)]
+        pair = _pair(user, address)
+        by_pair = (self._by_pair, pair)
+        if self._clock_s() - self._familiar.get(pair, float("-inf")) < familiar_s:
+            return [by_pair]
+        return [by_pair, (self._by_account, user)]
+
+
+def _pair(user: UserId, address: str) -> str:
+    return f"{user} {subject_of_address(address)}"
