@@ -84,8 +84,15 @@ class Device:
         await self._client.join(room)
 
     async def _begin(self, room: RoomId, text: str) -> None:
-        self._background.start_soon(self._client.room(room).send, text)
-        while all(one.text != text for one in self._client.unsent()):  # noqa: ASYNC110  # the SDK has nothing to wait on
+        """Until the message is on this device's disk; a server that does not stand still may be faster than the look."""
+        sent = trio.Event()
+
+        async def send() -> None:
+            await self._client.room(room).send(text)
+            sent.set()
+
+        self._background.start_soon(send)
+        while not sent.is_set() and all(one.text != text for one in self._client.unsent()):  # noqa: ASYNC110  # no event
             await trio.sleep(poll_interval_s)
 
     async def _listen(self, missing: set[str]) -> orders.Heard:
