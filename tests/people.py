@@ -68,7 +68,8 @@ class Person:
         answer = await self.http.post("/v1/register", json=await self.registration(**changes))
         return self._keep(answer)
 
-    async def log_in(self, **changes: Any) -> httpx.Response:
+    async def login(self, **changes: Any) -> dict[str, Any]:
+        """The body of a log-in, good for a minute."""
         nonce = await self.nonce()
         body = {
             "user": self.user,
@@ -76,7 +77,10 @@ class Person:
             "nonce": nonce,
             "signature": self.sign(nonce, "login"),
         }
-        return self._keep(await self.http.post("/v1/login", json={**body, **changes}))
+        return {**body, **changes}
+
+    async def log_in(self, **changes: Any) -> httpx.Response:
+        return self._keep(await self.http.post("/v1/login", json=await self.login(**changes)))
 
     async def refresh(self, refresh_token: str) -> httpx.Response:
         return await self.http.post("/v1/token", json={"refresh_token": refresh_token})

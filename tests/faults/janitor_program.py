@@ -21,7 +21,7 @@ from tests.signed_in import HeardDoorbells
 
 class StandStill(CrashPoints):
     async def reach(self, point: Point, subject: object = None) -> None:
-        print(point, subject, flush=True)
+        print(f"{point} {subject}\n", end="", flush=True)  # one write, however stdout is buffered
         await trio.sleep_forever()
 
 
