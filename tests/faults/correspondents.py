@@ -21,7 +21,7 @@ from tests.faults.chatty_process import ROOT, child_environment
 from tests.faults.client_program import Call, Line, command
 from tests.faults.ledger import heads_of, order_faults
 
-settle_timeout_s = 60.0
+settle_timeout_s = 180.0  # against a hang only: on a busy machine kills in a row keep the clients away for a minute
 GOODBYE = "goodbye"
 
 
