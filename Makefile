@@ -75,7 +75,7 @@ environment:
 	    echo "Making .venv with $$python; this takes about a minute, once."; \
 	    rm -rf .venv; \
 	    $$python -m venv .venv; \
-	    $(BIN)/pip install -qq --require-hashes -r requirements.lock; \
+	    $(BIN)/pip install -qq --no-deps --require-hashes -r requirements.lock; \
 	    cp requirements.lock .venv/.lock; \
 	    exit 0; \
 	  fi; \
