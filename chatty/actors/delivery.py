@@ -99,6 +99,7 @@ class Session(Listener):
         self.write_began: float | None = None
         self.open_requests: dict[int, float] = {}
         self._parts = parts
+        self._left: dict[RoomNumber, RoomCursor] = {}
         self._behind: dict[RoomNumber, None] = {}
         self._filling: RoomNumber | None = None
         self._wants_mailbox = self._wants_user_stream = self._wants_key_counts = False
@@ -143,11 +144,9 @@ class Session(Listener):
         self._wants_user_stream = True
         self._work.set()
 
-    def leave_room(self, room: RoomNumber, *, at: Seq) -> None:
-        """The user was removed at this seq: once it was sent, nothing more of the room is."""
-        cursor = self.rooms.get(room)
-        if cursor is not None and cursor.sent >= at:
-            self._forget_room(room)
+    def note_removal(self, room: RoomNumber) -> None:
+        """The user was removed, and has perhaps come back since: nothing live is sent until the store has said which."""
+        self.mark_behind(room)
 
     def expire(self, now: float) -> None:
         """Answer requests whose outcome is not known in time; end a session that does not read."""
@@ -198,31 +197,45 @@ class Session(Listener):
     # Rooms -----------------------------------------------------------------------------------------------------------
 
     def enter_room(self, position: RoomPosition, *, sent: Seq) -> None:
-        """sent: the client's cursor. One beyond the room's end counts as its end, or nothing new would ever be sent."""
-        if position.room_number not in self.rooms:
-            self.rooms[position.room_number] = RoomCursor(position.room, min(sent, position.head_seq))
-            self.numbers[position.room] = position.room_number
-            self._parts.directory.register(position.room_number, self)
-        self.note_head(position.room_number, position.head_seq)
+        """sent: the client's cursor. One beyond the room's end counts as its end, or nothing new would ever be sent.
+
+        Whoever was in this room before on this connection goes on where that ended.
+        """
+        number = position.room_number
+        if number not in self.rooms:
+            at_end = RoomCursor(position.room, min(sent, position.head_seq))
+            self._register(number, self._left.get(number, at_end))
+        if position.is_joined:
+            self.note_head(number, position.head_seq)
+        else:
+            self.mark_behind(number)
+
+    def _register(self, room: RoomNumber, cursor: RoomCursor) -> None:
+        self._left.pop(room, None)
+        self.rooms[room] = cursor
+        self.numbers[cursor.room] = room
+        self._parts.directory.register(room, self)
 
     def _forget_room(self, room: RoomNumber) -> None:
-        cursor = self.rooms.pop(room, None)
-        if cursor is not None:
-            self.numbers.pop(cursor.room, None)
-            self._parts.directory.unregister(room, self)
+        """Everything that the user may see was sent; how far that was is kept, in case it is dropped or the user comes back."""
+        cursor = self._left[room] = self.rooms.pop(room)
+        self.numbers.pop(cursor.room, None)
+        self._parts.directory.unregister(room, self)
         self._behind.pop(room, None)
 
     def _lag(self) -> None:
         """Drop what was not written, for this session alone, and say so; until the resync nothing live is sent."""
-        positions, rows = self.outbox.drop_live()
-        for room, before in positions.items():
-            if room in self.rooms:
-                self.rooms[room].sent = before
-        self.given -= rows
+        dropped = self.outbox.drop_live()
+        for room, before in dropped.positions.items():
+            if room in self._left:
+                self._register(room, self._left[room])
+            self.rooms[room].sent = before
+        self.given -= dropped.mailbox_ids
+        self.is_resuming = self.is_resuming or dropped.is_resumed
         self.is_lagging = True
         self._behind.clear()
         self._parts.metrics.outbox_overflows.inc()
-        log.warning("outbox.overflowed", device=self.caller.device, rooms_count=len(positions))
+        log.warning("outbox.overflowed", device=self.caller.device, rooms_count=len(dropped.positions))
         self.reply(frames.Lagging())
 
     def resync(self, cursors: Sequence[Cursor], *, user_seq: UserSeq, is_last: bool) -> None:
@@ -254,20 +267,22 @@ class Session(Listener):
 
     async def _fill_once(self) -> None:
         await self.outbox.wait_for_room()
-        if self._wants_mailbox and len(self.given) < given_rows_max and not self.is_lagging:
+        if self.is_lagging:  # what is wanted stays wanted: the resync wakes us
+            self._work = trio.Event()
+        elif self._wants_mailbox and len(self.given) < given_rows_max:
             await self._fill_mailbox()
         elif self._wants_key_counts:
             self._wants_key_counts = False
             self.reply(await self._parts.streams.key_counts(self.caller))
         elif self._wants_user_stream:
             await self._fill_user_stream()
-        elif self._behind and not self.is_lagging:
+        elif self._behind:
             await self._fill_room(next(iter(self._behind)))
         else:
             self._work = trio.Event()
             if self.is_resuming:
                 self.is_resuming = False
-                self.reply(frames.Resumed())
+                self.outbox.put_resumed(frames.encode(frames.Resumed(), encoding=self.encoding))
 
     async def _fill_mailbox(self) -> None:
         self._wants_mailbox = False
@@ -292,6 +307,9 @@ class Session(Listener):
         except ChattyError:
             self._wants_user_stream = True
             raise
+        if self.is_lagging:
+            self._wants_user_stream = True
+            return
         await self.give_user_events(events)
         self._wants_user_stream = self._wants_user_stream or len(events) >= limits.page_events_max
 
@@ -300,8 +318,9 @@ class Session(Listener):
             if event.seq > self.user_sent:
                 self.reply(event)
                 self.user_sent = event.seq
-        if any(event.kind == "room_joined" for event in events):
-            for position in await self._parts.streams.rooms_of(self.caller, ()):
+        joined = {RoomId(event.content["room"]) for event in events if event.kind == "room_joined"}
+        if joined:  # named, for who has left again since is shown what there was
+            for position in await self._parts.streams.rooms_of(self.caller, joined):
                 self.enter_room(position, sent=Seq(0))
 
     async def _fill_room(self, room: RoomNumber) -> None:

@@ -7,7 +7,7 @@ leaves at once.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 from trio.lowlevel import ParkingLot
@@ -27,6 +27,15 @@ class Item:
     room: RoomNumber | None = None
     before: Seq = Seq(0)
     mailbox_id: MailboxId | None = None
+
+
+@dataclass(slots=True)
+class Dropped:
+    """positions: for each room, where the session stands again. is_resumed: whether the end of its resume was among it."""
+
+    positions: dict[RoomNumber, Seq] = field(default_factory=dict)
+    mailbox_ids: set[MailboxId] = field(default_factory=set)
+    is_resumed: bool = False
 
 
 class Shared:
@@ -87,21 +96,26 @@ class Outbox:
             self._is_writer_parked = False
             self._writer.unpark()
 
-    def drop_live(self) -> tuple[dict[RoomNumber, Seq], set[MailboxId]]:
-        """Drop what was not written: for each room where the session then stands, and the mailbox rows not given after all."""
-        positions: dict[RoomNumber, Seq] = {}
-        rows: set[MailboxId] = set()
+    def put_resumed(self, data: bytes) -> None:
+        """The notice that a resume is complete: dropped with what it speaks of."""
+        self._add(Item(data, True))
+
+    def drop_live(self) -> Dropped:
+        """Drop what was not written."""
+        dropped = Dropped()
         kept: deque[Item] = deque()
         for item in self._items:
             if not item.is_live:
                 kept.append(item)
             elif item.room is not None:
-                positions.setdefault(item.room, item.before)
+                dropped.positions.setdefault(item.room, item.before)
             elif item.mailbox_id is not None:
-                rows.add(item.mailbox_id)
+                dropped.mailbox_ids.add(item.mailbox_id)
+            else:
+                dropped.is_resumed = True
         self._items = kept
         self._queued_bytes = sum(len(item.data) for item in kept)
-        return positions, rows
+        return dropped
 
     async def take(self) -> list[bytes]:
         """What the next frame holds, in order; waits for the first. Call written() when it has left."""

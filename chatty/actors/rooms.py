@@ -151,9 +151,9 @@ class Publisher:
             self._note_removal(event)
 
     def _note_removal(self, event: TimelineEvent) -> None:
-        """Who was removed gets the removal and nothing after it: the fan-out list changes by the event itself."""
+        """Who was removed gets the removal and nothing after it: the fan-out changes by the event itself."""
         content = decode_content(event)
         if isinstance(content, MemberContent) and content.signed.action in REMOVALS:
             for session in list(self._parts.directory.in_room(self._room)):
                 if session.caller.user == event.target:
-                    session.leave_room(self._room, at=event.seq)
+                    session.note_removal(self._room)

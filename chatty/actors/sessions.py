@@ -236,6 +236,8 @@ class Connection:
         await session.give_user_events(resume.user_events)
         for position in resume.rooms:
             session.enter_room(position, sent=sent.get(position.room, Seq(0)))
+        for number in session.rooms.keys() - {position.room_number for position in resume.rooms}:
+            session.mark_behind(number)  # left since it was registered
         session.note_mailbox()
         session.note_user_stream()
         session.is_resuming = True

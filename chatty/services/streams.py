@@ -27,11 +27,12 @@ mailbox_page_bytes_max = 262_144
 
 @dataclass(frozen=True, kw_only=True)
 class RoomPosition:
-    """A room that a user is in, and where its timeline ends."""
+    """A room that a user is or was in, and where its timeline ends: for who has left, with the removal."""
 
     room: RoomId
     room_number: RoomNumber
     head_seq: Seq
+    is_joined: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,10 +92,10 @@ class PostgresStreams(Streams):
         return None if row is None else SendRow(low=SendNumber(row[0]), highest_n=SendNumber(row[1]), is_live=row[2])
 
     async def rooms_of(self, user: UserNumber) -> list[RoomPosition]:
-        return [_position(row) for row in await self._rows(_ROOMS_OF, (user,))]
+        return [_position(row, is_joined=True) for row in await self._rows(_ROOMS_OF, (user,))]
 
     async def left_rooms(self, user: UserNumber, rooms: Collection[RoomId]) -> list[RoomPosition]:
-        return [_position(row) for row in await self._rows(_LEFT_ROOMS, (user, list(rooms)))]
+        return [_position(row, is_joined=False) for row in await self._rows(_LEFT_ROOMS, (user, list(rooms)))]
 
     async def room_number(self, room: RoomId, user: UserNumber) -> RoomNumber | None:
         row = await self._row(_ROOM_NUMBER, (user, room))
@@ -143,8 +143,8 @@ class PostgresStreams(Streams):
         return await (await self._connection.execute(sql, params)).fetchall()
 
 
-def _position(row: tuple[Any, ...]) -> RoomPosition:
-    return RoomPosition(room=RoomId(row[0]), room_number=RoomNumber(row[1]), head_seq=Seq(row[2]))
+def _position(row: tuple[Any, ...], *, is_joined: bool) -> RoomPosition:
+    return RoomPosition(room=RoomId(row[0]), room_number=RoomNumber(row[1]), head_seq=Seq(row[2]), is_joined=is_joined)
 
 
 def _event(room: RoomId, row: Sequence[Any]) -> TimelineEvent:
