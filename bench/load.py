@@ -81,10 +81,16 @@ class Member:
     def greet(self, *, after: Seq | None = None) -> None:
         """Say hello and wait until everything stored has come."""
         cursor = frames.Cursor(room=self.room.room, seq=self.room.seq if after is None else after)
+        [challenge] = frames.decode_events(self.socket.next_message(), encoding="msgpack")
+        assert isinstance(challenge, frames.Challenge)
         hello = frames.Hello(
-            id=1, access_token=self.person.access_token, low=SendNumber(1), user_seq=UserSeq(0), cursors=[cursor]
+            id=1,
+            access_token=self.person.access_token,
+            dpop_proof=self.person.proof("GET", self.person.origin + "/v1/ws", nonce=challenge.nonce),
+            low=SendNumber(1),
+            user_seq=UserSeq(0),
+            cursors=[cursor],
         )
-        self.socket.next_message()  # the challenge
         self.socket.send_now(frames.encode(hello, encoding="msgpack"))
         while not self._is_resumed(self.socket.next_message()):
             pass

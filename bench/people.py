@@ -5,6 +5,7 @@ that the server can see of it; nobody decrypts here.
 """
 
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -14,6 +15,7 @@ import httpx
 import msgspec
 import nacl.bindings
 
+from chatty.crypto.dpop import DpopKey
 from chatty.crypto.passwords import DEFAULT_DERIVATION
 from chatty.crypto.signatures import public_key, sign
 from chatty.ids import DeviceId, RoomId, SendNumber, Seq, UserId
@@ -42,6 +44,7 @@ class Person:
     """One user with one device. `tokens` are there after enrol()."""
 
     user: UserId
+    origin: str
     device: DeviceId = field(default_factory=lambda: DeviceId("D" + secrets.token_hex(8)))
     login_seed: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     identity_seed: bytes = field(default_factory=lambda: secrets.token_bytes(32))
@@ -51,6 +54,7 @@ class Person:
     def __post_init__(self) -> None:
         self._numbers = count(1)
         self.identity = public_key(self.identity_seed)
+        self.dpop = DpopKey(secrets.token_bytes(32))
 
     @property
     def name(self) -> str:
@@ -58,6 +62,11 @@ class Person:
 
     def next_n(self) -> SendNumber:
         return SendNumber(next(self._numbers))
+
+    def proof(self, method: str, url: str, *, nonce: str) -> str:
+        """DPoP, for a request with the access token."""
+        jti, token = secrets.token_urlsafe(12), self.access_token
+        return self.dpop.proof(method=method, url=url, nonce=nonce, jti=jti, now_s=time.time(), access_token=token)
 
     def device_keys(self) -> DeviceKeys:
         curve25519 = encode_base64(nacl.bindings.crypto_scalarmult_base(secrets.token_bytes(32)))
@@ -85,6 +94,7 @@ class Town:
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
+        self._nonce = ""
         self._http = httpx.Client(base_url=origin, timeout=30)
         self.server_name = str(self._http.get("/v1/server").raise_for_status().json()["server_name"])
 
@@ -96,20 +106,30 @@ class Town:
     ) -> T:
         headers = {"Content-Type": "application/json"}
         if by is not None:
-            headers["Authorization"] = f"Bearer {by.access_token}"
+            headers |= {"Authorization": f"DPoP {by.access_token}", "DPoP": self._proof(by, path)}
         if n is not None:
             headers |= {"Idempotency-Key": str(n), "Chatty-Low": str(n)}
         response = self._http.post(path, content=msgspec.json.encode(body), headers=headers)
+        self._nonce = response.headers["DPoP-Nonce"]
+        if response.status_code == 401 and response.json()["code"] == "use_dpop_nonce":
+            return self._post(path, body, answer, by=by, n=n)
         if response.is_error:
             raise RuntimeError(f"{path}: {response.status_code} {response.text}")
         return msgspec.json.decode(response.content, type=answer)
 
+    def _proof(self, by: Person, path: str) -> str:
+        return by.proof("POST", self.origin + path, nonce=self._nonce)
+
     def enrol(self, name: str) -> Person:
         """A registered user whose device has published its keys."""
-        person = Person(user=UserId(f"@{name}:{self.server_name}"))
+        person = Person(user=UserId(f"@{name}:{self.server_name}"), origin=self.origin)
         salt = self._post("/v1/salt", SaltRequest(user=person.user), Salt)
         statement = login_bytes(
-            origin=self.origin, user=person.user, nonce=salt.nonce, dpop_thumbprint="", purpose="register"
+            origin=self.origin,
+            user=person.user,
+            nonce=salt.nonce,
+            dpop_thumbprint=person.dpop.thumbprint,
+            purpose="register",
         )
         registration = Registration(
             name=name,
@@ -121,6 +141,7 @@ class Town:
             new_device=NewDevice(device=person.device),
             nonce=salt.nonce,
             signature=sign(person.login_seed, statement),
+            dpop_thumbprint=person.dpop.thumbprint,
         )
         person.access_token = self._post("/v1/register", registration, Tokens).access_token
         self._post("/v1/keys/upload", KeyUpload(device_keys=person.device_keys()), dict[str, Any], by=person)

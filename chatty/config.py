@@ -176,6 +176,13 @@ class Settings(BaseSettings):
     login_delay_max_s: Seconds = Field(
         default=900.0, description="Longest wait between failed log-ins, seconds; it doubles from one second on."
     )
+    signing_key_rotation_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=90.0, description="Age at which the key that signs access tokens gives way to a new one, days."
+    )
+    signing_key_prepare_s: Annotated[float, Field(ge=1, le=86_400)] = Field(
+        default=60.0,
+        description="Time from making a signing key to its first signature, so that all nodes know it, seconds.",
+    )
     revocation_poll_interval_s: Seconds = Field(
         default=0.5, description="Pause between looks for tokens and devices revoked elsewhere, seconds."
     )

@@ -108,6 +108,22 @@ class Unauthenticated(ChattyError):
     close_code = 4401
 
 
+class InvalidDpopProof(ChattyError):
+    """The DPoP proof is missing, malformed, for another request, token or key, or came before."""
+
+    code = "invalid_dpop_proof"
+    http_status = 401
+    close_code = 4401
+
+
+class UseDpopNonce(ChattyError):
+    """The DPoP proof holds no nonce of ours, or one that is too old: make one with the nonce in the header DPoP-Nonce."""
+
+    code = "use_dpop_nonce"
+    http_status = 401
+    close_code = 4401
+
+
 class TokenExpired(ChattyError):
     """The access token's time is over: refresh it."""
 
@@ -124,7 +140,7 @@ class LoginRefused(ChattyError):
 
 
 class RefreshRefused(ChattyError):
-    """The refresh token is not the newest of its family, or the family has ended."""
+    """The refresh token was retired, is another key's, or the log-in session has ended."""
 
     code = "refresh_refused"
     http_status = 401

@@ -11,6 +11,7 @@ from chatty.crypto import signatures
 from chatty.crypto.passwords import DEFAULT_DERIVATION
 from chatty.ids import UserId
 from chatty.wire.signing import login_bytes
+from tests.proofs import Prover
 
 _numbers = itertools.count(1)
 
@@ -30,6 +31,9 @@ class Person:
     login_seed: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     tokens: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.prover = Prover(origin=self.origin)
+
     @property
     def user(self) -> UserId:
         return UserId(f"@{self.name}:{self.server_name}")
@@ -38,9 +42,10 @@ class Person:
         answer = await self.http.post("/v1/salt", json={"user": self.user})
         return str(answer.json()["nonce"])
 
-    def sign(self, nonce: str, purpose: str, *, dpop_thumbprint: str = "") -> str:
+    def sign(self, nonce: str, purpose: str, *, dpop_thumbprint: str | None = None) -> str:
+        thumbprint = self.prover.thumbprint if dpop_thumbprint is None else dpop_thumbprint
         statement = login_bytes(
-            origin=self.origin, user=self.user, nonce=nonce, dpop_thumbprint=dpop_thumbprint, purpose=purpose
+            origin=self.origin, user=self.user, nonce=nonce, dpop_thumbprint=thumbprint, purpose=purpose
         )
         return signatures.sign(self.login_seed, statement)
 
@@ -61,6 +66,7 @@ class Person:
             "new_device": {"device": new_device_id(), "name": "laptop"},
             "nonce": nonce,
             "signature": self.sign(nonce, "register"),
+            "dpop_thumbprint": self.prover.thumbprint,
         }
         return {**body, **changes}
 
@@ -76,6 +82,7 @@ class Person:
             "new_device": {"device": new_device_id()},
             "nonce": nonce,
             "signature": self.sign(nonce, "login"),
+            "dpop_thumbprint": self.prover.thumbprint,
         }
         return {**body, **changes}
 
@@ -83,7 +90,7 @@ class Person:
         return self._keep(await self.http.post("/v1/login", json=await self.login(**changes)))
 
     async def refresh(self, refresh_token: str) -> httpx.Response:
-        return await self.http.post("/v1/token", json={"refresh_token": refresh_token})
+        return await self.prover.ask(self.http, "POST", "/v1/token", json={"refresh_token": refresh_token})
 
     def _keep(self, answer: httpx.Response) -> httpx.Response:
         if answer.status_code == 201:
@@ -92,5 +99,4 @@ class Person:
 
     async def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         """As the device that signed in last."""
-        headers = {"Authorization": f"DPoP {self.tokens['access_token']}", **options.pop("headers", {})}
-        return await self.http.request(method, path, headers=headers, **options)
+        return await self.prover.ask(self.http, method, path, access_token=self.tokens["access_token"], **options)

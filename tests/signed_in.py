@@ -15,6 +15,7 @@ from chatty.errors import Unauthenticated
 from chatty.ids import DeviceId, DeviceNumber, FamilyId, SendNumber, UserId, UserNumber
 from chatty.services.caller import Caller
 from chatty.services.doorbells import Doorbell, Doorbells
+from chatty.services.dpop import ProvenRequest
 from chatty.services.keys import KeySteps
 from chatty.services.mailbox import MailboxSteps
 from chatty.store.pool import Pool, PoolLimits, open_pool
@@ -150,7 +151,7 @@ class Http:
     async def _answer(
         self, path: str, body: dict[str, Any], device: SignedIn | None, *, status: int, **number: int
     ) -> dict[str, Any]:
-        headers = {} if device is None else {"Authorization": f"Bearer {device.caller.device}"}
+        headers = {} if device is None else {"Authorization": f"DPoP {device.caller.device}"}
         if number:
             headers |= {"Idempotency-Key": str(number["n"]), "Chatty-Low": str(number["low"])}
         response = await self._client.post(path, json=body, headers=headers)
@@ -160,10 +161,12 @@ class Http:
 
 
 def open_http(world: World) -> Http:
-    async def authenticate(token: str) -> Caller:
+    async def authenticate(token: str, _: ProvenRequest) -> Caller:
         if token not in world.callers:
             raise Unauthenticated("no such token")
         return world.callers[token]
 
     routes = [*web_keys.routes(world.keys), *web_mailbox.routes(world.mailbox)]
-    return Http(make_quart(routes, authenticate=authenticate, metrics=Metrics(), body_bytes_max=1_048_576))
+    return Http(
+        make_quart(routes, authenticate=authenticate, make_nonce=str, metrics=Metrics(), body_bytes_max=1_048_576)
+    )

@@ -51,13 +51,15 @@ class SessionLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionParts:
-    """What every session of a node shares. asking: how often one may ask, beside the bounds in `limits`."""
+    """What every session of a node shares. authenticate: of an access token, a DPoP proof and the connection's nonce.
+    asking: how often one may ask, beside the bounds in `limits`.
+    """
 
     directory: Directory
     rooms: RoomActors
     streams: StreamSteps
     checkpoints: Checkpoints
-    authenticate: Callable[[str], Awaitable[Caller]]
+    authenticate: Callable[[str, str, str], Awaitable[Caller]]
     make_nonce: Callable[[], str]
     generation: frames.Generation
     error_frame: Callable[[int, ChattyError], frames.Error]

@@ -115,6 +115,7 @@ class Connection:
         self._reason: ChattyError | None = None
         self._ended = trio.Event()
         self._session: Session | None = None
+        self._nonce = parts.make_nonce()
 
     def end(self, error: ChattyError) -> None:
         if self._reason is None:
@@ -151,12 +152,12 @@ class Connection:
     # Greeting --------------------------------------------------------------------------------------------------------
 
     async def _greet(self) -> Session:
-        challenge = frames.Challenge(nonce=self._parts.make_nonce(), generation=self._parts.generation)
+        challenge = frames.Challenge(nonce=self._nonce, generation=self._parts.generation)
         await self._send_now([challenge])
         try:
             with trio.fail_after(self._parts.limits.hello_timeout_s):
                 hello = await self._first_frame()
-                caller = await self._signed_in(hello.access_token)
+                caller = await self._signed_in(hello)
                 cursors = await self._cursors(hello)
         except trio.TooSlowError:
             await self._refuse(HelloTimeout("no hello in time"))
@@ -164,9 +165,9 @@ class Connection:
             await self._refuse(error)
         return await self._resume(caller, hello, cursors)
 
-    async def _signed_in(self, access_token: str) -> Caller:
+    async def _signed_in(self, shown: frames.Hello | frames.Token) -> Caller:
         """Every frame needs the permission `chat`. Raises: Unauthenticated and relatives, Forbidden."""
-        caller = await self._parts.authenticate(access_token)
+        caller = await self._parts.authenticate(shown.access_token, shown.dpop_proof, self._nonce)
         check(CHAT, caller)
         return caller
 
@@ -275,8 +276,8 @@ class Connection:
                 case frames.Resync(id=request_id):
                     session.resync(request.cursors, user_seq=request.user_seq, is_last=not request.more)
                     session.reply(frames.Done(id=request_id))
-                case frames.Token(id=request_id, access_token=token):
-                    session.renew(await self._signed_in(token))
+                case frames.Token(id=request_id):
+                    session.renew(await self._signed_in(request))
                     session.reply(frames.Done(id=request_id))
                 case frames.CheckpointRequest(id=request_id, room=room):
                     session.reply(await self._checkpoint(session, request_id, room))

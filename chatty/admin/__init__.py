@@ -15,6 +15,7 @@ from chatty.admin.actors import actors
 from chatty.admin.audit import audit
 from chatty.admin.db import db
 from chatty.admin.health import health
+from chatty.admin.keys import keys
 from chatty.admin.limits import limits
 from chatty.admin.options import Place
 from chatty.admin.socket import Refused
@@ -80,5 +81,5 @@ def main(context: click.Context, data_dir: Path | None) -> None:
     context.obj = Place(data_dir)
 
 
-for _command in (status, health, actors, audit, db, limits, users):
+for _command in (status, health, actors, audit, db, keys, limits, users):
     main.add_command(_command)

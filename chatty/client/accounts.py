@@ -11,10 +11,12 @@ import secrets
 import trio
 from msgspec import Struct
 
+from chatty.client.dpop import new_key
 from chatty.client.http import Api
 from chatty.client.reasons import Lie, Reason, UnacceptableDerivation
 from chatty.client.store import LocalStore
 from chatty.crypto import passwords
+from chatty.crypto.dpop import DpopKey
 from chatty.crypto.passwords import DerivationLimits, PasswordKeys
 from chatty.crypto.signatures import public_key, sign
 from chatty.errors import BadRequest
@@ -61,7 +63,7 @@ class Enrolment:
         server_name = (await self._api.server()).server_name
         user = UserId(f"@{name}:{server_name}")
         salt, keys = await self._password_keys(password, server_name=server_name, user=user)
-        identity = _new_identity(server_name, user)
+        identity, key = _new_identity(server_name, user), new_key()
         registration = Registration(
             name=name,
             login_key=public_key(keys.login_seed),
@@ -73,10 +75,14 @@ class Enrolment:
             key_derivation=salt.key_derivation,
             new_device=NewDevice(device=identity.device, name=device_name),
             nonce=salt.nonce,
-            signature=self._signature(keys, user, salt, purpose="register"),
+            signature=self._signature(keys, user, salt, key.thumbprint, purpose="register"),
+            dpop_thumbprint=key.thumbprint,
             registration_token=token,
         )
-        self._save(identity, await self._api.register(registration))
+        tokens = await self._api.register(registration)
+        with self._store.transaction():
+            self._store.put(_IDENTITY, "", identity)
+            self._take_tokens(tokens, key)
         return identity
 
     async def login(self, user: UserId, password: str, *, device_name: str) -> Identity:
@@ -86,16 +92,16 @@ class Enrolment:
         """
         server_name = (await self._api.server()).server_name
         salt, keys = await self._password_keys(password, server_name=server_name, user=user)
-        device = new_device_id()
+        device, key = new_device_id(), new_key()
         login = Login(
             user=user,
             new_device=NewDevice(device=device, name=device_name),
             nonce=salt.nonce,
-            signature=self._signature(keys, user, salt, purpose="login"),
+            signature=self._signature(keys, user, salt, key.thumbprint, purpose="login"),
+            dpop_thumbprint=key.thumbprint,
             known_refresh_token=self._api.tokens.last_refresh_token,
         )
-        tokens = await self._api.login(login)
-        self._api.tokens.save(tokens)
+        self._take_tokens(await self._api.login(login), key)
         account = await self._api.account()
         recovery = passwords.unwrap(account.wrapped_recovery, key=keys.wrapping_key, purpose=_WRAP_RECOVERY)
         seed = passwords.unwrap(account.wrapped_identity, key=recovery, purpose=_WRAP_IDENTITY)
@@ -108,7 +114,7 @@ class Enrolment:
             identity_seed=seed,
             recovery_secret=recovery,
         )
-        self._save(identity, None)
+        self._store.put(_IDENTITY, "", identity)
         return identity
 
     async def _password_keys(self, password: str, *, server_name: str, user: UserId) -> tuple[Salt, PasswordKeys]:
@@ -116,16 +122,17 @@ class Enrolment:
         bound_salt = passwords.salt(server_name=server_name, user=user, served_salt=decode_base64(salt.salt))
         return salt, await derive(password, bound_salt, salt.key_derivation, limits=self._limits)
 
-    def _signature(self, keys: PasswordKeys, user: UserId, salt: Salt, *, purpose: str) -> str:
+    def _signature(self, keys: PasswordKeys, user: UserId, salt: Salt, thumbprint: str, *, purpose: str) -> str:
         """Over the origin as the user typed it: a server in between cannot pass the log-in on."""
-        signed = login_bytes(origin=self._api.origin, user=user, nonce=salt.nonce, dpop_thumbprint="", purpose=purpose)
+        signed = login_bytes(
+            origin=self._api.origin, user=user, nonce=salt.nonce, dpop_thumbprint=thumbprint, purpose=purpose
+        )
         return sign(keys.login_seed, signed)
 
-    def _save(self, identity: Identity, tokens: Tokens | None) -> None:
+    def _take_tokens(self, tokens: Tokens, key: DpopKey) -> None:
         with self._store.transaction():
-            self._store.put(_IDENTITY, "", identity)
-            if tokens is not None:
-                self._api.tokens.save(tokens)
+            self._api.proofs.adopt(key)
+            self._api.tokens.save(tokens)
 
 
 async def derive(password: str, salt: bytes, parameters: KeyDerivation, *, limits: DerivationLimits) -> PasswordKeys:

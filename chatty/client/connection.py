@@ -18,6 +18,7 @@ import trio
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
 
 from chatty.client.backoff import Backoff, Jitter, full_jitter
+from chatty.client.dpop import ProofMaker
 from chatty.client.errors import error_from
 from chatty.client.nursery import open_serving_nursery
 from chatty.client.reasons import NotSignedIn, SessionEnded
@@ -58,6 +59,7 @@ answer_timeout_s = 30.0
 connect_timeout_s = 20.0
 message_bytes_max = 4 * limits.frame_bytes_max  # a page of history may be larger than what we may send
 
+_PATH = "/v1/ws"
 _SUPERSEDED, _REVOKED, _TOKEN_EXPIRED, _UNAUTHENTICATED = 4409, 4403, 4402, 4401
 
 MakeFrame = Callable[[int], ClientFrame]
@@ -84,6 +86,7 @@ class Link:
         self,
         origin: str,
         tokens: TokenKeeper,
+        proofs: ProofMaker,
         *,
         encoding: Encoding,
         where: Callable[[], Where],
@@ -93,6 +96,8 @@ class Link:
     ) -> None:
         self._origin = urlsplit(origin)
         self._tokens = tokens
+        self._proofs = proofs
+        self._nonce = ""
         self._encoding: Encoding = encoding
         self._where = where
         self._on_welcome = on_welcome
@@ -176,7 +181,7 @@ class Link:
                 nursery,
                 stream,
                 self._origin.netloc,
-                "/v1/ws",
+                _PATH,
                 subprotocols=[subprotocol],
                 max_message_size=message_bytes_max,
             )
@@ -185,6 +190,7 @@ class Link:
         challenge, *_ = await self._receive(socket)
         if not isinstance(challenge, Challenge):
             raise BadRequest("the server did not begin with a challenge")
+        self._nonce = challenge.nonce
         for frame in self._greeting(token):
             await self._put(socket, frame)
         while True:
@@ -200,12 +206,16 @@ class Link:
         hello = Hello(
             id=next(self._ids),
             access_token=token,
+            dpop_proof=self._proof(token),
             low=where.low,
             user_seq=where.user_seq,
             cursors=pages[0],
             more=len(pages) > 1,
         )
         return [hello, *self._more_cursors(pages)]
+
+    def _proof(self, token: str) -> str:
+        return self._proofs.proof("GET", _PATH, access_token=token, nonce=self._nonce)
 
     def _more_cursors(self, pages: list[list[Cursor]]) -> list[ClientFrame]:
         return [
@@ -284,7 +294,7 @@ class Link:
             await self._give_token(token)
 
     async def _give_token(self, token: str) -> None:
-        answer = await self.request(lambda id_: Token(id=id_, access_token=token))
+        answer = await self.request(lambda id_: Token(id=id_, access_token=token, dpop_proof=self._proof(token)))
         if isinstance(answer, Error):
             raise error_of(answer)
 

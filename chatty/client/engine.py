@@ -123,6 +123,7 @@ class Engine:
         return Link(
             self.api.origin,
             self.api.tokens,
+            self.api.proofs,
             encoding=encoding,
             where=self._where,
             on_welcome=self._on_welcome,

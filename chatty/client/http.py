@@ -14,10 +14,11 @@ import msgspec
 import trio
 
 from chatty.client.backoff import Backoff, Jitter, full_jitter
+from chatty.client.dpop import ProofMaker
 from chatty.client.errors import RemoteError, Unreachable, error_from, is_retryable
 from chatty.client.store import LocalStore
 from chatty.client.tokens import TokenKeeper
-from chatty.errors import ChattyError, TokenExpired
+from chatty.errors import ChattyError, TokenExpired, UseDpopNonce
 from chatty.ids import DeviceId, RoomId, SendNumber, Seq
 from chatty.wire.accounts import (
     Account,
@@ -54,6 +55,7 @@ class Api:
         jitter: Jitter = full_jitter,
     ) -> None:
         self.origin = origin.rstrip("/")
+        self.proofs = ProofMaker(store, origin=self.origin)
         self.tokens = TokenKeeper(store, ask=self.refresh)
         self._jitter = jitter
         self._http = httpx.AsyncClient(base_url=self.origin, transport=transport, timeout=try_timeout_s)
@@ -76,7 +78,7 @@ class Api:
         return await self._call("POST", "/v1/login", Tokens, body=request, is_signed_in=False, may_repeat=False)
 
     async def refresh(self, request: Refresh) -> Tokens:
-        return await self._call("POST", "/v1/token", Tokens, body=request, is_signed_in=False)
+        return await self._call("POST", "/v1/token", Tokens, body=request, is_signed_in=False, is_proven=True)
 
     # The account
 
@@ -136,8 +138,10 @@ class Api:
         body: HttpBody | None = None,
         number: tuple[SendNumber, SendNumber] | None = None,
         is_signed_in: bool = True,
+        is_proven: bool = False,
         may_repeat: bool = True,
     ) -> T:
+        """is_proven: with a DPoP proof though without an access token; with one it always is."""
         headers = {"Content-Type": "application/json"}
         if number is not None:
             headers |= {"Idempotency-Key": str(number[0]), "Chatty-Low": str(number[1])}
@@ -148,11 +152,17 @@ class Api:
         while True:
             if is_signed_in:
                 access_token = await self.tokens.access_token(refused=refused)
-                headers["Authorization"] = f"Bearer {access_token}"
+                headers["Authorization"] = f"DPoP {access_token}"
                 refused = access_token
+            if is_signed_in or is_proven:
+                headers["DPoP"] = self.proofs.proof(method, path, access_token=refused)
             try:
                 return _decoded(await self._try(method, path, content, headers), answer)
             except TokenExpired:
+                if trio.current_time() > deadline:
+                    raise
+            except UseDpopNonce:  # the answer brought one
+                refused = ""
                 if trio.current_time() > deadline:
                     raise
             except ChattyError as error:
@@ -167,6 +177,7 @@ class Api:
             response = await self._http.request(method, path, content=content, headers=dict(headers))
         except httpx.TransportError as error:
             raise Unreachable(f"{method} {path}: {str(error) or type(error).__name__}") from None
+        self.proofs.nonce = response.headers.get("DPoP-Nonce", self.proofs.nonce)
         if response.is_success:
             return response.content
         raise _problem(response)

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import Struct
 
 from chatty.client.accounts import load_identity
+from chatty.client.dpop import DPOP_KEY
 from chatty.client.megolm import megolm_ratchets
 from chatty.client.olm import load_account_pickle
 from chatty.client.reasons import WrongStoreKey
@@ -49,6 +50,9 @@ def secret_keys(store: LocalStore) -> list[SecretKey]:
     if identity is None:
         return []
     found = {"identity key": identity.identity_seed, "recovery secret": identity.recovery_secret}
+    dpop_key = store.get(DPOP_KEY, "", bytes)
+    if dpop_key is not None:
+        found["key of the tokens"] = dpop_key
     pickle = load_account_pickle(store, identity.device)
     if pickle is not None:
         account = msgspec.json.decode(_open_pickle(pickle, store.pickle_key), type=_OlmAccount)

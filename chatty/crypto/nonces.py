@@ -11,7 +11,7 @@ _FORM = re.compile(r"([0-9]{1,12})\.([A-Za-z0-9_-]{43})")
 
 
 class Nonces:
-    """key: 32 bytes. purpose keeps log-in nonces apart from those of a socket's challenge."""
+    """key: 32 bytes. purpose keeps log-in nonces apart from those of DPoP proofs."""
 
     def __init__(self, key: bytes, *, purpose: str) -> None:
         self._key = key
@@ -22,12 +22,16 @@ class Nonces:
 
     def is_fresh(self, nonce: str, *, now_s: float) -> bool:
         """Ours, and not older than a minute."""
+        return self.slot(nonce, now_s=now_s) is not None
+
+    def slot(self, nonce: str, *, now_s: float) -> int | None:
+        """The number of its half minute; None: not ours, or older than a minute."""
         found = _FORM.fullmatch(nonce)
         if found is None:
-            return False
+            return None
         slot = int(found[1])
         is_ours = hmac.compare_digest(self._text(slot), nonce)
-        return is_ours and 0 <= int(now_s) // slot_s - slot <= 1
+        return slot if is_ours and 0 <= int(now_s) // slot_s - slot <= 1 else None
 
     def _text(self, slot: int) -> str:
         mac = hmac.digest(self._key, b"chatty.nonce.v1/" + self._purpose + b"/%d" % slot, sha256)

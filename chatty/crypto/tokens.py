@@ -1,18 +1,20 @@
 """Tokens. An access token is a signed statement that lives minutes (RFC 9068, EdDSA); a refresh token is a MAC over a counter.
 
 Access token: header {alg: EdDSA, typ: at+jwt, kid} and nothing else; claims iss and aud (the public origin), sub (user id),
-client_id, jti, iat, exp, and our own: device, fam (family), k (which refresh token it was issued with), role.
+client_id, jti, iat, exp, cnf.jkt (the thumbprint of its DPoP key, RFC 9449), and our own: device, fam (family), k (which refresh
+token it was issued with), role.
 
 Refresh token: chatty_r.<family>.<k>.<MAC of family and k>, so each successor is a function of the one before and the server
 keeps only k. The prefix lets logs and scanners recognise one.
 """
 
 import hmac
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, Protocol
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -27,19 +29,22 @@ access_lifetime_s_max = 600
 client_id = "chatty"
 _ALGORITHM = "EdDSA"
 _TYPE = "at+jwt"
-_CLAIMS = ["iss", "aud", "sub", "client_id", "jti", "iat", "exp", "device", "fam", "k", "role"]
+_CLAIMS = ["iss", "aud", "sub", "client_id", "jti", "iat", "exp", "cnf", "device", "fam", "k", "role"]
+_THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
+overlap_margin_s = 120.0  # beyond an access token's life: clocks differ, and a paused node signs late
 _REFRESH = re.compile(r"chatty_r\.([A-Za-z0-9_-]{22})\.([1-9][0-9]{0,14})\.([A-Za-z0-9_-]{43})")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AccessClaims:
-    """What a checked access token says. expires_at_s: seconds since 1970."""
+    """What a checked access token says. thumbprint: of the DPoP key it is bound to. expires_at_s: seconds since 1970."""
 
     user: UserId
     device: DeviceId
     family: FamilyId
     k: int
     role: str
+    thumbprint: str
     expires_at_s: float
 
 
@@ -62,25 +67,67 @@ class SigningKey:
         return {**self._thumbprint_members(), "kid": self.key_id, "alg": _ALGORITHM, "use": "sig"}
 
 
-def make_jwks(keys: list[SigningKey]) -> Jwks:
+class UnknownKey(Exception):
+    """The token names a signing key that is not in the ring: perhaps another node's newer one."""
+
+
+class TokenKeys(Protocol):
+    """The signing keys of the moment."""
+
+    def signing(self, *, now_s: float) -> SigningKey: ...
+    def verifying(self, key_id: str, *, now_s: float) -> Ed25519PublicKey | None: ...
+
+
+class Keyring(TokenKeys):
+    """Signing keys that take turns: each signs from its time on, until the next one's time has come.
+
+    A key verifies from when it is in the ring until nothing that it signed lives any more. keys: (key, signs from, s since 1970),
+    at least one of which signs.
+    """
+
+    def __init__(self, keys: Sequence[tuple[SigningKey, float]]) -> None:
+        self._keys = sorted(keys, key=lambda one: one[1])
+
+    def signing(self, *, now_s: float) -> SigningKey:
+        """The newest whose time has come; a clock that is behind them all gets the oldest."""
+        return [key for key, signs_from_s in self._keys if signs_from_s <= max(now_s, self._keys[0][1])][-1]
+
+    def verifying(self, key_id: str, *, now_s: float) -> Ed25519PublicKey | None:
+        return next((key.public for key in self.published(now_s=now_s) if key.key_id == key_id), None)
+
+    def published(self, *, now_s: float) -> list[SigningKey]:
+        """Those that verify now, and that clients are told of."""
+        ends = [signs_from_s + access_lifetime_s_max + overlap_margin_s for _, signs_from_s in self._keys[1:]]
+        return [key for (key, _), end_s in zip(self._keys, [*ends, math.inf], strict=True) if now_s < end_s]
+
+
+def make_jwks(keys: Sequence[SigningKey]) -> Jwks:
     return Jwks(keys=[key.jwk() for key in keys])
 
 
 class AccessTokens:
-    """Issues with `key`; takes those of `older` keys too while they live. origin: the public one, never from a Host header."""
+    """origin: the public one, never from a Host header."""
 
-    def __init__(self, key: SigningKey, *, origin: str, lifetime_s: int, older: tuple[SigningKey, ...] = ()) -> None:
+    def __init__(self, keys: TokenKeys, *, origin: str, lifetime_s: int) -> None:
         if not 0 < lifetime_s <= access_lifetime_s_max:
             raise ValueError(f"an access token lives at most {access_lifetime_s_max} s")
-        self._key = key
-        self._publics: Mapping[str, Ed25519PublicKey] = {one.key_id: one.public for one in (key, *older)}
+        self._keys = keys
         self._origin = origin
         self.lifetime_s = lifetime_s
 
     def issue(
-        self, *, user: UserId, device: DeviceId, family: FamilyId, k: int, role: str, token_id: str, now_s: float
+        self,
+        *,
+        user: UserId,
+        device: DeviceId,
+        family: FamilyId,
+        k: int,
+        role: str,
+        thumbprint: str,
+        token_id: str,
+        now_s: float,
     ) -> str:
-        """token_id: random, unique."""
+        """thumbprint: of the DPoP key that may use it. token_id: random, unique."""
         claims = {
             "iss": self._origin,
             "aud": self._origin,
@@ -89,22 +136,27 @@ class AccessTokens:
             "jti": token_id,
             "iat": int(now_s),
             "exp": int(now_s) + self.lifetime_s,
+            "cnf": {"jkt": thumbprint},
             "device": device,
             "fam": family,
             "k": k,
             "role": role,
         }
-        return jwt.encode(claims, self._key.private, _ALGORITHM, headers={"typ": _TYPE, "kid": self._key.key_id})
+        key = self._keys.signing(now_s=now_s)
+        return jwt.encode(claims, key.private, _ALGORITHM, headers={"typ": _TYPE, "kid": key.key_id})
 
     def check(self, token: str, *, now_s: float) -> AccessClaims:
-        """Raises: Unauthenticated for whatever is not a token of ours for us; TokenExpired only for one that was."""
-        claims = self._verified(token)
+        """Raises: Unauthenticated for whatever is not a token of ours for us; TokenExpired only for one that was; UnknownKey."""
+        claims = self._verified(token, now_s)
         if not all(isinstance(claims[name], str) for name in ("sub", "device", "fam", "role", "jti")):
             raise Unauthenticated("a claim of the access token is no text")
         if claims["client_id"] != client_id or not all(type(claims[name]) is int for name in ("iat", "exp", "k")):
             raise Unauthenticated("a claim of the access token is wrong")
         if not 0 < claims["exp"] - claims["iat"] <= access_lifetime_s_max or claims["iat"] > now_s + 60:
             raise Unauthenticated("the access token's times are wrong")
+        confirmation = claims["cnf"]
+        if not isinstance(confirmation, dict) or not _THUMBPRINT.fullmatch(str(confirmation.get("jkt"))):
+            raise Unauthenticated("the access token is bound to no key")
         if claims["exp"] <= now_s:
             raise TokenExpired("the access token has expired")
         return AccessClaims(
@@ -113,17 +165,18 @@ class AccessTokens:
             family=FamilyId(claims["fam"]),
             k=claims["k"],
             role=claims["role"],
+            thumbprint=confirmation["jkt"],
             expires_at_s=float(claims["exp"]),
         )
 
-    def _verified(self, token: str) -> dict[str, Any]:
+    def _verified(self, token: str, now_s: float) -> dict[str, Any]:
         try:
             header = jwt.get_unverified_header(token)
             if header.keys() != {"alg", "typ", "kid"} or header["typ"] != _TYPE:
                 raise Unauthenticated("not an access token")
-            public = self._publics.get(header["kid"])
+            public = self._keys.verifying(header["kid"], now_s=now_s)
             if public is None:
-                raise Unauthenticated("the access token's key is unknown")
+                raise UnknownKey
             # Times are checked against the caller's clock, in check().
             options: Options = {"require": _CLAIMS, "verify_exp": False, "verify_iat": False, "strict_aud": True}
             claims: dict[str, Any] = jwt.decode(

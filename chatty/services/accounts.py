@@ -123,7 +123,14 @@ class AccountSteps:
                 await record_login(unit, user, body.new_device.device, "account.registered", family, role=role)
         if role is None or family is None:
             raise ApprovalPending("an admin decides; then log in")
-        return self._issuer.issue(user=user, device=body.new_device.device, family=family, k=1, role=role)
+        return self._issuer.issue(
+            user=user,
+            device=body.new_device.device,
+            family=family,
+            k=1,
+            role=role,
+            thumbprint=body.dpop_thumbprint,
+        )
 
     async def _apply(self, unit: AccountsUnit, new: NewUser) -> None:
         """Whether the name is free is not looked at: nobody may learn it."""

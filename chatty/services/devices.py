@@ -130,12 +130,22 @@ async def revoke(unit: DevicesUnit, caller: Caller, device_id: DeviceId, *, now_
     device = _find(await unit.devices.live(caller.user_number), device_id)
     if device is None:
         raise NotFound("you have no such device")
-    await unit.devices.kill(device.number)
     await _record(unit, caller, "device.revoked", device_id, before=_state(device), after={"state": "revoked"})
+    return await _end(unit, caller.user_number, device, now_ms)
+
+
+async def end_device(unit: DevicesUnit, user: UserNumber, device_id: DeviceId, *, now_ms: int) -> Doorbell:
+    """Kill a device by the server's own decision, if it lives; the user's row is locked, and who calls it records why."""
+    device = _find(await unit.devices.live(user), device_id)
+    return Doorbell() if device is None else await _end(unit, user, device, now_ms)
+
+
+async def _end(unit: DevicesUnit, user: UserNumber, device: StoredDevice, now_ms: int) -> Doorbell:
+    await unit.devices.kill(device.number)
     if device.in_set:
-        doorbell = await _tell_everybody(unit, caller.user_number, now_ms)
+        doorbell = await _tell_everybody(unit, user, now_ms)
     else:
-        doorbell = await tell_own_devices(unit, caller.user_number, now_ms=now_ms)
+        doorbell = await tell_own_devices(unit, user, now_ms=now_ms)
     return Doorbell(rooms=doorbell.rooms, users=doorbell.users, revoked=[device.number])
 
 
@@ -184,6 +194,12 @@ async def tell_own_devices(unit: DevicesUnit, user: UserNumber, *, now_ms: int) 
     """A change that others need not know of: tell the user's own devices. The user's row is locked."""
     version = await unit.devices.list_version(user)
     await unit.devices.tell_user(user, kind="devices", content={"list_version": version}, time_ms=now_ms)
+    return Doorbell(users=[user])
+
+
+async def tell_security(unit: DevicesUnit, user: UserNumber, *, what: str, device: DeviceId, now_ms: int) -> Doorbell:
+    """A notice to all of the user's devices that something happened to one of them. The user's row is locked."""
+    await unit.devices.tell_user(user, kind="security", content={"what": what, "device": device}, time_ms=now_ms)
     return Doorbell(users=[user])
 
 

@@ -6,11 +6,13 @@ before anything is served.
 
 import os
 from dataclasses import dataclass
+from typing import Protocol
 
 from chatty.crypto.audit import AuditKey
 from chatty.crypto.sealing import MasterKey, Random, Sealer, key_bytes
-from chatty.crypto.tokens import SigningKey
+from chatty.crypto.tokens import Keyring, SigningKey
 from chatty.services.server import Server, ServerUnit
+from chatty.services.signing_keys import SIGNING_KEY, SealedKeys, open_keyring
 from chatty.services.units import Transactions
 
 AUDIT_KEY = "audit_key"
@@ -19,30 +21,45 @@ _DATA_KEY = "data_key"
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ServerKeys:
-    """sealer: for secrets at rest. signing: tokens and checkpoints. audit: heads of the audit log. The others are MAC keys."""
+    """sealer: for secrets at rest. signing: access tokens, as read at the start. checkpoint: rooms' heads. audit: heads of the
+    audit log. The others are MAC keys.
+    """
 
     sealer: Sealer
-    signing: SigningKey
+    signing: Keyring
+    checkpoint: SigningKey
     audit: AuditKey
     salt_key: bytes
     refresh_key: bytes
     nonce_key: bytes
 
 
+class ServerKeysUnit(Protocol):
+    @property
+    def server(self) -> "KeyStore": ...
+
+
+class KeyStore(Server, SealedKeys, Protocol):
+    """What opening the keys needs of the store."""
+
+
 async def open_server_keys(
-    unit_of_work: Transactions[ServerUnit], master: MasterKey, *, random: Random = os.urandom
+    unit_of_work: Transactions[ServerKeysUnit], master: MasterKey, *, random: Random = os.urandom
 ) -> ServerKeys:
     """Raises: SealBroken: the master key is not the one that these keys were sealed under."""
     async with unit_of_work.begin() as unit:
         await unit.server.lock()
         sealer = Sealer(await _data_keys(unit.server, master, random), random=random)
-        signing, audit, salt, refresh, nonce = [
+        await _newest_key(unit.server, sealer, SIGNING_KEY, random)
+        ring = open_keyring(sealer, await unit.server.keys_by_turn(SIGNING_KEY))
+        checkpoint, audit, salt, refresh, nonce = [
             await _newest_key(unit.server, sealer, purpose, random)
-            for purpose in ("signing_key", AUDIT_KEY, "salt_key", "refresh_key", "nonce_key")
+            for purpose in ("checkpoint_key", AUDIT_KEY, "salt_key", "refresh_key", "nonce_key")
         ]
     return ServerKeys(
         sealer=sealer,
-        signing=SigningKey(signing),
+        signing=ring,
+        checkpoint=SigningKey(checkpoint),
         audit=AuditKey(audit),
         salt_key=salt,
         refresh_key=refresh,

@@ -18,17 +18,17 @@ from chatty.ids import RequestId
 from chatty.services import permissions
 from chatty.services.audit import Origin, set_family, set_origin
 from chatty.services.caller import Caller
+from chatty.services.dpop import ProvenRequest
 from chatty.services.limits import unlimited
 from chatty.telemetry import Metrics
 from chatty.web.addresses import Network, client_address
 from chatty.web.limits import RequestLimits
 from chatty.web.problems import PROBLEM_MEDIA_TYPE, as_domain_error, problem_body, problem_headers
-from chatty.web.reading import read_arguments, read_token
+from chatty.web.reading import read_arguments, read_proof, read_token
 from chatty.web.routes import Reply, RequestInfo, Route
 
-Authenticate = Callable[
-    [str], Awaitable[Caller]
-]  # a checked access token's caller; raises Unauthenticated and relatives
+# The caller of a checked access token and proof; raises Unauthenticated and relatives.
+Authenticate = Callable[[str, ProvenRequest], Awaitable[Caller]]
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _UNKNOWN_PATH = "(unknown)"
@@ -48,6 +48,7 @@ def make_quart(
     routes: Iterable[Route],
     *,
     authenticate: Authenticate,
+    make_nonce: Callable[[], str],
     metrics: Metrics,
     body_bytes_max: int,
     body_timeout_s: float = 30.0,
@@ -56,6 +57,7 @@ def make_quart(
 ) -> QuartTrio:
     """An application that answers these routes and nothing else; lifespan and WebSocket are added by the caller.
 
+    make_nonce: for the DPoP proofs of the next requests; it goes out with every answer.
     limits: none by default. proxies: whose X-Forwarded-For is believed.
     Raises: TypeError for two routes of one operation.
     """
@@ -66,7 +68,7 @@ def make_quart(
     for one in routes:
         _add(app, one, authenticate, limits)
     app.before_request(_beginner(limits, proxies))
-    app.after_request(_finisher(metrics))
+    app.after_request(_finisher(metrics, make_nonce))
 
     async def refuse(error: Exception) -> Response:
         return _problem(error, body_bytes_max=body_bytes_max)
@@ -93,12 +95,14 @@ def _add(app: QuartTrio, route: Route, authenticate: Authenticate, limits: Reque
 
 async def _serve(route: Route, request_: Request, authenticate: Authenticate, limits: RequestLimits) -> Response:
     """Who asks comes before what is asked: nobody makes us read a body without a token where one is needed."""
-    caller = await authenticate(read_token(request_.headers)) if route.permission.needs_caller else None
+    proven = read_proof(request_)
+    caller = await authenticate(read_token(request_.headers), proven) if route.permission.needs_caller else None
     permissions.check(route.permission, caller)
     if caller is not None:
         set_family(caller.family)
         limits.admit(caller, route.operation, address=g.address)
-    arguments = await read_arguments(route, request_, RequestInfo(request_id=g.request_id, address=g.address))
+    info = RequestInfo(request_id=g.request_id, address=g.address, proven=proven)
+    arguments = await read_arguments(route, request_, info)
     g.is_body_read = True
     if route.wants_caller:
         arguments["caller"] = caller
@@ -127,11 +131,12 @@ def _beginner(limits: RequestLimits, proxies: Sequence[Network]) -> Callable[[],
     return begin
 
 
-def _finisher(metrics: Metrics) -> Callable[[Response], Awaitable[Response]]:
+def _finisher(metrics: Metrics, make_nonce: Callable[[], str]) -> Callable[[Response], Awaitable[Response]]:
     async def finish(response: Response) -> Response:
         path, status = _template(request), response.status_code
         duration_s = time.perf_counter() - g.started_at
         response.headers["X-Request-Id"] = g.request_id
+        response.headers["DPoP-Nonce"] = make_nonce()
         if not g.is_body_read and request.http_version.startswith("1"):
             response.headers["Connection"] = "close"  # whatever of the body still comes is not the next request
         for name, value in _HEADERS.items():

@@ -18,15 +18,18 @@ from chatty.errors import (
     ChattyError,
     DeviceRevoked,
     InternalError,
+    InvalidDpopProof,
     MethodNotAllowed,
     NotFound,
     TokenExpired,
     TooLarge,
     Unauthenticated,
+    UseDpopNonce,
 )
 from chatty.ids import RequestId
 from chatty.wire import frames
 
+_CHALLENGE = 'DPoP algs="EdDSA ES256"'
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 _log = structlog.get_logger(__name__)
 
@@ -66,9 +69,11 @@ def problem_headers(error: ChattyError) -> dict[str, str]:
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if isinstance(error, Unauthenticated):
-        headers["WWW-Authenticate"] = 'DPoP algs="EdDSA ES256", Bearer'
+        headers["WWW-Authenticate"] = _CHALLENGE
+    elif isinstance(error, InvalidDpopProof | UseDpopNonce):
+        headers["WWW-Authenticate"] = f'{_CHALLENGE}, error="{error.code}"'
     elif isinstance(error, TokenExpired | DeviceRevoked):
-        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
+        headers["WWW-Authenticate"] = f'{_CHALLENGE}, error="invalid_token"'
     return headers
 
 

@@ -13,8 +13,9 @@ import msgspec
 from quart import Request
 from werkzeug.datastructures import Headers, MultiDict
 
-from chatty.errors import BadRequest, Unauthenticated, UnsupportedMediaType
+from chatty.errors import BadRequest, InvalidDpopProof, Unauthenticated, UnsupportedMediaType
 from chatty.ids import SendNumber
+from chatty.services.dpop import ProvenRequest
 from chatty.web.routes import NumberedRequest, Parameter, RequestInfo, Route
 from chatty.wire.types import SendNumberField
 
@@ -23,11 +24,19 @@ _INTEGER = re.compile(r"0|[1-9][0-9]{0,15}")
 
 
 def read_token(headers: Headers) -> str:
-    """The access token. Raises: Unauthenticated."""
+    """The access token, in the scheme DPoP alone: one that anybody could use is none. Raises: Unauthenticated."""
     scheme, _, token = headers.get("Authorization", "").partition(" ")
-    if scheme.lower() not in ("dpop", "bearer") or not re.fullmatch(r"[A-Za-z0-9._~+/=-]{1,4096}", token):
-        raise Unauthenticated("no access token")
+    if scheme.lower() != "dpop" or not re.fullmatch(r"[A-Za-z0-9._~+/=-]{1,4096}", token):
+        raise Unauthenticated("no access token in the scheme DPoP")
     return token
+
+
+def read_proof(request: Request) -> ProvenRequest:
+    """The request's DPoP proof, and what it must speak of. Raises: InvalidDpopProof for more than one."""
+    proofs = request.headers.getlist("DPoP")
+    if len(proofs) > 1:
+        raise InvalidDpopProof("more than one DPoP proof")
+    return ProvenRequest(method=request.method, path=request.path, proof=proofs[0] if proofs else "")
 
 
 async def read_arguments(route: Route, request: Request, info: RequestInfo) -> dict[str, Any]:
@@ -62,7 +71,7 @@ def _read_info(route: Route, request: Request, info: RequestInfo) -> RequestInfo
     n, low = (_read_number(name, request.headers.get(name)) for name in ("Idempotency-Key", "Chatty-Low"))
     if low > n:
         raise BadRequest("Chatty-Low is above Idempotency-Key")
-    return NumberedRequest(request_id=info.request_id, address=info.address, n=n, low=low)
+    return NumberedRequest(request_id=info.request_id, address=info.address, proven=info.proven, n=n, low=low)
 
 
 def _read_parameters(route: Route, request: Request) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from chatty import errors as e
 from chatty.errors import ChattyError
 from chatty.ids import RequestId, SendNumber
 from chatty.services.caller import Caller
+from chatty.services.dpop import ProvenRequest
 from chatty.services.permissions import PERMISSIONS, Permission
 
 Method = Literal["GET", "POST", "PUT", "DELETE"]
@@ -36,17 +37,20 @@ Handler = Callable[..., Awaitable[Any]]
 T = TypeVar("T")
 
 _ALWAYS = (e.BadRequest, e.InternalError, e.Overloaded, e.RateLimited, e.StoreUnavailable, e.ShuttingDown)
-_WITH_CALLER = (e.Unauthenticated, e.TokenExpired, e.DeviceRevoked, e.Forbidden)
+_WITH_CALLER = (e.Unauthenticated, e.TokenExpired, e.InvalidDpopProof, e.UseDpopNonce, e.DeviceRevoked, e.Forbidden)
 _WITH_BODY = (e.TooLarge, e.UnsupportedMediaType, e.BodyTimeout)
 _WITH_NUMBER = (e.MessageIdConflict, e.MessageIdClosed, e.SendWindowFull, e.OutcomeUnknown)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestInfo:
-    """What every request has. address: the client's, behind the proxies that are trusted (addresses.py)."""
+    """What every request has. address: the client's, behind the proxies that are trusted (addresses.py). proven: with its DPoP
+    proof, which for requests with a caller was checked before the handler runs.
+    """
 
     request_id: RequestId
     address: str
+    proven: ProvenRequest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,14 @@
 """Routes: log in, refresh, log out."""
 
-from chatty.errors import ApprovalPending, DeviceIdTaken, LoginRefused, NotFound, RefreshRefused
+from chatty.errors import (
+    ApprovalPending,
+    DeviceIdTaken,
+    InvalidDpopProof,
+    LoginRefused,
+    NotFound,
+    RefreshRefused,
+    UseDpopNonce,
+)
 from chatty.services.caller import Caller
 from chatty.services.permissions import PUBLIC, SIGNED_IN
 from chatty.services.sessions import SessionSteps
@@ -16,10 +24,10 @@ def routes(sessions: SessionSteps) -> list[Route]:
         """Sign in on a new device."""
         return await sessions.log_in(body, address=request.address)
 
-    @route("POST", "/v1/token", permission=PUBLIC, errors=(RefreshRefused,))
+    @route("POST", "/v1/token", permission=PUBLIC, errors=(RefreshRefused, InvalidDpopProof, UseDpopNonce))
     async def refresh(body: Refresh, request: RequestInfo) -> Tokens:
-        """Both tokens anew, for the newest refresh token."""
-        return await sessions.refresh(body, address=request.address)
+        """Both tokens anew, for a refresh token and a DPoP proof of its key."""
+        return await sessions.refresh(body, request.proven, address=request.address)
 
     @route("POST", "/v1/logout", permission=SIGNED_IN, errors=(NotFound,))
     async def log_out(caller: Caller, body: Empty) -> Empty:

@@ -6,7 +6,16 @@ from msgspec import Meta, Struct
 
 from chatty.wire import limits
 from chatty.wire.frames import Generation
-from chatty.wire.types import DeviceIdField, KeyField, NameField, SignatureField, TextField, TokenField, UserIdField
+from chatty.wire.types import (
+    DeviceIdField,
+    KeyField,
+    NameField,
+    SignatureField,
+    TextField,
+    ThumbprintField,
+    TokenField,
+    UserIdField,
+)
 
 WrappedField = Annotated[bytes, Meta(min_length=1, max_length=limits.wrapped_secret_bytes_max)]
 DeviceNameField = Annotated[str, Meta(max_length=limits.device_name_chars_max, pattern=r"^[^\u0000-\u001f]*$(?!\n)")]
@@ -64,8 +73,8 @@ class Registration(HttpBody, frozen=True, kw_only=True):
     new_device: NewDevice
     nonce: TokenField
     signature: SignatureField
+    dpop_thumbprint: ThumbprintField
     registration_token: TextField = ""
-    dpop_thumbprint: TextField = ""
 
 
 class Login(HttpBody, frozen=True, kw_only=True):
@@ -75,11 +84,13 @@ class Login(HttpBody, frozen=True, kw_only=True):
     new_device: NewDevice
     nonce: TokenField
     signature: SignatureField
-    dpop_thumbprint: TextField = ""
+    dpop_thumbprint: ThumbprintField
     known_refresh_token: TextField = ""
 
 
 class Refresh(HttpBody, frozen=True, kw_only=True):
+    """POST /v1/token, with a DPoP proof of the log-in session's key."""
+
     refresh_token: TokenField
 
 

@@ -65,3 +65,13 @@ def decode_base64(text: str, *, length: int | None = None) -> bytes:
 def encode_base64url(data: bytes) -> str:
     """URL-safe alphabet, no padding."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def decode_base64url(text: str, *, length: int | None = None) -> bytes:
+    """The inverse of encode_base64url, as strict as decode_base64(). Raises: BadRequest."""
+    if "+" in text or "/" in text:
+        raise BadRequest("not base64url")
+    return decode_base64(text.translate(_URL_TO_STANDARD), length=length)
+
+
+_URL_TO_STANDARD = str.maketrans("-_", "+/")

@@ -50,11 +50,13 @@ class Cursor(Frame, frozen=True, kw_only=True):
 
 
 class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
-    """First request. Cursors come in pages: with `more`, `cursors` frames follow before resume begins. Answer: welcome."""
+    """First request. dpop_proof: htm GET, htu the origin + /v1/ws, the challenge's nonce. Cursors come in pages: with `more`,
+    `cursors` frames follow before resume begins. Answer: welcome.
+    """
 
     id: RequestIdField
     access_token: TokenField
-    dpop_proof: TokenField | None = None
+    dpop_proof: TokenField
     low: SendNumberField
     user_seq: UserSeqField
     cursors: Annotated[list[Cursor], Meta(max_length=limits.cursors_per_frame_max)] = []
@@ -79,11 +81,11 @@ class Resync(Frame, frozen=True, kw_only=True, tag="resync"):
 
 
 class Token(Frame, frozen=True, kw_only=True, tag="token"):
-    """A fresh access token for the open socket. Answer: done."""
+    """A fresh access token for the open socket, and a proof as in `hello`. Answer: done."""
 
     id: RequestIdField
     access_token: TokenField
-    dpop_proof: TokenField | None = None
+    dpop_proof: TokenField
 
 
 class Send(Frame, frozen=True, kw_only=True, tag="send"):

@@ -35,7 +35,7 @@ def body_bytes(content: Body) -> bytes:
 
 
 def login_bytes(*, origin: str, user: UserId, nonce: str, dpop_thumbprint: str, purpose: str) -> bytes:
-    """What the log-in key signs. purpose: "register", "login" or, later, a step-up; no DPoP key: an empty thumbprint."""
+    """What the log-in key signs. purpose: "register" or "login". dpop_thumbprint: of the key that the tokens will be bound to."""
     statement = {
         "domain": "chatty.login.v1",
         "origin": origin,

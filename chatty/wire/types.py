@@ -30,4 +30,5 @@ KeyIdField = Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,32}:[A-Za-z0-9+/=_.-]{1,
 TextField = Annotated[str, Meta(max_length=255, pattern=r"^[^\u0000]*$(?!\n)")]
 SessionIdField = Annotated[str, Meta(pattern=r"^[A-Za-z0-9+/]{43}$(?!\n)")]  # a Megolm session's Ed25519 key
 TokenField = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[A-Za-z0-9._~+/=-]+$(?!\n)")]
+ThumbprintField = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}$(?!\n)")]  # RFC 7638, of a DPoP key
 HeadField = KeyField  # a SHA-256, unpadded base64

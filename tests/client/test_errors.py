@@ -163,7 +163,7 @@ async def test_an_expired_token_is_refreshed_and_the_call_repeated(store: LocalS
     )
     assert (await api(store, answers).devices()).devices == []
     assert [one.url.path for one in answers.asked] == ["/v1/devices", "/v1/token", "/v1/devices"]
-    assert answers.asked[2].headers["Authorization"] == "Bearer access2"
+    assert answers.asked[2].headers["Authorization"] == "DPoP access2"
 
 
 async def test_an_ended_session_is_final(store: LocalStore) -> None:

@@ -20,20 +20,24 @@ from chatty.crypto.sealing import MasterKey
 from chatty.crypto.tokens import AccessTokens, RefreshTokens, make_jwks
 from chatty.errors import StoreUnavailable
 from chatty.services.accounts import AccountSteps
+from chatty.services.caller import Caller
 from chatty.services.devices import DeviceSteps
 from chatty.services.doorbells import Doorbell, Doorbells
+from chatty.services.dpop import Proofs, ProvenRequest
 from chatty.services.keys import KeySteps
 from chatty.services.registration import Mode, RegistrationSteps
-from chatty.services.server import open_identity
+from chatty.services.server import ServerIdentity, open_identity
 from chatty.services.server_keys import ServerKeys, open_server_keys
 from chatty.services.sessions import Issuer, Lifetimes, SessionSteps
+from chatty.services.signing_keys import SigningKeys
 from chatty.store.pool import Pool, open_pool
 from chatty.store.units import PostgresUnitOfWork
 from chatty.telemetry import Metrics
 from chatty.web import accounts, devices, health, server, sessions
 from chatty.web.application import make_quart
 from chatty.web.openapi import openapi_route
-from chatty.wire.accounts import ServerInfo
+from chatty.web.routes import Route
+from chatty.wire.accounts import Jwks, ServerInfo
 from tests.people import Person
 
 ORIGIN = "http://chatty.test"
@@ -70,6 +74,7 @@ class RunningServer:
 
     http: httpx.AsyncClient
     pool: Pool
+    units: PostgresUnitOfWork
     keys: ServerKeys
     clock: Clock
     accounts: AccountSteps
@@ -77,9 +82,17 @@ class RunningServer:
     sessions: SessionSteps
     key_steps: KeySteps
     doorbells: HeardDoorbells
+    proofs: Proofs
 
     def person(self, name: str = "ann") -> Person:
         return Person(http=self.http, name=name, server_name=SERVER_NAME, origin=ORIGIN)
+
+    async def caller(self, person: Person) -> Caller:
+        """Who its access token says that it is."""
+        token = person.tokens["access_token"]
+        nonce, path = self.proofs.make_nonce(), "/v1/account"
+        proof = person.prover.proof("GET", path, access_token=token, nonce=nonce)
+        return await self.sessions.authenticate(token, ProvenRequest(method="GET", path=path, proof=proof))
 
     async def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         async with self.pool.connection() as connection:
@@ -93,9 +106,11 @@ async def open_server(database: str, *, mode: Mode = "open") -> AsyncIterator[Ru
         units = PostgresUnitOfWork(pool)
         identity = await open_identity(units, name=SERVER_NAME, make_generation_id=lambda: "first")
         keys = await open_server_keys(units, MASTER)
-        access = AccessTokens(keys.signing, origin=ORIGIN, lifetime_s=600)
+        signing_keys = SigningKeys(keys.signing, units=units, sealer=keys.sealer, clock_s=clock)
+        access = AccessTokens(signing_keys, origin=ORIGIN, lifetime_s=600)
         refresh = RefreshTokens(keys.refresh_key)
         nonces = Nonces(keys.nonce_key, purpose="login")
+        proofs = Proofs(Nonces(keys.nonce_key, purpose="dpop"), origin=ORIGIN, clock_s=clock)
         issuer = Issuer(access=access, refresh=refresh, nonces=nonces, origin=ORIGIN, clock_s=clock)
         account_steps = AccountSteps(
             unit_of_work=units,
@@ -112,33 +127,28 @@ async def open_server(database: str, *, mode: Mode = "open") -> AsyncIterator[Ru
             issuer=issuer,
             access=access,
             refresh=refresh,
+            proofs=proofs,
+            signing_keys=signing_keys,
             sealer=keys.sealer,
             lifetimes=Lifetimes(idle_s=1_000, absolute_s=10_000),
             clock_s=clock,
         )
         metrics = Metrics()
-        info = ServerInfo(
-            server_name=SERVER_NAME,
-            origin=ORIGIN,
-            version="1",
-            generation=identity.generation,
-            registration=mode,
-            key_derivation=[DEFAULT_DERIVATION],
-        )
+
+        def jwks() -> Jwks:
+            return make_jwks([*signing_keys.published(), keys.checkpoint])
+
         routes = [
             *accounts.routes(account_steps),
             *sessions.routes(session_steps),
             *devices.routes(DeviceSteps(unit_of_work=units, doorbells=doorbells, clock_ms=clock.ms)),
-            *server.routes(info, make_jwks([keys.signing])),
-            *health.routes(
-                health.Health(
-                    server_name=SERVER_NAME, version="1", checks=[partial(check_database, pool)], metrics=metrics
-                )
-            ),
+            *server.routes(server_info(identity, mode), jwks),
+            *health_routes(pool, metrics),
         ]
         app = make_quart(
             [*routes, openapi_route(routes, version="1")],
             authenticate=session_steps.authenticate,
+            make_nonce=proofs.make_nonce,
             metrics=metrics,
             body_bytes_max=100_000,
         )
@@ -146,6 +156,7 @@ async def open_server(database: str, *, mode: Mode = "open") -> AsyncIterator[Ru
             yield RunningServer(
                 http=http,
                 pool=pool,
+                units=units,
                 keys=keys,
                 clock=clock,
                 accounts=account_steps,
@@ -153,7 +164,24 @@ async def open_server(database: str, *, mode: Mode = "open") -> AsyncIterator[Ru
                 sessions=session_steps,
                 key_steps=KeySteps(unit_of_work=units, doorbells=doorbells, clock_ms=clock.ms),
                 doorbells=doorbells,
+                proofs=proofs,
             )
+
+
+def server_info(identity: ServerIdentity, mode: Mode) -> ServerInfo:
+    return ServerInfo(
+        server_name=SERVER_NAME,
+        origin=ORIGIN,
+        version="1",
+        generation=identity.generation,
+        registration=mode,
+        key_derivation=[DEFAULT_DERIVATION],
+    )
+
+
+def health_routes(pool: Pool, metrics: Metrics) -> list[Route]:
+    checks = [partial(check_database, pool)]
+    return health.routes(health.Health(server_name=SERVER_NAME, version="1", checks=checks, metrics=metrics))
 
 
 async def check_database(pool: Pool) -> health.Check:

@@ -122,8 +122,8 @@ async def test_a_durable_write_needs_its_numbers(chat: RunningApp) -> None:
     ann = await chat.sign_up("ann")
     body = msgspec.to_builtins(ann.creation(Policy())["body"])
     for n, low in (("0", "0"), ("1", "2"), ("x", "1"), ("1", ""), ("01", "1"), ("9007199254740992", "1")):
-        headers = {"Idempotency-Key": n, "Chatty-Low": low, "Authorization": f"DPoP {ann.access_token}"}
-        answer = await chat.http.post("/v1/rooms", json=body, headers=headers)
+        headers = {"Idempotency-Key": n, "Chatty-Low": low}
+        answer = await ann.ask("POST", "/v1/rooms", json=body, headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_request"), (n, low)
 
 
@@ -143,7 +143,7 @@ async def test_a_forged_token_opens_nothing(chat: RunningApp) -> None:
     swapped = ".".join([*ann.access_token.split(".")[:2], eve.access_token.split(".")[2]])
     none = base64.urlsafe_b64encode(b'{"alg":"none","typ":"at+jwt"}').rstrip(b"=").decode()
     for token in (forged(eve.access_token, sub=ann.user), unsigned, swapped, f"{none}.{unsigned.split('.')[1]}.", "x"):
-        answer = await chat.http.get("/v1/account", headers={"Authorization": f"DPoP {token}"})
+        answer = await ann.person.prover.ask(chat.http, "GET", "/v1/account", access_token=token)
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
         async with open_raw_socket(chat.origin, device=ann) as socket:
             await socket.write(socket.hello(access_token=token))
@@ -204,7 +204,6 @@ async def test_a_device_keeps_its_first_keys(chat: RunningApp) -> None:
 async def test_a_key_of_low_order_is_refused_and_the_device_stays_outside_the_set(chat: RunningApp) -> None:
     ann = await chat.sign_up("ann")
     tokens = (await ann.person.log_in(new_device={"device": new_device_id()})).json()
-    headers = {"Authorization": f"DPoP {tokens['access_token']}"}
     phone = OlmDevice(user=ann.user, device=DeviceId(tokens["device"]))
     before = await stored(chat)
     for key in (bytes(32), b"\x01" + bytes(31), (2**255 - 19).to_bytes(32, "little")):
@@ -213,7 +212,8 @@ async def test_a_key_of_low_order_is_refused_and_the_device_stays_outside_the_se
         assert await code_of(ann, "/v1/keys/upload", upload) == "bad_key"
         keys = {f"curve25519:{phone.device}": low, f"ed25519:{phone.device}": phone.ed25519}
         device_keys = {"device_keys": phone.device_keys(keys=keys)}
-        answer = await chat.http.post("/v1/keys/upload", json=device_keys, headers=headers)
+        token = tokens["access_token"]
+        answer = await ann.person.prover.ask(chat.http, "POST", "/v1/keys/upload", access_token=token, json=device_keys)
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_key")
     assert await stored(chat) == before
     listed = await ann.post("/v1/keys/query", {"device_keys": {ann.user: []}})

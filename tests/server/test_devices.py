@@ -15,7 +15,7 @@ identity) SELECT %s, user_number, %s, 'member', 1, 0, 0, '', '' FROM users WHERE
 
 async def publish(running: RunningServer, person: Person) -> Caller:
     """Upload the device's identity keys: they put it in the set."""
-    caller = await running.sessions.authenticate(person.tokens["access_token"])
+    caller = await running.caller(person)
     await running.key_steps.upload(caller, OlmDevice(user=caller.user, device=caller.device).upload())
     return caller
 
@@ -60,7 +60,7 @@ async def test_a_revoked_device_can_do_nothing_any_more(running: RunningServer) 
     running.doorbells.heard.clear()
     assert (await ann.ask("DELETE", f"/v1/devices/{first['device']}")).status_code == 200
     assert (await ann.refresh(first["refresh_token"])).json()["code"] == "refresh_refused"
-    refused = await running.http.get("/v1/account", headers={"Authorization": f"DPoP {first['access_token']}"})
+    refused = await ann.prover.ask(running.http, "GET", "/v1/account", access_token=first["access_token"])
     assert (refused.status_code, refused.json()["code"]) == (401, "device_revoked")
     sends = await running.rows("SELECT is_live FROM device_send WHERE device_number = %s", lost.device_number)
     assert sends == [(False,)]

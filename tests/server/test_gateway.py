@@ -17,6 +17,7 @@ from chatty.wire.frames import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL, Encoding
 from tests.server.app_fixtures import RunningApp, open_chat
 from tests.server.test_listener import open_bare
 from tests.server.wire_client import (
+    UNPROVEN,
     Refused,
     WireSocket,
     ciphertext,
@@ -359,16 +360,23 @@ async def keep_fresh(socket: WireSocket) -> None:
     while True:
         answer = await socket.device.person.refresh(socket.device.tokens["refresh_token"])
         socket.device.tokens = answer.json()
-        await socket.ask(frames.Token(id=socket.request_id(), access_token=socket.device.access_token))
+        await socket.ask(
+            frames.Token(id=socket.request_id(), access_token=socket.device.access_token, dpop_proof=UNPROVEN)
+        )
         await trio.sleep(0.5)
 
 
 async def test_a_token_of_another_device_is_refused_and_the_connection_goes_on(chat: RunningApp) -> None:
     ann, bob = await chat.sign_up_all("ann", "bob")
     async with open_live_socket(ann) as socket:
-        for token in (bob.access_token, "not-a-token"):
-            with pytest.raises(Refused, match="unauthenticated"):
-                await socket.ask(frames.Token(id=socket.request_id(), access_token=token))
+        assert socket.nonce is not None
+        for token, proof, code in (
+            (bob.access_token, UNPROVEN, "invalid_dpop_proof"),
+            (bob.access_token, bob.proof(socket.nonce), "unauthenticated"),
+            ("not-a-token", UNPROVEN, "unauthenticated"),
+        ):
+            with pytest.raises(Refused, match=code):
+                await socket.ask(frames.Token(id=socket.request_id(), access_token=token, dpop_proof=proof))
         await socket.settle()
 
 

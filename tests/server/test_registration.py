@@ -269,6 +269,7 @@ async def fail_to_log_in(chat: RunningApp, name: str, *, count: int, **headers: 
             "new_device": {"device": new_device_id()},
             "nonce": nonce,
             "signature": stranger.sign(nonce, "login"),
+            "dpop_thumbprint": stranger.prover.thumbprint,
         }
         answers.append(await chat.http.post("/v1/login", json=body, headers=headers))
     return answers

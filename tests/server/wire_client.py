@@ -28,6 +28,7 @@ from tests.server.wire_people import WireDevice
 E = TypeVar("E", bound=ServerFrame)
 R = TypeVar("R", bound=msgspec.Struct)
 SESSION_ID = "S" * 43
+UNPROVEN = "a-proof-is-made-when-this-is-written"
 wait_timeout_s = 10.0  # nothing that a test waits for takes this long; a test fails by it, and never hangs
 _SUBPROTOCOLS: dict[Encoding, str] = {"json": JSON_SUBPROTOCOL, "msgpack": MSGPACK_SUBPROTOCOL}
 
@@ -75,6 +76,7 @@ class WireSocket:
         self.encoding: Encoding = encoding
         self.pending: deque[ServerFrame] = deque()
         self.received_frames_count = 0
+        self.nonce: str | None = None
         self._device = device
         self._ids = itertools.count(1)
 
@@ -89,8 +91,18 @@ class WireSocket:
     # Writing ---------------------------------------------------------------------------------------------------------
 
     async def write(self, *requests: ClientFrame) -> None:
-        """One frame: one request as such, several as a list."""
+        """One frame: one request as such, several as a list. Proofs that are still missing are made."""
+        requests = tuple([await self._proven(request) for request in requests])
         await self.write_raw(frames.encode(requests[0] if len(requests) == 1 else requests, encoding=self.encoding))
+
+    async def _proven(self, request: ClientFrame) -> ClientFrame:
+        if not isinstance(request, frames.Hello | frames.Token) or request.dpop_proof != UNPROVEN:
+            return request
+        if self.nonce is None:
+            self.pending.append(await self.event(frames.Challenge))
+        assert self.nonce is not None
+        prover, token = self.device.person.prover, request.access_token
+        return changed(request, dpop_proof=prover.proof("GET", "/v1/ws", access_token=token, nonce=self.nonce))
 
     async def write_raw(self, data: bytes | str, *, is_text: bool | None = None) -> None:
         """These bytes as one message; of the encoding's kind, unless is_text says which."""
@@ -103,7 +115,9 @@ class WireSocket:
         """The next frame's events. Raises: ConnectionClosed."""
         data = await self.inner.get_message()
         self.received_frames_count += 1
-        return frames.decode_events(data, encoding=self.encoding)
+        events = frames.decode_events(data, encoding=self.encoding)
+        self.nonce = next((event.nonce for event in events if isinstance(event, frames.Challenge)), self.nonce)
+        return events
 
     async def _first(self, fits: Callable[[ServerFrame], bool]) -> ServerFrame:
         with trio.fail_after(wait_timeout_s):
@@ -159,7 +173,11 @@ class WireSocket:
     def hello(self, **changes: Any) -> frames.Hello:
         """As this device; from the beginning unless changes name cursors."""
         usual = frames.Hello(
-            id=self.request_id(), access_token=self.device.access_token, low=self.device.low, user_seq=UserSeq(0)
+            id=self.request_id(),
+            access_token=self.device.access_token,
+            dpop_proof=UNPROVEN,
+            low=self.device.low,
+            user_seq=UserSeq(0),
         )
         return changed(usual, **changes)
 

@@ -99,14 +99,22 @@ class WireDevice:
 
     async def answer(self, method: str, path: str, body: Any = None, *, n: int | None = None) -> httpx.Response:
         """Whatever the server says. n: makes it a numbered request."""
-        headers = {"Authorization": f"DPoP {self.access_token}"}
+        headers: dict[str, str] = {}
         if n is not None:
             headers |= {"Idempotency-Key": str(n), "Chatty-Low": str(min(self.low, n))}
         if body is None:
-            return await self.http.request(method, path, headers=headers)
+            return await self.ask(method, path, headers=headers)
         content = body if isinstance(body, bytes) else msgspec.json.encode(body)
         headers["Content-Type"] = "application/json"
-        return await self.http.request(method, path, headers=headers, content=content)
+        return await self.ask(method, path, headers=headers, content=content)
+
+    async def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """As httpx takes it, with this device's token and a proof."""
+        return await self.person.prover.ask(self.http, method, path, access_token=self.access_token, **options)
+
+    def proof(self, nonce: str) -> str:
+        """For a socket whose challenge holds this nonce."""
+        return self.person.prover.proof("GET", "/v1/ws", access_token=self.access_token, nonce=nonce)
 
     async def get(self, path: str) -> dict[str, Any]:
         """Raises: HttpRefused."""

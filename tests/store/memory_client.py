@@ -83,6 +83,7 @@ class MemoryClient:
     user_seq: int = 0
     seen: Counter[str]
     connection: Connection | None = None
+    nonce: str = ""
     wait_timeout_s: ClassVar[float] = 5.0  # nothing takes this long: a test fails by it
 
     # Connecting ------------------------------------------------------------------------------------------------------
@@ -98,6 +99,7 @@ class MemoryClient:
         hello = frames.Hello(
             id=connection.next_id(),
             access_token=self.device.access_token,
+            dpop_proof=self.device.proof(self.nonce),
             low=self.device.low,
             user_seq=UserSeq(self.user_seq),
             cursors=cursors,
@@ -171,7 +173,9 @@ class MemoryClient:
             case frames.Welcome() | frames.Ack() | frames.Done() | frames.Error() | frames.Checkpoint():
                 assert event.id, f"the connection failed: {event}"
                 self.open.answers[event.id] = event
-            case frames.Challenge() | frames.OneTimeKeyCounts():
+            case frames.Challenge(nonce=nonce):
+                self.nonce = nonce
+            case frames.OneTimeKeyCounts():
                 pass
             case frames.Mailbox():
                 raise AssertionError("nobody wrote to this mailbox")

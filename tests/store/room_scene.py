@@ -209,13 +209,12 @@ class Scene:
         )
         device = draft.person.device
         headers = {
-            "Authorization": f"DPoP {device.access_token}",
             "Idempotency-Key": str(draft.n),
             "Chatty-Low": str(draft.low),
             "Content-Type": "application/json",
         }
         path = f"/v1/rooms/{draft.request.room}/messages"
-        answer = await self.http.post(path, content=msgspec.json.encode(body), headers=headers)
+        answer = await device.ask("POST", path, content=msgspec.json.encode(body), headers=headers)
         if not answer.is_success:
             refused = HttpRefused(answer)
             return Answer(outcome=Refused(code=refused.code), details=refused.problem)

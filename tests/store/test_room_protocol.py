@@ -18,7 +18,6 @@ from typing import Any, TypeVar, get_args
 
 import httpx
 import pytest
-import structlog
 import trio
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -38,6 +37,7 @@ from tests.server.app_fixtures import chat_settings
 from tests.store.memory_client import MemoryClient
 from tests.store.room_scene import Draft, Person, Room, Scene
 
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 R = TypeVar("R")
 SITUATIONS = {
     "message_id_conflict",
@@ -116,7 +116,6 @@ def open_world(database: str, data_dir: Path, *, is_bus_silent: bool) -> Iterato
             world.run(_set, stop)
     finally:
         thread.join(timeout=60)
-        structlog.reset_defaults()
 
 
 async def _set(stop: trio.Event) -> None:

@@ -55,14 +55,14 @@ async def test_two_nodes_that_start_at_once_agree(pool: Pool) -> None:
         for number in range(4):
             nursery.start_soon(start, number)
     assert len({one.generation.id for one in seen}) == 1
-    assert len({one.signing.key_id for one in keys}) == 1
+    assert len({one.signing.signing(now_s=0).key_id for one in keys}) == 1
     assert len({one.refresh_key for one in keys}) == 1
 
 
 async def test_keys_are_the_same_at_the_next_start(pool: Pool) -> None:
     first = await open_server_keys(PostgresUnitOfWork(pool), MASTER)
     second = await open_server_keys(PostgresUnitOfWork(pool), MASTER)
-    assert first.signing.key_id == second.signing.key_id
+    assert first.signing.signing(now_s=0).key_id == second.signing.signing(now_s=0).key_id
     assert (first.salt_key, first.refresh_key, first.nonce_key) == (
         second.salt_key,
         second.refresh_key,
@@ -84,5 +84,10 @@ async def test_another_master_key_opens_nothing_and_changes_nothing(pool: Pool) 
 async def test_no_key_is_stored_in_clear(pool: Pool) -> None:
     keys = await open_server_keys(PostgresUnitOfWork(pool), MASTER)
     stored = b"".join(bytes(sealed) for (sealed,) in await rows(pool, "SELECT sealed FROM sealed_keys"))
-    for secret in (keys.salt_key, keys.refresh_key, keys.nonce_key, keys.signing.private.private_bytes_raw()):
+    for secret in (
+        keys.salt_key,
+        keys.refresh_key,
+        keys.nonce_key,
+        keys.signing.signing(now_s=0).private.private_bytes_raw(),
+    ):
         assert secret not in stored

@@ -10,6 +10,7 @@ from chatty.errors import ChattyError, DeviceIdTaken, NameTaken
 from chatty.ids import DeviceId, FamilyId, UserId, UserNumber
 from chatty.services.names import skeleton
 from chatty.services.registration import NewUser, token_hash
+from chatty.services.tokens import RefreshState
 from chatty.store.pool import Pool, open_pool
 from chatty.store.units import PostgresUnitOfWork
 from chatty.wire.accounts import KeyDerivation, NewDevice
@@ -49,7 +50,7 @@ async def make_ann(units: PostgresUnitOfWork) -> UserNumber:
     async with units.begin() as unit:
         user = await unit.registrations.add_user(new_user())
         device = await unit.sessions.add_device(user, NewDevice(device=DeviceId("DEVICE01"), name="laptop"))
-        await unit.sessions.add_family(FAMILY, device, dpop_thumbprint="")
+        await unit.sessions.add_family(FAMILY, device, dpop_thumbprint="T" * 43, generation=1)
     return user
 
 
@@ -65,10 +66,11 @@ async def test_a_family_begins_at_one_and_rotates(units: PostgresUnitOfWork) -> 
     user = await make_ann(units)
     async with units.begin() as unit:
         await unit.sessions.lock_family(FAMILY)
-        await unit.sessions.rotate(FAMILY)
+        await unit.sessions.set_tokens(FAMILY, RefreshState(k=2, is_used=True, retired_ms=(5,)))
         row = await unit.sessions.family(FAMILY)
     assert row is not None
-    assert (row.user, row.user_number, row.device, row.k) == (ANN, user, "DEVICE01", 2)
+    assert (row.user, row.user_number, row.device, row.thumbprint) == (ANN, user, "DEVICE01", "T" * 43)
+    assert row.tokens == RefreshState(k=2, is_used=True, retired_ms=(5,))
     assert (row.is_live, row.is_revoked, row.has_ended) == (True, False, False)
     assert 0 <= row.idle_s <= row.age_s + 1
 
@@ -88,14 +90,14 @@ async def test_of_two_refreshes_with_one_token_the_second_sees_the_first(units: 
             await unit.sessions.lock_family(FAMILY)
             row = await unit.sessions.family(FAMILY)
             assert row is not None
-            seen.append(row.k)
+            seen.append(row.tokens.k)
 
     async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
         first = await stack.enter_async_context(units.begin())
         await first.sessions.lock_family(FAMILY)
         nursery.start_soon(refresh)
         await until_somebody_waits(pool)
-        await first.sessions.rotate(FAMILY)
+        await first.sessions.set_tokens(FAMILY, RefreshState(k=2))
     assert seen == [2]
 
 

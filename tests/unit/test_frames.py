@@ -39,11 +39,18 @@ sends = st.builds(
 )
 requests: st.SearchStrategy[ClientFrame] = st.one_of(
     st.builds(
-        frames.Hello, id=ids, access_token=tokens, low=numbers, user_seq=user_seqs, cursors=cursors, more=st.booleans()
+        frames.Hello,
+        id=ids,
+        access_token=tokens,
+        dpop_proof=tokens,
+        low=numbers,
+        user_seq=user_seqs,
+        cursors=cursors,
+        more=st.booleans(),
     ),
     st.builds(frames.Cursors, id=ids, cursors=cursors, more=st.booleans()),
     st.builds(frames.Resync, id=ids, user_seq=user_seqs, cursors=cursors, more=st.booleans()),
-    st.builds(frames.Token, id=ids, access_token=tokens, dpop_proof=st.none() | tokens),
+    st.builds(frames.Token, id=ids, access_token=tokens, dpop_proof=tokens),
     sends,
     st.builds(frames.MailboxAck, id=ids, ids=st.lists(st.integers(1, limits.integer_max).map(MailboxId), max_size=20)),
     st.builds(frames.CheckpointRequest, id=ids, room=rooms),

@@ -9,6 +9,7 @@ from quart_trio import QuartTrio
 from chatty.errors import RateLimited, Unauthenticated
 from chatty.ids import DeviceId, DeviceNumber, FamilyId, UserId, UserNumber
 from chatty.services.caller import Caller
+from chatty.services.dpop import ProvenRequest
 from chatty.services.permissions import CHAT, PUBLIC, SIGNED_IN, Permission
 from chatty.telemetry import Metrics
 from chatty.web.application import make_quart
@@ -44,7 +45,7 @@ def caller(role: str = "user") -> Caller:
     )
 
 
-async def authenticate(token: str) -> Caller:
+async def authenticate(token: str, _: ProvenRequest) -> Caller:
     if token not in ("good", "auditor"):
         raise Unauthenticated("forged")
     return caller("user" if token == "good" else "auditor")
@@ -87,6 +88,7 @@ def app() -> QuartTrio:
     return make_quart(
         [*routes, openapi_route(routes, version="1")],
         authenticate=authenticate,
+        make_nonce=lambda: "nonce",
         metrics=Metrics(),
         body_bytes_max=body_bytes_max,
     )
@@ -210,7 +212,7 @@ async def test_without_a_good_token_nothing_is_read(app: QuartTrio, authorizatio
 
 
 async def test_a_role_without_the_permission_is_forbidden(app: QuartTrio) -> None:
-    status, problem = await post(app, b'{"text": "x"}', "/v1/numbered", Authorization="Bearer auditor")
+    status, problem = await post(app, b'{"text": "x"}', "/v1/numbered", Authorization="DPoP auditor")
     assert (status, problem["code"]) == (403, "forbidden")
 
 
@@ -272,6 +274,7 @@ def test_one_operation_is_routed_once() -> None:
         make_quart(
             [*routes, routes[0]],
             authenticate=authenticate,
+            make_nonce=lambda: "nonce",
             metrics=Metrics(),
             body_bytes_max=body_bytes_max,
         )

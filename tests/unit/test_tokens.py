@@ -1,6 +1,7 @@
 """Access tokens, refresh tokens and nonces: every check has a token that only it refuses."""
 
 import base64
+import hmac
 import json
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chatty.crypto.nonces import Nonces
-from chatty.crypto.tokens import AccessTokens, RefreshTokens, SigningKey, make_family_id, make_jwks
+from chatty.crypto.tokens import AccessTokens, Keyring, RefreshTokens, SigningKey, UnknownKey, make_family_id, make_jwks
 from chatty.errors import RefreshRefused, TokenExpired, Unauthenticated
 from chatty.ids import DeviceId, FamilyId, UserId
 
@@ -19,8 +20,11 @@ KEY = SigningKey(b"k" * 32)
 FAMILY = make_family_id(b"f" * 16)
 
 
-def tokens(key: SigningKey = KEY, *older: SigningKey) -> AccessTokens:
-    return AccessTokens(key, origin=ORIGIN, lifetime_s=600, older=older)
+THUMBPRINT = "T" * 43
+
+
+def tokens(key: SigningKey = KEY) -> AccessTokens:
+    return AccessTokens(Keyring([(key, 0.0)]), origin=ORIGIN, lifetime_s=600)
 
 
 def issue(issuer: AccessTokens) -> str:
@@ -30,6 +34,7 @@ def issue(issuer: AccessTokens) -> str:
         family=FAMILY,
         k=3,
         role="user",
+        thumbprint=THUMBPRINT,
         token_id="one",
         now_s=NOW_S,
     )
@@ -46,7 +51,7 @@ def forge(*, header: dict[str, Any] | None = None, **changes: Any) -> str:
 def test_an_issued_token_says_who() -> None:
     claims = tokens().check(issue(tokens()), now_s=NOW_S + 599)
     assert (claims.user, claims.device, claims.family, claims.k) == ("@ann:x", "DEVICE01", FAMILY, 3)
-    assert (claims.role, claims.expires_at_s) == ("user", 1_800_000_600.0)
+    assert (claims.role, claims.thumbprint, claims.expires_at_s) == ("user", THUMBPRINT, 1_800_000_600.0)
 
 
 def test_a_token_has_the_form_of_rfc_9068() -> None:
@@ -79,12 +84,18 @@ def test_a_forgery_that_changes_nothing_passes() -> None:
         {"iat": 1_800_000_100, "exp": 1_800_000_200},
         *(
             {name: None}
-            for name in ("iss", "aud", "sub", "client_id", "jti", "iat", "exp", "device", "fam", "k", "role")
+            for name in ("iss", "aud", "sub", "client_id", "jti", "iat", "exp", "cnf", "device", "fam", "k", "role")
         ),
         {"header": {"typ": "JWT"}},
-        {"header": {"kid": "unknown"}},
+        {"nbf": 1_800_000_100},
+        {"cnf": "T" * 43},
+        {"cnf": {}},
+        {"cnf": {"jkt": 5}},
+        {"cnf": {"jkt": "short"}},
         {"header": {"crit": ["b64"]}},
         {"header": {"jku": "https://evil.example.org"}},
+        {"header": {"x5u": "https://evil.example.org"}},
+        {"header": {"jwk": KEY.jwk()}},
     ],
     ids=str,
 )
@@ -123,18 +134,49 @@ def test_what_is_no_token_is_refused(text: str) -> None:
         tokens().check(text, now_s=NOW_S)
 
 
-def test_after_a_key_change_older_tokens_live_on_and_both_keys_are_published() -> None:
-    new = SigningKey(b"n" * 32)
-    assert tokens(new, KEY).check(issue(tokens(KEY)), now_s=NOW_S).user == "@ann:x"
+@pytest.mark.parametrize("kid", ["unknown", "../../etc/passwd", "' OR 1=1 --", "", 5, None], ids=repr)
+def test_a_key_id_is_looked_up_and_nothing_else(kid: Any) -> None:
+    claims = jwt.decode(issue(tokens()), options={"verify_signature": False})
+    header = base64.urlsafe_b64encode(json.dumps({"alg": "EdDSA", "typ": "at+jwt", "kid": kid}).encode())
+    payload = base64.urlsafe_b64encode(json.dumps(claims).encode())
+    with pytest.raises((UnknownKey, Unauthenticated)):
+        tokens().check(f"{header.decode().rstrip('=')}.{payload.decode().rstrip('=')}.AAAA", now_s=NOW_S)
+
+
+def test_the_public_key_is_no_shared_secret() -> None:
+    """HS256 over the public key, which everybody knows, under its own key id."""
+    claims = jwt.decode(issue(tokens()), options={"verify_signature": False})
+    header, payload = (
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=")
+        for part in ({"alg": "HS256", "typ": "at+jwt", "kid": KEY.key_id}, claims)
+    )
+    mac = hmac.digest(KEY.public.public_bytes_raw(), header + b"." + payload, "sha256")
     with pytest.raises(Unauthenticated):
-        tokens(new).check(issue(tokens(KEY)), now_s=NOW_S)
-    published = [key["kid"] for key in make_jwks([new, KEY]).keys]
-    assert published == [new.key_id, KEY.key_id]
+        tokens().check(b".".join((header, payload, base64.urlsafe_b64encode(mac).rstrip(b"="))).decode(), now_s=NOW_S)
+
+
+def test_keys_take_turns_and_older_tokens_live_on() -> None:
+    old, new = KEY, SigningKey(b"n" * 32)
+    turn_s = NOW_S + 60
+    ring = Keyring([(new, turn_s), (old, 0.0)])
+    issuer = AccessTokens(ring, origin=ORIGIN, lifetime_s=600)
+    assert ring.signing(now_s=turn_s - 1) is old
+    assert ring.signing(now_s=turn_s) is new
+    assert issuer.check(issue(tokens(new)), now_s=NOW_S).user == "@ann:x", "a prepared key verifies"
+    last = turn_s + 600
+    assert issuer.check(issue(issuer), now_s=last - 61).user == "@ann:x"
+    assert [key["kid"] for key in make_jwks(ring.published(now_s=last)).keys] == [old.key_id, new.key_id]
+    assert ring.published(now_s=last + 121) == [new]
+    assert ring.verifying(old.key_id, now_s=last + 121) is None
+
+
+def test_a_clock_behind_all_turns_signs_with_the_oldest_key() -> None:
+    assert Keyring([(KEY, NOW_S)]).signing(now_s=NOW_S - 100) is KEY
 
 
 def test_no_access_token_lives_longer_than_ten_minutes() -> None:
     with pytest.raises(ValueError, match="600"):
-        AccessTokens(KEY, origin=ORIGIN, lifetime_s=601)
+        AccessTokens(Keyring([(KEY, 0.0)]), origin=ORIGIN, lifetime_s=601)
 
 
 def test_a_key_id_is_the_thumbprint_of_rfc_8037() -> None:

@@ -20,10 +20,11 @@ from nacl.signing import SigningKey as NaclKey
 from nacl.signing import VerifyKey
 
 from chatty.crypto import passwords, signatures
+from chatty.crypto.dpop import DpopKey, check_proof
 from chatty.crypto.events import verify_event
 from chatty.crypto.nonces import Nonces
 from chatty.crypto.sealing import MasterKey, Sealer
-from chatty.crypto.tokens import AccessTokens, RefreshTokens, SigningKey
+from chatty.crypto.tokens import AccessTokens, Keyring, RefreshTokens, SigningKey
 from chatty.errors import BadRequest
 from chatty.ids import DeviceId, FamilyId, RoomId, UserId
 from chatty.wire import chain, frames, signing
@@ -308,7 +309,7 @@ def test_each_refresh_token_is_a_function_of_family_and_number() -> None:
 def test_an_access_token_has_its_form() -> None:
     case = TOKENS["access"]
     key = SigningKey(bytes.fromhex(case["seed"]))
-    tokens = AccessTokens(key, origin=case["origin"], lifetime_s=600)
+    tokens = AccessTokens(Keyring([(key, 0.0)]), origin=case["origin"], lifetime_s=600)
     user, device, family = UserId(case["user"]), DeviceId(case["device"]), FamilyId(case["family"])
     issued = tokens.issue(
         user=user,
@@ -316,6 +317,7 @@ def test_an_access_token_has_its_form() -> None:
         family=family,
         k=case["k"],
         role=case["role"],
+        thumbprint=case["thumbprint"],
         token_id=case["token_id"],
         now_s=case["issued_at_s"],
     )
@@ -338,6 +340,44 @@ def test_an_access_token_is_signed_with_the_published_key() -> None:
         "kid": case["key_id"],
     }
     assert json.loads(base64.urlsafe_b64decode(claims + "=="))["exp"] == case["issued_at_s"] + 600
+
+
+def test_a_dpop_proof_has_its_form() -> None:
+    case = TOKENS["dpop"]
+    key = DpopKey(bytes.fromhex(case["seed"]))
+    made = key.proof(
+        method=case["method"],
+        url=case["url"],
+        nonce=case["nonce"],
+        jti=case["jti"],
+        now_s=case["issued_at_s"],
+        access_token=case["access_token"],
+    )
+    assert made == case["proof"]
+    assert url(sha256(canonical(case["jwk"])).digest()) == case["thumbprint"] == key.thumbprint
+    assert url(sha256(case["access_token"].encode()).digest()) == case["ath"]
+    checked = check_proof(made, method=case["method"], url=case["url"], access_token=case["access_token"])
+    assert (checked.thumbprint, checked.jti, checked.nonce) == (case["thumbprint"], case["jti"], case["nonce"])
+
+
+def test_a_dpop_proof_is_an_ordinary_jwt() -> None:
+    case = TOKENS["dpop"]
+    header, claims, signature = case["proof"].split(".")
+    raw = base64.urlsafe_b64decode(signature + "==")
+    VerifyKey(base64.urlsafe_b64decode(case["jwk"]["x"] + "=")).verify(f"{header}.{claims}".encode(), raw)
+    assert json.loads(base64.urlsafe_b64decode(header + "==")) == {
+        "alg": "EdDSA",
+        "typ": "dpop+jwt",
+        "jwk": case["jwk"],
+    }
+    assert json.loads(base64.urlsafe_b64decode(claims + "==")) == {
+        "jti": case["jti"],
+        "htm": case["method"],
+        "htu": case["url"],
+        "iat": case["issued_at_s"],
+        "nonce": case["nonce"],
+        "ath": case["ath"],
+    }
 
 
 def test_a_nonce_is_a_time_slot_and_a_mac() -> None:

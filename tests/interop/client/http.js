@@ -1,5 +1,6 @@
 // The routes under /v1. Numbered requests carry the device's n and low; what may be retried is, with the same bytes.
 import { setTimeout as sleep } from "node:timers/promises";
+import { DpopKey } from "./dpop.js";
 
 const TRIES_MAX = 8;
 
@@ -12,9 +13,21 @@ export class ServerError extends Error {
 }
 
 export class Api {
+  #nonce;
+
   constructor(origin) {
     this.origin = origin;
     this.accessToken = "";
+    this.dpop = new DpopKey();
+    this.#nonce = "";
+  }
+
+  /** For the hello on a socket whose challenge holds this nonce. */
+  socketProof = (nonce) => this.#proof("GET", "/v1/ws", nonce);
+
+  #proof(method, path, nonce) {
+    const url = this.origin + path.split("?")[0];
+    return this.dpop.proof({ method, url, nonce, accessToken: this.accessToken });
   }
 
   get = (path) => this.#ask("GET", path);
@@ -26,6 +39,7 @@ export class Api {
       try {
         return await this.#once(method, path, body, numbered);
       } catch (error) {
+        if (error.code === "use_dpop_nonce" && tries < TRIES_MAX) continue; // the answer brought one
         const isSafe = method === "GET" || numbered !== undefined;
         const isRetryable = error instanceof ServerError ? error.isRetryable : isSafe;
         if (!isRetryable || tries === TRIES_MAX) throw error;
@@ -36,10 +50,12 @@ export class Api {
 
   async #once(method, path, body, numbered) {
     const headers = {};
-    if (this.accessToken) headers.Authorization = `Bearer ${this.accessToken}`;
+    if (this.accessToken) headers.Authorization = `DPoP ${this.accessToken}`;
+    if (this.accessToken) headers.DPoP = this.#proof(method, path, this.#nonce);
     if (body !== undefined) headers["Content-Type"] = "application/json";
     if (numbered) Object.assign(headers, { "Idempotency-Key": String(numbered.n), "Chatty-Low": String(numbered.low) });
     const response = await fetch(this.origin + path, { method, headers, body: body && JSON.stringify(body) });
+    this.#nonce = response.headers.get("dpop-nonce") ?? this.#nonce;
     const answer = await response.json();
     if (response.ok) return answer;
     const { code, detail: text, is_retryable: isRetryable, retry_after_s: retryAfter } = answer;

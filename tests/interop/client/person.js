@@ -60,7 +60,7 @@ export class Person {
     const { wrappingKey, loginSeed } = await derive(password, own, key_derivation);
     const [identitySeed, recoverySecret] = [randomBytes(32), randomBytes(32)];
     this.#identityKey = publicKey(identitySeed);
-    const statement = loginStatement({ origin: api.origin, user: this.user, nonce, purpose: "register" });
+    const statement = loginStatement({ origin: api.origin, user: this.user, nonce, dpop: api.dpop.thumbprint, purpose: "register" });
     const tokens = await api.post("/v1/register", {
       name,
       login_key: publicKey(loginSeed),
@@ -71,6 +71,7 @@ export class Person {
       new_device: { device: this.device, name: "Node" },
       nonce,
       signature: sign(loginSeed, statement),
+      dpop_thumbprint: api.dpop.thumbprint,
     });
     api.accessToken = tokens.access_token;
   }
@@ -80,11 +81,12 @@ export class Person {
   /** Challenge, hello with our cursors, welcome; returns when all that was stored has been taken. */
   async connect() {
     this.#socket = new Socket(this.#api.origin, (event) => this.#queue(event));
-    await this.#socket.challenge;
+    const { nonce } = await this.#socket.challenge;
     const cursors = [...this.rooms.values()].map((room) => ({ room: room.id, seq: room.seq }));
     const place = { low: this.#numbers.low(), user_seq: this.#userSeq, cursors };
     const before = this.#resumedCount;
-    const welcome = await this.#socket.ask("hello", { access_token: this.#api.accessToken, ...place });
+    const shown = { access_token: this.#api.accessToken, dpop_proof: this.#api.socketProof(nonce) };
+    const welcome = await this.#socket.ask("hello", { ...shown, ...place });
     if (welcome.user !== this.user || welcome.device !== this.device) throw new Error("welcomed as somebody else");
     await this.#until(() => (this.#resumedCount > before ? true : undefined), "resumed");
   }

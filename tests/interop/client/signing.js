@@ -22,8 +22,8 @@ export function isSigned(key, message, signature) {
   return verifyWith(null, Buffer.from(message), object, fromText(signature, 64));
 }
 
-export const loginStatement = ({ origin, user, nonce, purpose }) =>
-  canonicalJson({ domain: "chatty.login.v1", origin, user, nonce, dpop: "", purpose });
+export const loginStatement = ({ origin, user, nonce, dpop, purpose }) =>
+  canonicalJson({ domain: "chatty.login.v1", origin, user, nonce, dpop, purpose });
 
 export const checkpointStatement = ({ server, room, generation, seq, head, time }) =>
   canonicalJson({ domain: "chatty.checkpoint.v1", server, room, generation, seq, head, time });

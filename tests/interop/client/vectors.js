@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import * as chain from "./chain.js";
+import { DpopKey } from "./dpop.js";
 import { canonicalJson, fromText, sha256, toText } from "./encoding.js";
 import { derive, passwordSalt, wrap } from "./password.js";
 import { checkpointStatement, isMatrixSigned, isSigned, loginStatement, publicKey, sign } from "./signing.js";
@@ -20,8 +21,21 @@ export async function checkVectors() {
   await checkSignatures(same);
   await checkChain(same);
   await checkPassword(same);
+  await checkDpop(same);
   return count;
 }
+
+async function checkDpop(same) {
+  const { dpop: one } = await read("tokens");
+  const key = new DpopKey(Buffer.from(one.seed, "hex"));
+  same(key.thumbprint, one.thumbprint, "thumbprint");
+  const { method, url, nonce, jti, access_token: accessToken, issued_at_s: at } = one;
+  const [ours, theirs] = [key.proof({ method, url, nonce, jti, accessToken, now: at * 1000 }), one.proof].map(parsed);
+  same(ours, theirs, "DPoP proof");
+}
+
+/** Members of a JWT's objects may stand in any order. */
+const parsed = (jwt) => jwt.split(".").slice(0, 2).map((part) => JSON.parse(Buffer.from(part, "base64url")));
 
 async function checkCanonicalJson(same) {
   const { cases, refused } = await read("canonical_json");
@@ -42,7 +56,7 @@ async function checkSignatures(same) {
     same(isSigned(one.public_key, one.message, one.signature), true, one.name);
   }
   for (const one of objects) same(canonicalJson(one.object), one.message, one.name);
-  for (const one of logins) same(loginStatement(one.parts), one.message, one.name);
+  for (const one of logins) same(loginStatement({ ...one.parts, dpop: one.parts.dpop_thumbprint }), one.message, one.name);
   const head = toText(Buffer.from(checkpoint.parts.head, "hex"));
   same(checkpointStatement({ ...checkpoint.parts, head }), checkpoint.message, "checkpoint");
   for (const { object, public_key: key } of matrix) {

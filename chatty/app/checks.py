@@ -1,0 +1,51 @@
+"""Whether the application can serve, dependency by dependency."""
+
+import trio
+
+from chatty.errors import OutcomeUnknown, Overloaded, StoreUnavailable
+from chatty.services.audit import unsealed_age_s_max
+from chatty.store.pool import Pool
+from chatty.store.units import PostgresUnitOfWork
+from chatty.web import health
+
+readiness_timeout_s = 1.0  # of the database's answer; a balancer gives up soon
+
+
+class Draining:
+    """A readiness check that fails from begin() on: balancers see it before anything is closed."""
+
+    def __init__(self) -> None:
+        self._is_draining = False
+
+    def begin(self) -> None:
+        self._is_draining = True
+
+    async def check(self) -> health.Check:
+        return health.Check(
+            name="serving", is_ready=not self._is_draining, reason="draining" if self._is_draining else ""
+        )
+
+
+async def check_database(pool: Pool) -> health.Check:
+    reason = f"not answered within {readiness_timeout_s:g} s"
+    with trio.move_on_after(readiness_timeout_s):
+        try:
+            async with pool.connection() as connection:
+                await connection.execute("SELECT 1")
+            reason = ""
+        except (StoreUnavailable, Overloaded) as error:
+            reason = error.code
+    return health.Check(name="database", is_ready=not reason, reason=reason)
+
+
+async def check_audit(units: PostgresUnitOfWork) -> health.Check:
+    """Never a reason to serve nobody: rows wait safely for the sealer."""
+    warning = f"not answered within {readiness_timeout_s:g} s"
+    with trio.move_on_after(readiness_timeout_s):
+        try:
+            async with units.begin() as unit:
+                age_s = await unit.audit.unsealed_age_s()
+            warning = f"the oldest unsealed row is {age_s:.0f} s old" if age_s > unsealed_age_s_max else ""
+        except (StoreUnavailable, Overloaded, OutcomeUnknown) as error:
+            warning = error.code
+    return health.Check(name="audit", is_ready=True, warning=warning)

@@ -1,0 +1,66 @@
+"""All routes of the application, and the one that must ask an actor."""
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+import chatty
+from chatty.actors.faults import domain_error
+from chatty.actors.journal import Append
+from chatty.actors.rooms import RoomActors
+from chatty.actors.runtime import (
+    ActorError,
+)
+from chatty.app.database import Store
+from chatty.app.steps import Steps
+from chatty.config import Settings
+from chatty.crypto.passwords import DEFAULT_DERIVATION
+from chatty.crypto.tokens import make_jwks
+from chatty.services.limits import Limits, asker_of
+from chatty.services.messages import Draft
+from chatty.web import accounts, devices, health, keys, mailbox, rooms, server, sessions
+from chatty.web.asyncapi import asyncapi_route
+from chatty.web.openapi import openapi_route
+from chatty.web.routes import Route
+from chatty.wire.accounts import ServerInfo
+from chatty.wire.events import Committed
+
+
+def make_routes(
+    settings: Settings,
+    store: Store,
+    steps: Steps,
+    checks: health.Health,
+    append: Callable[[Draft], Any],
+) -> list[Route]:
+    info = ServerInfo(
+        server_name=settings.server_name,
+        origin=settings.public_origin,
+        version=chatty.__version__,
+        generation=store.identity.generation,
+        registration=settings.registration_mode,
+        key_derivation=[DEFAULT_DERIVATION],
+    )
+    routes = [
+        *accounts.routes(steps.accounts),
+        *sessions.routes(steps.sessions),
+        *devices.routes(steps.devices),
+        *keys.routes(steps.keys),
+        *mailbox.routes(steps.mailbox),
+        *rooms.routes(steps.rooms, steps.streams, steps.checkpoints, append),
+        *server.routes(info, lambda: make_jwks([*steps.signing_keys.published(), store.keys.checkpoint])),
+        *health.routes(checks),
+        asyncapi_route(version=chatty.__version__, origin=settings.public_origin),
+    ]
+    return [*routes, openapi_route(routes, version=chatty.__version__)]
+
+
+async def append_over_http(room_actors: RoomActors, limits: Limits, draft: Draft, *, timeout_s: float) -> Committed:
+    """Over HTTP: ask the room, wait for the commit."""
+    limits.take("sends_device", draft.caller.device, asker_of(draft.caller, "messages"))
+    try:
+        ref = await room_actors.get(draft.room_number)
+        return await ref.ask(Append(draft, trio.current_time() + timeout_s), timeout_s=timeout_s)
+    except ActorError as error:
+        raise domain_error(error) from error

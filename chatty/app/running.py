@@ -1,0 +1,137 @@
+"""Settings in, a running application out: the store, the tree and the routes, opened in order and drained in reverse."""
+
+import secrets
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from quart_trio import QuartTrio
+
+import chatty
+from chatty.actors.bus import LocalBus, SilentBus
+from chatty.actors.directory import Directory
+from chatty.actors.janitor import start_janitor
+from chatty.actors.runtime import (
+    Snapshot,
+    Supervisor,
+    open_supervisor,
+)
+from chatty.actors.sessions import Socket
+from chatty.app.checks import Draining, check_audit, check_database
+from chatty.app.console import key_commands, limit_commands, start_console
+from chatty.app.database import Store, make_data_dir, open_store
+from chatty.app.process import Hooks, generous
+from chatty.app.routes import append_over_http, make_routes
+from chatty.app.sockets import OpenSockets
+from chatty.app.steps import Steps, make_steps
+from chatty.app.tree import LateDoorbells, make_jobs, session_parts, start_watch, start_writing
+from chatty.config import Settings
+from chatty.errors import ChattyError
+from chatty.services.limits import Limits
+from chatty.services.server import ServerIdentity
+from chatty.store.leases import PostgresLeases
+from chatty.telemetry import Metrics
+from chatty.web import gateway, health
+from chatty.web.application import make_quart
+from chatty.web.limits import RequestLimits
+from chatty.web.routes import Route
+
+
+@dataclass(frozen=True, kw_only=True)
+class App:
+    """A running application. `asgi`: for the server. `begin_drain()`: not ready from now on.
+
+    `serve_socket`: one session over any Socket, until it ends; the gateway's way in. `end_sockets()`: all of them, and those that
+    still come; `wait_no_sockets()`: until each has been told and closed. `first_invitation`: for the first owner, once; None when
+    there is an account already.
+    """
+
+    asgi: QuartTrio
+    serve_socket: Callable[[Socket], Awaitable[None]]
+    identity: ServerIdentity
+    directory: Directory
+    snapshot: Callable[[], Snapshot]
+    begin_drain: Callable[[], None]
+    end_sockets: Callable[[ChattyError], None]
+    wait_no_sockets: Callable[[], Awaitable[None]]
+    first_invitation: Callable[[], Awaitable[str | None]]
+
+
+@asynccontextmanager
+async def open_app(settings: Settings, *, address: str, hooks: Hooks | None = None) -> AsyncIterator[App]:
+    """Everything but the database and the listening socket. address: libpq connection string of a migrated database.
+
+    Raises: SchemaTooOld, SchemaTooNew, ServerNameMismatch, SealBroken, StoreUnavailable, BadConfiguration, DataDirectoryInUse.
+    """
+    hooks = hooks or Hooks()
+    metrics = Metrics()
+    await make_data_dir(settings.data_dir)
+    async with (
+        open_store(settings, address, metrics, hooks) as store,
+        open_supervisor("chatty", intensity=generous) as root,
+        _open_tree(settings, store, metrics, hooks, root) as app,
+    ):
+        yield app
+
+
+@asynccontextmanager
+async def _open_tree(
+    settings: Settings, store: Store, metrics: Metrics, hooks: Hooks, root: Supervisor
+) -> AsyncIterator[App]:
+    """Start the branches in the order in which they may be asked: journal, rooms, sessions, watch, janitor, console."""
+    doorbells, directory, readiness = LateDoorbells(), Directory(), Draining()
+    limits = Limits(settings.rates, on_refusal=lambda name: metrics.limit_refusals.labels(limiter=name).inc())
+    steps = make_steps(settings, store, doorbells, limits)
+    room_actors = await start_writing(settings, store, metrics, hooks, root, directory, steps)
+    sessions_branch = await root.start_supervisor("sessions", intensity=generous)
+    await start_watch(settings, root, directory, steps)
+    janitor = await start_janitor(
+        root,
+        jobs=make_jobs(settings, store, steps, doorbells, hooks),
+        leases=PostgresLeases(store.pool),
+        holder=f"{socket.gethostname()} {secrets.token_urlsafe(9)}",
+    )
+    bus = SilentBus() if hooks.is_bus_silent else LocalBus(directory, room_actors)
+    doorbells.connect(bus, janitor.wake)
+    parts = session_parts(settings, store, metrics, directory, room_actors, steps, limits)
+    append = partial(append_over_http, room_actors, limits, timeout_s=settings.append_timeout_s)
+    checks = _checks(settings, store, readiness, metrics)
+    asgi = _asgi(settings, steps, limits, metrics, make_routes(settings, store, steps, checks, append))
+    sockets = OpenSockets(sessions_branch, parts, count_max=settings.sessions_max)
+    gateway.add_gateway(asgi, sockets.serve, metrics, proxies=settings.proxy_networks)
+    commands = {**limit_commands(limits), **steps.registration.commands(), **key_commands(steps.key_turns)}
+    await start_console(settings, root, checks, directory, commands)
+    yield App(
+        asgi=asgi,
+        serve_socket=sockets.serve,
+        identity=store.identity,
+        directory=directory,
+        snapshot=root.snapshot,
+        begin_drain=readiness.begin,
+        end_sockets=sockets.end_all,
+        wait_no_sockets=sockets.wait_none,
+        first_invitation=steps.registration.first_invitation,
+    )
+
+
+def _checks(settings: Settings, store: Store, readiness: Draining, metrics: Metrics) -> health.Health:
+    return health.Health(
+        server_name=settings.server_name,
+        version=chatty.__version__,
+        checks=[partial(check_database, store.pool), partial(check_audit, store.units), readiness.check],
+        metrics=metrics,
+    )
+
+
+def _asgi(settings: Settings, steps: Steps, limits: Limits, metrics: Metrics, routes: list[Route]) -> QuartTrio:
+    return make_quart(
+        routes,
+        authenticate=steps.sessions.authenticate,
+        make_nonce=steps.proofs.make_nonce,
+        metrics=metrics,
+        body_bytes_max=settings.body_bytes_max,
+        limits=RequestLimits(limits),
+        proxies=settings.proxy_networks,
+    )

@@ -1,0 +1,172 @@
+"""The branches of the actor tree, each started with what it needs (docs/architecture.md, "The tree")."""
+
+import secrets
+from collections.abc import Callable
+
+from chatty.actors.bus import SilentBus
+from chatty.actors.delivery import SessionLimits, SessionParts
+from chatty.actors.directory import Directory
+from chatty.actors.janitor import Job
+from chatty.actors.journal import Entry, JournalParts, blocking_journal_actor, journal_actor
+from chatty.actors.rooms import RoomActors, RoomParts
+from chatty.actors.runtime import (
+    ActorSpec,
+    Mailbox,
+    Supervisor,
+)
+from chatty.actors.watch import compare_actor, deadline_actor, read_actor, revocation_actor
+from chatty.app.database import Store
+from chatty.app.process import Hooks, generous, now_ms, now_s
+from chatty.app.steps import Steps
+from chatty.config import Settings
+from chatty.services.audit import EraseAddresses, SealAudit
+from chatty.services.doorbells import Doorbell, Doorbells
+from chatty.services.jobs import AppendOwedDevices, CleanUpRevocations
+from chatty.services.limits import Limits
+from chatty.services.registration import CleanUpRegistrations
+from chatty.store.audit_heads import DiskHeadFile, heads_path
+from chatty.telemetry import Metrics
+from chatty.web.problems import error_frame
+
+room_idle_timeout_s = 300.0
+deadline_look_interval_s = 0.25
+signing_keys_read_interval_s = 5.0  # at most; always several times while a new key is prepared
+
+
+class LateDoorbells(Doorbells):
+    """Services are made before the actors that hear them; until then nobody is connected."""
+
+    def __init__(self) -> None:
+        self._inner: Doorbells = SilentBus()
+        self._janitor_wake: Callable[[str], None] | None = None
+
+    def connect(self, inner: Doorbells, wake: Callable[[str], None]) -> None:
+        self._inner, self._janitor_wake = inner, wake
+
+    def ring(self, doorbell: Doorbell) -> None:
+        self._inner.ring(doorbell)
+        if self._janitor_wake is not None and doorbell.users and doorbell.rooms:
+            self._janitor_wake(AppendOwedDevices.name)
+
+
+def make_jobs(settings: Settings, store: Store, steps: Steps, doorbells: Doorbells, hooks: Hooks) -> list[Job]:
+    """What the janitor does. audit_sealing: with the janitor's jitter, each row is sealed within a second."""
+    owed = AppendOwedDevices(units=store.units, doorbells=doorbells, clock=now_ms)
+    seal = SealAudit(
+        units=store.units,
+        signer=store.keys.audit,
+        heads=DiskHeadFile(heads_path(settings.data_dir)),
+        server=store.identity.name,
+        generation=store.identity.generation.number,
+        head_interval_s=settings.audit_head_interval_s,
+        clock=now_ms,
+        crash_points=hooks.crash_points,
+    )
+    erase = EraseAddresses(units=store.units, retention_days=settings.address_retention_days)
+    revocations = CleanUpRevocations(units=store.units)
+    registrations = CleanUpRegistrations(units=store.units)
+    return [
+        Job(name=owed.name, step=owed.step, interval_s=2.0),
+        Job(name=revocations.name, step=revocations.step, interval_s=60.0),
+        Job(name=registrations.name, step=registrations.step, interval_s=3_600.0),
+        Job(name=seal.name, step=seal.step, interval_s=0.5),
+        Job(name=erase.name, step=erase.step, interval_s=3_600.0),
+        Job(name=steps.key_turns.name, step=steps.key_turns.step, interval_s=60.0),
+    ]
+
+
+async def start_writing(
+    settings: Settings,
+    store: Store,
+    metrics: Metrics,
+    hooks: Hooks,
+    root: Supervisor,
+    directory: Directory,
+    steps: Steps,
+) -> RoomActors:
+    branch = await root.start_supervisor("journal", intensity=hooks.intensity)
+    parts = JournalParts(
+        journal=store.journal,
+        metrics=metrics,
+        crash_points=hooks.crash_points,
+        batch_max=settings.journal_batch_max,
+    )
+
+    async def run_blocking(inbox: Mailbox[Entry]) -> None:
+        await blocking_journal_actor(inbox, parts)
+
+    blocking = await branch.start(ActorSpec(name="blocking", run=run_blocking, mailbox_count_max=1_024))
+
+    async def run_journal(inbox: Mailbox[Entry]) -> None:
+        await journal_actor(inbox, parts, blocking)
+
+    journal = await branch.start(ActorSpec(name="group", run=run_journal, mailbox_count_max=settings.journal_queue_max))
+    room_actors = RoomActors(
+        RoomParts(
+            journal=journal,
+            streams=steps.streams,
+            directory=directory,
+            crash_points=hooks.crash_points,
+            idle_timeout_s=room_idle_timeout_s,
+        )
+    )
+    await room_actors.open(root, live_count_max=settings.rooms_live_max, intensity=hooks.intensity)
+    return room_actors
+
+
+async def start_watch(settings: Settings, root: Supervisor, directory: Directory, steps: Steps) -> None:
+    branch = await root.start_supervisor("watch", intensity=generous)
+
+    async def run_compare(inbox: Mailbox[None]) -> None:
+        await compare_actor(inbox, directory=directory, streams=steps.streams, interval_s=settings.compare_interval_s)
+
+    async def run_revocations(inbox: Mailbox[None]) -> None:
+        await revocation_actor(
+            inbox,
+            directory=directory,
+            streams=steps.streams,
+            interval_s=settings.revocation_poll_interval_s,
+        )
+
+    async def run_signing_keys(inbox: Mailbox[None]) -> None:
+        interval_s = min(signing_keys_read_interval_s, settings.signing_key_prepare_s / 4)
+        await read_actor(inbox, read=steps.signing_keys.read, interval_s=interval_s)
+
+    async def run_deadlines(inbox: Mailbox[None]) -> None:
+        await deadline_actor(inbox, directory=directory, interval_s=deadline_look_interval_s, clock_s=now_s)
+
+    await branch.start(ActorSpec(name="deadlines", run=run_deadlines, mailbox_count_max=1))
+    await branch.start(ActorSpec(name="compare", run=run_compare, mailbox_count_max=1))
+    await branch.start(ActorSpec(name="revocations", run=run_revocations, mailbox_count_max=1))
+    await branch.start(ActorSpec(name="signing_keys", run=run_signing_keys, mailbox_count_max=1))
+
+
+def session_parts(
+    settings: Settings,
+    store: Store,
+    metrics: Metrics,
+    directory: Directory,
+    room_actors: RoomActors,
+    steps: Steps,
+    limits: Limits,
+) -> SessionParts:
+    return SessionParts(
+        directory=directory,
+        rooms=room_actors,
+        streams=steps.streams,
+        checkpoints=steps.checkpoints,
+        authenticate=lambda token, proof, nonce: steps.sessions.authenticate_on_socket(token, proof, nonce=nonce),
+        make_nonce=lambda: secrets.token_urlsafe(16),
+        generation=store.identity.generation,
+        error_frame=error_frame,
+        metrics=metrics,
+        asking=limits,
+        limits=SessionLimits(
+            outbox_bytes_max=settings.outbox_bytes_max,
+            outbox_write_timeout_s=settings.outbox_write_timeout_s,
+            frame_bytes_max=settings.frame_bytes_max,
+            hello_timeout_s=settings.hello_timeout_s,
+            heartbeat_interval_s=settings.heartbeat_interval_s,
+            append_timeout_s=settings.append_timeout_s,
+        ),
+    )
