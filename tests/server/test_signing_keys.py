@@ -50,6 +50,7 @@ async def test_keys_rotate_while_people_send_and_refresh_and_no_request_fails(
         async with trio.open_nursery() as nursery:
             for device, keys in zip(people, seen, strict=True):
                 nursery.start_soon(talk_and_refresh, device, keys, rotated)
+            await until_all_have(seen, {before})
             answer = await chatty_admin_json(chat.settings.data_dir, "keys", "rotate")
             assert (answer["state"], answer["version"]) == ("prepared", 2)
             await until_all_have(seen, {before, answer["key_id"]})
@@ -78,7 +79,7 @@ async def talk_and_refresh(device: WireDevice, keys: set[str], rotated: trio.Eve
                 frames.Token(id=socket.request_id(), access_token=device.access_token, dpop_proof=UNPROVEN)
             )
             await device.get("/v1/account")
-            await trio.sleep(0.05)
+            await trio.sleep(0.2)
 
 
 async def until_all_have(seen: list[set[str]], wanted: set[str]) -> None:
