@@ -170,6 +170,13 @@ class Settings(BaseSettings):
     refresh_absolute_lifetime_s: Seconds = Field(
         default=365 * 86_400.0, description="Time after log-in at which refreshing ends, used or not, seconds."
     )
+    step_up_lifetime_s: Seconds = Field(
+        default=600.0,
+        description="Time after a log-in or step-up within which dangerous acts need no new one, seconds.",
+    )
+    admin_networks: Networks = Field(
+        default="", description="Networks from which admins may act over HTTP, separated by commas; empty: any."
+    )
     login_free_count: Count = Field(
         default=10, description="Failed log-ins for one account from one address before the next must wait, count."
     )
@@ -273,6 +280,10 @@ class Settings(BaseSettings):
     def rates(self) -> Mapping[str, Rate]:
         """Of each limiter, by its name."""
         return {name: parse_rate(getattr(self, _LIMIT + name)) for name in limiters()}
+
+    @property
+    def operator_networks(self) -> list[IPv4Network | IPv6Network]:
+        return parse_networks(self.admin_networks)
 
     @property
     def proxy_networks(self) -> list[IPv4Network | IPv6Network]:

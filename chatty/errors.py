@@ -175,6 +175,27 @@ class Forbidden(ChattyError):
     http_status = 403
 
 
+class StepUpRequired(ChattyError):
+    """The user must prove who they are once more, by POST /v1/step-up; then the same request again."""
+
+    code = "step_up_required"
+    http_status = 403
+
+    def __init__(self, *, age_s_max: float) -> None:
+        super().__init__(f"the last proof must not be older than {age_s_max:g} s")
+        self.age_s_max = age_s_max
+
+    def fields(self) -> dict[str, Any]:
+        return {"age_s_max": self.age_s_max}
+
+
+class DeviceNotVerified(ChattyError):
+    """Only a device that the user's other devices vouch for may do this."""
+
+    code = "device_not_verified"
+    http_status = 403
+
+
 class NotFound(ChattyError):
     """There is no such thing, or it is none of your business: the two are not told apart."""
 

@@ -91,6 +91,8 @@ class World:
             device_number=DeviceNumber(made[1]),
             family=FamilyId("family"),
             role="user",
+            thumbprint="T" * 43,
+            step_up_age_s=0.0,
             expires_at_s=2e9,
         )
         self.callers[device] = caller

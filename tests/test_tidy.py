@@ -49,7 +49,7 @@ FEATURES = frozenset(
 )
 # What belongs to one layer only: its machinery, no feature.
 LAYER_FILES = {
-    "services": {"caller", "crash_points", "login_throttle", "names", "permissions", "server_keys"},
+    "services": {"caller", "crash_points", "issuer", "login_throttle", "names", "permissions", "server_keys"},
     "store": {
         "audit_heads",
         "binary",

@@ -26,6 +26,7 @@ from chatty.ids import MailboxId, RoomId, RoomNumber, SendNumber, Seq, UserSeq
 from chatty.services.caller import Caller
 from chatty.services.checkpoints import Checkpoints
 from chatty.services.limits import DeviceLimits, Limits, unlimited
+from chatty.services.permissions import Policy
 from chatty.services.streams import RoomPosition, StreamSteps
 from chatty.telemetry import Metrics
 from chatty.wire import frames, limits
@@ -59,6 +60,7 @@ class SessionParts:
     rooms: RoomActors
     streams: StreamSteps
     checkpoints: Checkpoints
+    policy: Policy
     authenticate: Callable[[str, str, str], Awaitable[Caller]]
     make_nonce: Callable[[], str]
     generation: frames.Generation

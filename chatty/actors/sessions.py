@@ -34,7 +34,7 @@ from chatty.errors import (
 from chatty.ids import RoomId, RoomNumber, Seq
 from chatty.services.caller import Caller
 from chatty.services.messages import draft
-from chatty.services.permissions import CHAT, check
+from chatty.services.permissions import frame_permission
 from chatty.services.streams import Resume
 from chatty.wire import frames
 from chatty.wire.frames import ClientFrame, Cursor, Encoding
@@ -166,10 +166,14 @@ class Connection:
         return await self._resume(caller, hello, cursors)
 
     async def _signed_in(self, shown: frames.Hello | frames.Token) -> Caller:
-        """Every frame needs the permission `chat`. Raises: Unauthenticated and relatives, Forbidden."""
+        """Raises: Unauthenticated and relatives; what the policy says of this frame."""
         caller = await self._parts.authenticate(shown.access_token, shown.dpop_proof, self._nonce)
-        check(CHAT, caller)
+        self._check(shown, caller)
         return caller
+
+    def _check(self, request: ClientFrame, caller: Caller) -> None:
+        """Raises: Forbidden and relatives."""
+        self._parts.policy.check(frame_permission(type(request)), caller, address=self._socket.address)
 
     async def _refuse(self, error: ChattyError) -> NoReturn:
         self.end(error)
@@ -263,6 +267,7 @@ class Connection:
 
     async def _handle(self, session: Session, request: ClientFrame) -> None:
         try:
+            self._check(request, session.caller)
             if not isinstance(request, frames.Send):
                 session.limits.count_request()
             match request:

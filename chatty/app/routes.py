@@ -34,6 +34,7 @@ def make_routes(
     checks: health.Health,
     append: Callable[[Draft], Any],
 ) -> list[Route]:
+    """append: of a message over HTTP."""
     info = ServerInfo(
         server_name=settings.server_name,
         origin=settings.public_origin,
@@ -44,7 +45,7 @@ def make_routes(
     )
     routes = [
         *accounts.routes(steps.accounts),
-        *sessions.routes(steps.sessions),
+        *sessions.routes(steps.sessions, steps.tokens),
         *devices.routes(steps.devices),
         *keys.routes(steps.keys),
         *mailbox.routes(steps.mailbox),

@@ -30,6 +30,7 @@ from chatty.app.tree import LateDoorbells, make_jobs, session_parts, start_watch
 from chatty.config import Settings
 from chatty.errors import ChattyError
 from chatty.services.limits import Limits
+from chatty.services.permissions import check_tables
 from chatty.services.server import ServerIdentity
 from chatty.store.leases import PostgresLeases
 from chatty.telemetry import Metrics
@@ -81,6 +82,7 @@ async def _open_tree(
     settings: Settings, store: Store, metrics: Metrics, hooks: Hooks, root: Supervisor
 ) -> AsyncIterator[App]:
     """Start the branches in the order in which they may be asked: journal, rooms, sessions, watch, janitor, console."""
+    check_tables()
     doorbells, directory, readiness = LateDoorbells(), Directory(), Draining()
     limits = Limits(settings.rates, on_refusal=lambda name: metrics.limit_refusals.labels(limiter=name).inc())
     steps = make_steps(settings, store, doorbells, limits)
@@ -128,10 +130,11 @@ def _checks(settings: Settings, store: Store, readiness: Draining, metrics: Metr
 def _asgi(settings: Settings, steps: Steps, limits: Limits, metrics: Metrics, routes: list[Route]) -> QuartTrio:
     return make_quart(
         routes,
-        authenticate=steps.sessions.authenticate,
+        authenticate=steps.tokens.authenticate,
         make_nonce=steps.proofs.make_nonce,
         metrics=metrics,
         body_bytes_max=settings.body_bytes_max,
+        policy=steps.policy,
         limits=RequestLimits(limits),
         proxies=settings.proxy_networks,
     )

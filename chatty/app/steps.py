@@ -1,10 +1,11 @@
 """Every feature's steps, made of settings, store and each other."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from chatty.app.database import Store
-from chatty.app.process import now_ms, now_s
+from chatty.app.process import now_s
 from chatty.config import Settings
 from chatty.crypto.nonces import Nonces
 from chatty.crypto.passwords import DEFAULT_DERIVATION
@@ -14,21 +15,25 @@ from chatty.services.checkpoints import Checkpoints
 from chatty.services.devices import DeviceSteps
 from chatty.services.doorbells import Doorbells
 from chatty.services.dpop import Proofs
+from chatty.services.issuer import Issuer
 from chatty.services.keys import KeySteps
 from chatty.services.limits import Limits
 from chatty.services.login_throttle import LoginThrottle
 from chatty.services.mailbox import MailboxSteps
+from chatty.services.permissions import Policy
 from chatty.services.registration import RegistrationSteps
 from chatty.services.rooms import RoomSteps
-from chatty.services.sessions import Issuer, Lifetimes, SessionSteps
+from chatty.services.sessions import SessionSteps
 from chatty.services.signing_keys import SigningKeys, SigningKeySteps
 from chatty.services.streams import StreamSteps
+from chatty.services.tokens import Lifetimes, TokenSteps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
     accounts: AccountSteps
     sessions: SessionSteps
+    tokens: TokenSteps
     registration: RegistrationSteps
     devices: DeviceSteps
     keys: KeySteps
@@ -36,98 +41,150 @@ class Steps:
     rooms: RoomSteps
     streams: StreamSteps
     checkpoints: Checkpoints
+    policy: Policy
     proofs: Proofs
     signing_keys: SigningKeys
     key_turns: SigningKeySteps
 
 
-def make_steps(settings: Settings, store: Store, doorbells: Doorbells, limits: Limits) -> Steps:
-    units, keys_ = store.units, store.keys
-    signing_keys = SigningKeys(keys_.signing, units=units, sealer=keys_.sealer, clock_s=now_s)
-    access = AccessTokens(signing_keys, origin=settings.public_origin, lifetime_s=int(settings.access_token_lifetime_s))
-    refresh = RefreshTokens(keys_.refresh_key)
-    proofs = Proofs(Nonces(keys_.nonce_key, purpose="dpop"), origin=settings.public_origin, clock_s=now_s)
-    issuer = Issuer(
-        access=access,
-        refresh=refresh,
-        nonces=Nonces(keys_.nonce_key, purpose="login"),
-        origin=settings.public_origin,
-        clock_s=now_s,
-        generation=store.identity.generation.number,
-    )
+def make_steps(
+    settings: Settings,
+    store: Store,
+    doorbells: Doorbells,
+    limits: Limits,
+    *,
+    clock_s: Callable[[], float] = now_s,
+) -> Steps:
+    """clock_s: s since 1970."""
+    make = _Maker(settings, store, doorbells, limits, clock_s)
     return Steps(
-        accounts=AccountSteps(
-            unit_of_work=units,
-            issuer=issuer,
-            sealer=keys_.sealer,
-            salt_key=keys_.salt_key,
-            server_name=settings.server_name,
-            mode=settings.registration_mode,
-            key_derivations=[DEFAULT_DERIVATION],
-            limits=limits,
-            reserved_names=[name.strip() for name in settings.reserved_names.split(",")],
-            requests_max=settings.registration_requests_max,
-        ),
-        sessions=SessionSteps(
-            unit_of_work=units,
-            doorbells=doorbells,
-            issuer=issuer,
-            access=access,
-            refresh=refresh,
-            proofs=proofs,
-            signing_keys=signing_keys,
-            sealer=keys_.sealer,
-            lifetimes=_lifetimes(settings),
-            clock_s=now_s,
-            throttle=_throttle(settings, limits),
-        ),
-        registration=RegistrationSteps(unit_of_work=units, mode=settings.registration_mode),
-        devices=DeviceSteps(unit_of_work=units, doorbells=doorbells, clock_ms=now_ms),
-        keys=KeySteps(
-            unit_of_work=units, doorbells=doorbells, clock_ms=now_ms, one_time_keys_max=settings.one_time_keys_max
-        ),
-        mailbox=MailboxSteps(
-            unit_of_work=units,
-            doorbells=doorbells,
-            rows_per_sender_max=settings.mailbox_rows_per_sender_max,
-            rows_max=settings.mailbox_rows_max,
-        ),
-        rooms=RoomSteps(
-            units,
-            doorbells=doorbells,
-            clock=now_ms,
-            server_name=settings.server_name,
-            members_max=settings.room_members_max,
-        ),
-        streams=StreamSteps(units),
-        checkpoints=Checkpoints(
-            units,
-            signer=keys_.checkpoint,
-            clock=now_ms,
-            server_name=settings.server_name,
+        accounts=make.accounts(),
+        sessions=make.sessions(),
+        tokens=make.tokens(),
+        registration=RegistrationSteps(unit_of_work=store.units, mode=settings.registration_mode),
+        devices=DeviceSteps(unit_of_work=store.units, doorbells=doorbells, clock_ms=make.clock_ms),
+        keys=make.keys(),
+        mailbox=make.mailbox(),
+        rooms=make.rooms(),
+        streams=StreamSteps(store.units),
+        checkpoints=make.checkpoints(),
+        policy=Policy(admin_networks=settings.operator_networks, step_up_lifetime_s=settings.step_up_lifetime_s),
+        proofs=make.proofs,
+        signing_keys=make.signing_keys,
+        key_turns=make.key_turns(),
+    )
+
+
+class _Maker:
+    """What several features share, and a method for each that needs more than the store."""
+
+    def __init__(
+        self, settings: Settings, store: Store, doorbells: Doorbells, limits: Limits, clock_s: Callable[[], float]
+    ) -> None:
+        origin, keys, units = settings.public_origin, store.keys, store.units
+        self._settings, self._store, self._doorbells, self._limits = settings, store, doorbells, limits
+        self._clock_s = clock_s
+        self.signing_keys = SigningKeys(keys.signing, units=units, sealer=keys.sealer, clock_s=clock_s)
+        self._access = AccessTokens(self.signing_keys, origin=origin, lifetime_s=int(settings.access_token_lifetime_s))
+        self._refresh = RefreshTokens(keys.refresh_key)
+        self.proofs = Proofs(Nonces(keys.nonce_key, purpose="dpop"), origin=origin, clock_s=clock_s)
+        self._throttle = LoginThrottle(
+            limits, free_count=settings.login_free_count, delay_max_s=settings.login_delay_max_s
+        )
+        self._issuer = Issuer(
+            access=self._access,
+            refresh=self._refresh,
+            nonces=Nonces(keys.nonce_key, purpose="login"),
+            origin=origin,
+            clock_s=clock_s,
             generation=store.identity.generation.number,
-        ),
-        proofs=proofs,
-        signing_keys=signing_keys,
-        key_turns=_key_turns(settings, store, signing_keys),
-    )
+        )
 
+    def clock_ms(self) -> int:
+        return int(self._clock_s() * 1000)
 
-def _lifetimes(settings: Settings) -> Lifetimes:
-    return Lifetimes(idle_s=settings.refresh_idle_lifetime_s, absolute_s=settings.refresh_absolute_lifetime_s)
+    def accounts(self) -> AccountSteps:
+        return AccountSteps(
+            unit_of_work=self._store.units,
+            issuer=self._issuer,
+            sealer=self._store.keys.sealer,
+            salt_key=self._store.keys.salt_key,
+            server_name=self._settings.server_name,
+            mode=self._settings.registration_mode,
+            key_derivations=[DEFAULT_DERIVATION],
+            limits=self._limits,
+            reserved_names=[name.strip() for name in self._settings.reserved_names.split(",")],
+            requests_max=self._settings.registration_requests_max,
+        )
 
+    def sessions(self) -> SessionSteps:
+        return SessionSteps(
+            unit_of_work=self._store.units,
+            doorbells=self._doorbells,
+            issuer=self._issuer,
+            refresh=self._refresh,
+            sealer=self._store.keys.sealer,
+            throttle=self._throttle,
+        )
 
-def _throttle(settings: Settings, limits: Limits) -> LoginThrottle:
-    return LoginThrottle(limits, free_count=settings.login_free_count, delay_max_s=settings.login_delay_max_s)
+    def tokens(self) -> TokenSteps:
+        lifetimes = Lifetimes(
+            idle_s=self._settings.refresh_idle_lifetime_s, absolute_s=self._settings.refresh_absolute_lifetime_s
+        )
+        return TokenSteps(
+            unit_of_work=self._store.units,
+            doorbells=self._doorbells,
+            issuer=self._issuer,
+            access=self._access,
+            refresh=self._refresh,
+            proofs=self.proofs,
+            signing_keys=self.signing_keys,
+            lifetimes=lifetimes,
+            throttle=self._throttle,
+            clock_s=self._clock_s,
+        )
 
+    def keys(self) -> KeySteps:
+        return KeySteps(
+            unit_of_work=self._store.units,
+            doorbells=self._doorbells,
+            clock_ms=self.clock_ms,
+            one_time_keys_max=self._settings.one_time_keys_max,
+        )
 
-def _key_turns(settings: Settings, store: Store, signing_keys: SigningKeys) -> SigningKeySteps:
-    return SigningKeySteps(
-        signing_keys,
-        units=store.units,
-        sealer=store.keys.sealer,
-        random=os.urandom,
-        clock_s=now_s,
-        prepare_s=settings.signing_key_prepare_s,
-        rotation_age_s=settings.signing_key_rotation_days * 86_400,
-    )
+    def mailbox(self) -> MailboxSteps:
+        return MailboxSteps(
+            unit_of_work=self._store.units,
+            doorbells=self._doorbells,
+            rows_per_sender_max=self._settings.mailbox_rows_per_sender_max,
+            rows_max=self._settings.mailbox_rows_max,
+        )
+
+    def rooms(self) -> RoomSteps:
+        return RoomSteps(
+            self._store.units,
+            doorbells=self._doorbells,
+            clock=self.clock_ms,
+            server_name=self._settings.server_name,
+            members_max=self._settings.room_members_max,
+        )
+
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(
+            self._store.units,
+            signer=self._store.keys.checkpoint,
+            clock=self.clock_ms,
+            server_name=self._settings.server_name,
+            generation=self._store.identity.generation.number,
+        )
+
+    def key_turns(self) -> SigningKeySteps:
+        return SigningKeySteps(
+            self.signing_keys,
+            units=self._store.units,
+            sealer=self._store.keys.sealer,
+            random=os.urandom,
+            clock_s=self._clock_s,
+            prepare_s=self._settings.signing_key_prepare_s,
+            rotation_age_s=self._settings.signing_key_rotation_days * 86_400,
+        )

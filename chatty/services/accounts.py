@@ -18,11 +18,12 @@ from chatty.crypto.signatures import check_ed25519_key
 from chatty.errors import ApprovalPending, BadRequest, Overloaded
 from chatty.ids import UserId, UserNumber
 from chatty.services.caller import Caller
+from chatty.services.issuer import Issuer
 from chatty.services.limits import Asker, Limits, subject_of_address, unlimited
 from chatty.services.names import check_name, reserved_skeletons, skeleton
 from chatty.services.permissions import USER_ROLE
 from chatty.services.registration import Mode, NewUser, admit, token_hash
-from chatty.services.sessions import Issuer, SessionsUnit, login_key_purpose, record_login, start_session
+from chatty.services.sessions import SessionsUnit, login_key_purpose, record_login, start_session
 from chatty.services.units import Transactions
 from chatty.wire.accounts import Account, KeyDerivation, Registration, Salt, SaltRequest, Tokens
 from chatty.wire.canonical import decode_base64, encode_base64

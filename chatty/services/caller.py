@@ -1,4 +1,4 @@
-"""Who asks: made of a checked access token, by services/sessions.py and by nothing else."""
+"""Who asks: made of a checked access token and proof, by services/tokens.py and by nothing else."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,11 @@ from chatty.ids import DeviceId, DeviceNumber, FamilyId, UserId, UserNumber
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """A signed-in device. expires_at_s: seconds since 1970, when its access token ends."""
+    """A signed-in device. expires_at_s: seconds since 1970, when its access token ends.
+
+    thumbprint: of its DPoP key. step_up_age_s: since its user last proved who they are. is_verified: vouched for by the user's
+    other devices, which is nobody until cross-signing exists.
+    """
 
     user: UserId
     user_number: UserNumber
@@ -15,4 +19,7 @@ class Caller:
     device_number: DeviceNumber
     family: FamilyId
     role: str
+    thumbprint: str
+    step_up_age_s: float
     expires_at_s: float
+    is_verified: bool = False

@@ -1,16 +1,22 @@
-"""Who may do what, in one table; everything that is not named here is refused.
+"""Who may do what: the whole policy as data. Everything that is not named here is refused.
 
-A permission names the server roles that hold it. Each route and each frame declares exactly one, so that a forgotten one is a
-failure at start-up and not a hole. What a room role may do stands in `chatty.wire.authority`; objects (own device, own account)
-are checked by the steps, which see only what belongs to their caller.
+A permission names the server roles that hold it, and what else must be so: its context. Each route and each frame declares
+exactly one; a route without one, or a frame that is not in the table, fails at start-up and is no hole.
+
+What a room role may do stands in `chatty.wire.authority`, the one rule that server and clients share. Objects (own device, own
+account, own room) are checked by the steps, which see only what belongs to their caller: what does not is `not_found`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from types import MappingProxyType
+from typing import Any, get_args
 
-from chatty.errors import Forbidden, Unauthenticated
+from chatty.errors import DeviceNotVerified, Forbidden, StepUpRequired, Unauthenticated
 from chatty.services.caller import Caller
+from chatty.wire import frames
+from chatty.wire.frames import ClientFrame
 
 ROLES = ("owner", "admin", "moderator", "auditor", "user", "bot")
 USER_ROLE = "user"
@@ -18,10 +24,17 @@ USER_ROLE = "user"
 
 @dataclass(frozen=True, kw_only=True)
 class Permission:
-    """name: as documented. roles: server roles that hold it; None: also those who are not signed in."""
+    """name: as documented. roles: server roles that hold it; None: also those who are not signed in.
+
+    needs_step_up: the user proved who they are a short while ago. needs_admin_network: the request comes from where operators
+    are. needs_verified_device: the user's other devices vouch for this one.
+    """
 
     name: str
     roles: frozenset[str] | None
+    needs_step_up: bool = False
+    needs_admin_network: bool = False
+    needs_verified_device: bool = False
 
     @property
     def needs_caller(self) -> bool:
@@ -34,17 +47,90 @@ _who_chats = frozenset({"owner", "admin", "moderator", "user", "bot"})
 PUBLIC = Permission(name="public", roles=None)
 SIGNED_IN = Permission(name="signed_in", roles=_everybody)
 CHAT = Permission(name="chat", roles=_who_chats)
+OWN_SECURITY = Permission(name="own_security", roles=_everybody, needs_step_up=True)
+READ_USERS = Permission(
+    name="read_users", roles=frozenset({"owner", "admin", "moderator", "auditor"}), needs_admin_network=True
+)
+MODERATE_USERS = Permission(
+    name="moderate_users",
+    roles=frozenset({"owner", "admin", "moderator"}),
+    needs_step_up=True,
+    needs_admin_network=True,
+)
+MANAGE_USERS = Permission(
+    name="manage_users", roles=frozenset({"owner", "admin"}), needs_step_up=True, needs_admin_network=True
+)
+READ_AUDIT = Permission(name="read_audit", roles=frozenset({"owner", "auditor"}), needs_admin_network=True)
 
 PERMISSIONS: Mapping[str, Permission] = MappingProxyType(
-    {permission.name: permission for permission in (PUBLIC, SIGNED_IN, CHAT)}
+    {
+        permission.name: permission
+        for permission in (
+            PUBLIC,
+            SIGNED_IN,
+            CHAT,
+            OWN_SECURITY,
+            READ_USERS,
+            MODERATE_USERS,
+            MANAGE_USERS,
+            READ_AUDIT,
+        )
+    }
+)
+FRAMES: Mapping[type[Any], Permission] = MappingProxyType(
+    {
+        frames.Hello: CHAT,
+        frames.Cursors: CHAT,
+        frames.Resync: CHAT,
+        frames.Token: CHAT,
+        frames.Send: CHAT,
+        frames.MailboxAck: CHAT,
+        frames.CheckpointRequest: CHAT,
+        frames.Ping: CHAT,
+    }
 )
 
 
-def check(permission: Permission, caller: Caller | None) -> None:
-    """Raises: Unauthenticated (nobody is signed in), Forbidden (the role does not hold it)."""
-    if permission.roles is None:
-        return
-    if caller is None:
-        raise Unauthenticated("sign in first")
-    if caller.role not in permission.roles:
-        raise Forbidden(f"the role {caller.role} may not do this")
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """The table, under one server's settings. admin_networks: none named is anywhere. step_up_lifetime_s: how long one counts."""
+
+    admin_networks: Sequence[IPv4Network | IPv6Network] = ()
+    step_up_lifetime_s: float = 600.0
+
+    def check(self, permission: Permission, caller: Caller | None, *, address: str) -> None:
+        """Raises: Unauthenticated (nobody is signed in), Forbidden (role or network), DeviceNotVerified, StepUpRequired."""
+        if permission.roles is None:
+            return
+        if caller is None:
+            raise Unauthenticated("sign in first")
+        if caller.role not in permission.roles:
+            raise Forbidden(f"the role {caller.role} may not do this")
+        if permission.needs_admin_network and not self._is_admin_network(address):
+            raise Forbidden("not from this network")
+        if permission.needs_verified_device and not caller.is_verified:
+            raise DeviceNotVerified("verify this device with another one first")
+        if permission.needs_step_up and caller.step_up_age_s > self.step_up_lifetime_s:
+            raise StepUpRequired(age_s_max=self.step_up_lifetime_s)
+
+    def _is_admin_network(self, address: str) -> bool:
+        if not self.admin_networks:
+            return True
+        try:
+            parsed = ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self.admin_networks)
+
+
+def frame_permission(kind: type[Any]) -> Permission:
+    """Of one kind of request on a socket."""
+    return FRAMES[kind]
+
+
+def check_tables() -> None:
+    """At start-up. Raises: TypeError for a frame that the table does not name, or a permission outside the table."""
+    if missing := set(get_args(ClientFrame)) - FRAMES.keys():
+        raise TypeError(f"no permission is declared for {sorted(one.__name__ for one in missing)}")
+    if strange := [one.name for one in FRAMES.values() if PERMISSIONS.get(one.name) is not one]:
+        raise TypeError(f"not in the table of permissions: {strange}")

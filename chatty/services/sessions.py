@@ -1,50 +1,29 @@
-"""Log-in sessions: a device signs in, refreshes its tokens, signs out; and who is behind an access token.
+"""Log-in sessions: a device signs in, proves itself again, signs out. What becomes of its tokens, tokens.py says.
 
 A log-in proves the log-in key, derived on the client from the password, over a nonce of ours that lives a minute. It makes a
-new device and a family of refresh tokens, bound to the client's DPoP key; what presenting one does, tokens.py says. A token that
-comes long after it was retired ends the log-in session and its device, and the user is told; one that comes with another key
-only tells the user.
-
-An access token says who, a DPoP proof that it is used by whom it was given to; whether its log-in session still lives, the
-database says, on every request.
+new device and a family of refresh tokens, bound to the client's DPoP key. A step-up proves the same key again, for acts that a
+stolen device alone must not be able to do.
 """
 
-import os
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from chatty.crypto import signatures
-from chatty.crypto.nonces import Nonces
-from chatty.crypto.sealing import Random, Sealer
-from chatty.crypto.tokens import AccessClaims, AccessTokens, RefreshTokens, UnknownKey, make_family_id
-from chatty.errors import (
-    ApprovalPending,
-    BadSignature,
-    DeviceRevoked,
-    InvalidDpopProof,
-    LoginRefused,
-    Overloaded,
-    RefreshRefused,
-    Unauthenticated,
-)
+from chatty.crypto.sealing import Sealer
+from chatty.crypto.tokens import RefreshTokens
+from chatty.errors import ApprovalPending, LoginRefused, RefreshRefused
 from chatty.ids import DeviceId, DeviceNumber, FamilyId, UserId, UserNumber
 from chatty.services.caller import Caller
-from chatty.services.devices import DevicesUnit, end_device, revoke, tell_own_devices, tell_security
-from chatty.services.doorbells import Doorbell, Doorbells
-from chatty.services.dpop import Proofs, ProvenRequest
-from chatty.services.limits import unlimited
+from chatty.services.devices import revoke, tell_own_devices
+from chatty.services.doorbells import Doorbells
+from chatty.services.issuer import Issuer
 from chatty.services.login_throttle import LoginThrottle
 from chatty.services.registration import Registrations
-from chatty.services.signing_keys import SigningKeys
-from chatty.services.tokens import RefreshState, Reuse, note_use, present
+from chatty.services.tokens import TokensUnit
 from chatty.services.units import Transactions
-from chatty.wire.accounts import Login, NewDevice, Refresh, Tokens
-from chatty.wire.canonical import encode_base64, encode_base64url
-from chatty.wire.signing import login_bytes
+from chatty.wire.accounts import Login, NewDevice, StepUp, Tokens
+from chatty.wire.canonical import encode_base64
 
-warning_pause_s = 3_600.0  # a user is told of a wrong key at most so often
 # Any Ed25519 key: under an unknown name the same work is done, and refused whoever signs for it.
 _ANY_KEY = "WGZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmY"
 
@@ -57,30 +36,6 @@ class LoginRow:
     role: str
     is_locked: bool
     login_key_sealed: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FamilyRow:
-    """A log-in session and whose it is. Times by the database's clock; now_ms: when it was read."""
-
-    user: UserId
-    user_number: UserNumber
-    role: str
-    is_locked: bool
-    device: DeviceId
-    device_number: DeviceNumber
-    is_live: bool
-    thumbprint: str
-    tokens: RefreshState
-    generation: int
-    is_revoked: bool
-    age_s: float
-    idle_s: float
-    now_ms: int
-
-    @property
-    def has_ended(self) -> bool:
-        return self.is_revoked or self.is_locked or not self.is_live
 
 
 def login_key_purpose(user: UserId) -> str:
@@ -100,34 +55,8 @@ class Sessions(Protocol):
         """With its send row, live, outside the set. Raises: DeviceIdTaken."""
         ...
 
-    async def add_family(
-        self, family: FamilyId, device: DeviceNumber, *, dpop_thumbprint: str, generation: int
-    ) -> None:
-        """At k = 1."""
-        ...
 
-    async def lock_family(self, family: FamilyId) -> None: ...
-
-    async def family(self, family: FamilyId) -> FamilyRow | None: ...
-
-    async def set_tokens(self, family: FamilyId, tokens: RefreshState) -> None:
-        """The family's row is locked."""
-        ...
-
-    async def note_refresh(self, family: FamilyId, *, generation: int) -> None:
-        """It goes on from now, in this generation; the family's row is locked."""
-        ...
-
-    async def note_warning(self, family: FamilyId, *, pause_s: float) -> bool:
-        """Whether the user is to be warned now: not more than once in pause_s."""
-        ...
-
-    async def mark_seen(self, device: DeviceNumber) -> None:
-        """The day on which the device was last seen; at most one write a day."""
-        ...
-
-
-class SessionsUnit(DevicesUnit, Protocol):
+class SessionsUnit(TokensUnit, Protocol):
     """What these steps need of a transaction."""
 
     @property
@@ -139,79 +68,6 @@ class SessionsUnit(DevicesUnit, Protocol):
 # Steps --------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lifetimes:
-    """Of a log-in session: without a refresh, and altogether."""
-
-    idle_s: float
-    absolute_s: float
-
-
-class Issuer:
-    """Makes both tokens of a log-in session, and checks log-in statements. origin: the public one."""
-
-    def __init__(
-        self,
-        *,
-        access: AccessTokens,
-        refresh: RefreshTokens,
-        nonces: Nonces,
-        origin: str,
-        clock_s: Callable[[], float],
-        generation: int = 1,
-        random: Random = os.urandom,
-    ) -> None:
-        self.generation = generation
-        self._access = access
-        self._refresh = refresh
-        self._nonces = nonces
-        self._origin = origin
-        self._clock_s = clock_s
-        self._random = random
-
-    def make_family(self) -> FamilyId:
-        return make_family_id(self._random(16))
-
-    def make_nonce(self) -> str:
-        return self._nonces.make(now_s=self._clock_s())
-
-    def now_ms(self) -> int:
-        return int(self._clock_s() * 1000)
-
-    def issue(self, *, user: UserId, device: DeviceId, family: FamilyId, k: int, role: str, thumbprint: str) -> Tokens:
-        access_token = self._access.issue(
-            user=user,
-            device=device,
-            family=family,
-            k=k,
-            role=role,
-            thumbprint=thumbprint,
-            token_id=encode_base64url(self._random(16)),
-            now_s=self._clock_s(),
-        )
-        return Tokens(
-            user=user,
-            device=device,
-            access_token=access_token,
-            refresh_token=self._refresh.make(family, k),
-            expires_in_s=self._access.lifetime_s,
-        )
-
-    def check_statement(
-        self, *, login_key: str, user: UserId, nonce: str, dpop_thumbprint: str, purpose: str, signature: str
-    ) -> None:
-        """Did the holder of the log-in key sign this, within the last minute? Raises: LoginRefused."""
-        statement = login_bytes(
-            origin=self._origin, user=user, nonce=nonce, dpop_thumbprint=dpop_thumbprint, purpose=purpose
-        )
-        try:
-            signatures.verify(login_key, statement, signature)
-        except BadSignature:
-            raise LoginRefused("unknown name or wrong password") from None
-        if not self._nonces.is_fresh(nonce, now_s=self._clock_s()):
-            raise LoginRefused("the nonce is not fresh: ask for the salt again")
-
-
 class SessionSteps:
     def __init__(
         self,
@@ -219,26 +75,16 @@ class SessionSteps:
         unit_of_work: Transactions[SessionsUnit],
         doorbells: Doorbells,
         issuer: Issuer,
-        access: AccessTokens,
         refresh: RefreshTokens,
-        proofs: Proofs,
-        signing_keys: SigningKeys,
         sealer: Sealer,
-        lifetimes: Lifetimes,
-        clock_s: Callable[[], float],
-        throttle: LoginThrottle | None = None,
+        throttle: LoginThrottle,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._doorbells = doorbells
-        self._throttle = throttle or LoginThrottle(unlimited(), free_count=1_000_000, delay_max_s=1)
         self._issuer = issuer
-        self._access = access
         self._refresh = refresh
-        self._proofs = proofs
-        self._signing_keys = signing_keys
         self._sealer = sealer
-        self._lifetimes = lifetimes
-        self._clock_s = clock_s
+        self._throttle = throttle
 
     async def log_in(self, body: Login, *, address: str = "") -> Tokens:
         """A new device for this user. Raises: LoginRefused, ApprovalPending, DeviceIdTaken, RateLimited."""
@@ -269,142 +115,27 @@ class SessionSteps:
         except RefreshRefused:
             return None
         async with self._unit_of_work.snapshot() as unit:
-            row = await unit.sessions.family(family)
+            row = await unit.families.family(family)
         return row.device if row is not None and row.user == body.user else None
 
-    async def refresh(self, body: Refresh, proven: ProvenRequest, *, address: str = "") -> Tokens:
-        """Both tokens anew, as tokens.py says.
-
-        Raises: InvalidDpopProof, UseDpopNonce, RefreshRefused (nothing changes, or the log-in session was ended), Overloaded.
-        """
-        thumbprint = self._proofs.check(proven)
-        family, k = self._refresh.check(body.refresh_token)
-        try:
-            row, tokens = await self._present(family, k, thumbprint)
-        except Reuse:
-            await self._end_reused(family, k)
-            raise RefreshRefused("an old token came again: the log-in session was ended") from None
-        if row is None or tokens is None:
-            await self._warn(family)
-            raise RefreshRefused("not this key's token, or the log-in session has ended")
-        self._throttle.note_familiar(row.user, address)
-        return self._issuer.issue(
-            user=row.user, device=row.device, family=family, k=tokens.k, role=row.role, thumbprint=thumbprint
-        )
-
-    async def _present(self, family: FamilyId, k: int, thumbprint: str) -> tuple[FamilyRow | None, RefreshState | None]:
-        """The family, and its tokens as they are now; no tokens: another key's. Raises: Reuse, RefreshRefused, Overloaded."""
-        async with self._unit_of_work.begin() as unit:
-            await unit.sessions.lock_family(family)
-            row = await unit.sessions.family(family)
-            if row is None or row.has_ended or self._is_over(row):
-                raise RefreshRefused("the log-in session has ended")
-            if row.thumbprint != thumbprint:
-                return row, None
-            tokens = self._after(row, k)
-            if tokens != row.tokens:
-                await unit.sessions.set_tokens(family, tokens)
-                await unit.sessions.note_refresh(family, generation=self._issuer.generation)
-                await unit.sessions.mark_seen(row.device_number)
-        return row, tokens
-
-    def _after(self, row: FamilyRow, k: int) -> RefreshState:
-        may_jump = row.generation < self._issuer.generation
-        return present(row.tokens, k, now_ms=row.now_ms, may_jump=may_jump)
-
-    async def _end_reused(self, family: FamilyId, k: int) -> None:
-        """In a transaction of its own: the user's row is locked before the family's, and all is looked at again."""
-        row, doorbell = await self._read(family), Doorbell()
-        if row is None:
-            return
-        async with self._unit_of_work.begin() as unit:
-            await unit.devices.lock_user(row.user_number)
-            await unit.sessions.lock_family(family)
-            now = await unit.sessions.family(family)
-            if now is not None and not now.has_ended and self._is_reuse(now, k):
-                doorbell = await end_session(unit, now, family, why="refresh_token_reused", now_ms=now.now_ms)
-        self._doorbells.ring(doorbell)
-
-    def _is_reuse(self, row: FamilyRow, k: int) -> bool:
-        with suppress(RefreshRefused, Overloaded):
-            try:
-                self._after(row, k)
-            except Reuse:
-                return True
-        return False
-
-    async def _warn(self, family: FamilyId) -> None:
-        """Somebody shows this family's token with a key that is not its own. Told to the user, and not over and over."""
-        row = await self._read(family)
-        if row is None or row.has_ended:
-            return
-        async with self._unit_of_work.begin() as unit:
-            await unit.devices.lock_user(row.user_number)
-            await unit.sessions.lock_family(family)
-            if not await unit.sessions.note_warning(family, pause_s=warning_pause_s):
-                return
-            await unit.audit.record(
-                actor="", device="", action="session.wrong_key_shown", object_=row.device, family=family
-            )
-            doorbell = await tell_security(
-                unit, row.user_number, what="wrong_key_shown", device=row.device, now_ms=row.now_ms
-            )
-        self._doorbells.ring(doorbell)
-
-    async def _read(self, family: FamilyId) -> FamilyRow | None:
-        async with self._unit_of_work.snapshot() as unit:
-            return await unit.sessions.family(family)
-
-    async def authenticate(self, access_token: str, proven: ProvenRequest) -> Caller:
-        """Who sends this token over HTTP, with a proof of the key that it is bound to, if its log-in session lives now.
-
-        Raises: Unauthenticated, TokenExpired, InvalidDpopProof, UseDpopNonce, DeviceRevoked.
-        """
-        claims = await self._claims(access_token)
-        return await self._caller(claims, self._proofs.check(proven, access_token=access_token))
-
-    async def authenticate_on_socket(self, access_token: str, proof: str, *, nonce: str) -> Caller:
-        """nonce: of this connection's challenge. Raises: as authenticate(), but for UseDpopNonce."""
-        claims = await self._claims(access_token)
-        thumbprint = self._proofs.check_on_socket(proof, nonce=nonce, access_token=access_token)
-        return await self._caller(claims, thumbprint)
-
-    async def _claims(self, access_token: str) -> AccessClaims:
-        try:
-            return self._access.check(access_token, now_s=self._clock_s())
-        except UnknownKey:
-            await self._signing_keys.read_for_unknown()
-        try:
-            return self._access.check(access_token, now_s=self._clock_s())
-        except UnknownKey:
-            raise Unauthenticated("the access token's key is unknown") from None
-
-    async def _caller(self, claims: AccessClaims, thumbprint: str) -> Caller:
-        if thumbprint != claims.thumbprint:
-            raise InvalidDpopProof("the access token is bound to another key")
-        row = await self._read(claims.family)
-        if row is None or row.has_ended or (row.user, row.device) != (claims.user, claims.device):
-            raise DeviceRevoked("this log-in session was ended")
-        if row.tokens.k == claims.k and not row.tokens.is_used:
-            await self._note_use(claims)
-        return Caller(
-            user=row.user,
-            user_number=row.user_number,
-            device=row.device,
-            device_number=row.device_number,
-            family=claims.family,
-            role=row.role,
-            expires_at_s=claims.expires_at_s,
-        )
-
-    async def _note_use(self, claims: AccessClaims) -> None:
-        """The first sight of an access token of the newest refresh token: the one before it retires."""
-        async with self._unit_of_work.begin() as unit:
-            await unit.sessions.lock_family(claims.family)
-            row = await unit.sessions.family(claims.family)
-            if row is not None:
-                tokens = note_use(row.tokens, claims.k, now_ms=row.now_ms)
-                await unit.sessions.set_tokens(claims.family, tokens)
+    async def step_up(self, caller: Caller, body: StepUp, *, address: str = "") -> None:
+        """The caller proves the log-in key once more: its session is fresh again. Raises: LoginRefused, RateLimited."""
+        what, device = "post_v1_step_up", caller.device
+        with self._throttle.attempt(caller.user, what=what, address=address, known_device=device):
+            async with self._unit_of_work.begin() as unit:
+                found = await unit.sessions.find_login(caller.user)
+                if found is None:
+                    raise LoginRefused("wrong password")
+                self._issuer.check_statement(
+                    login_key=self._open_login_key(caller.user, found.login_key_sealed),
+                    user=caller.user,
+                    nonce=body.nonce,
+                    dpop_thumbprint=caller.thumbprint,
+                    purpose="step_up",
+                    signature=body.signature,
+                )
+                await unit.families.note_step_up(caller.family)
+                await record_login(unit, caller.user, caller.device, "session.stepped_up", caller.family)
 
     async def log_out(self, caller: Caller) -> None:
         """End the log-in session and revoke its device. Raises: NotFound when another request was first."""
@@ -448,9 +179,6 @@ class SessionSteps:
     def _open_login_key(self, user: UserId, sealed: bytes) -> str:
         return encode_base64(self._sealer.open(sealed, purpose=login_key_purpose(user)))
 
-    def _is_over(self, row: FamilyRow) -> bool:
-        return row.idle_s > self._lifetimes.idle_s or row.age_s > self._lifetimes.absolute_s
-
 
 async def start_session(
     unit: SessionsUnit, issuer: Issuer, user: UserNumber, device: NewDevice, dpop_thumbprint: str
@@ -458,18 +186,8 @@ async def start_session(
     """A new device and its family of tokens, in the caller's transaction. Raises: DeviceIdTaken."""
     family = issuer.make_family()
     number = await unit.sessions.add_device(user, device)
-    await unit.sessions.add_family(family, number, dpop_thumbprint=dpop_thumbprint, generation=issuer.generation)
+    await unit.families.add_family(family, number, dpop_thumbprint=dpop_thumbprint, generation=issuer.generation)
     return family
-
-
-async def end_session(unit: SessionsUnit, row: FamilyRow, family: FamilyId, *, why: str, now_ms: int) -> Doorbell:
-    """End it and its device by the server's own decision, and tell the user why; the user's row is locked."""
-    doorbell = await end_device(unit, row.user_number, row.device, now_ms=now_ms)
-    await unit.audit.record(
-        actor="", device="", action="session.ended", object_=row.device, after={"why": why}, family=family
-    )
-    told = await tell_security(unit, row.user_number, what=why, device=row.device, now_ms=now_ms)
-    return Doorbell(rooms=doorbell.rooms, users=told.users, revoked=doorbell.revoked)
 
 
 async def record_login(

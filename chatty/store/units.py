@@ -18,6 +18,7 @@ from chatty.store.rooms import PostgresRooms
 from chatty.store.server import PostgresServer
 from chatty.store.sessions import PostgresSessions
 from chatty.store.streams import PostgresStreams
+from chatty.store.tokens import PostgresFamilies
 
 
 class PostgresUnit(Unit):
@@ -30,6 +31,7 @@ class PostgresUnit(Unit):
         self._devices = PostgresDevices(connection)
         self._server = PostgresServer(connection)
         self._sessions = PostgresSessions(connection)
+        self._families = PostgresFamilies(connection)
         self._requests = PostgresRequests(connection)
         self._keys = PostgresKeys(connection)
         self._mailbox = PostgresMailbox(connection)
@@ -56,6 +58,10 @@ class PostgresUnit(Unit):
     @property
     def sessions(self) -> PostgresSessions:
         return self._sessions
+
+    @property
+    def families(self) -> PostgresFamilies:
+        return self._families
 
     @property
     def devices(self) -> PostgresDevices:

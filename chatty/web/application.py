@@ -15,11 +15,11 @@ from quart import Request, Response, g, request
 from quart_trio import QuartTrio
 
 from chatty.ids import RequestId
-from chatty.services import permissions
 from chatty.services.audit import Origin, set_family, set_origin
 from chatty.services.caller import Caller
 from chatty.services.dpop import ProvenRequest
 from chatty.services.limits import unlimited
+from chatty.services.permissions import Policy
 from chatty.telemetry import Metrics
 from chatty.web.addresses import Network, client_address
 from chatty.web.limits import RequestLimits
@@ -52,21 +52,22 @@ def make_quart(
     metrics: Metrics,
     body_bytes_max: int,
     body_timeout_s: float = 30.0,
+    policy: Policy | None = None,
     limits: RequestLimits | None = None,
     proxies: Sequence[Network] = (),
 ) -> QuartTrio:
     """An application that answers these routes and nothing else; lifespan and WebSocket are added by the caller.
 
     make_nonce: for the DPoP proofs of the next requests; it goes out with every answer.
-    limits: none by default. proxies: whose X-Forwarded-For is believed.
+    policy: without one, no network is set apart. limits: none by default. proxies: whose X-Forwarded-For is believed.
     Raises: TypeError for two routes of one operation.
     """
     app = QuartTrio("chatty", static_folder=None, template_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=body_bytes_max, BODY_TIMEOUT=body_timeout_s, PROPAGATE_EXCEPTIONS=False)
     app.url_map.merge_slashes = False
-    limits = limits or RequestLimits(unlimited())
+    limits, policy = limits or RequestLimits(unlimited()), policy or Policy()
     for one in routes:
-        _add(app, one, authenticate, limits)
+        _add(app, one, authenticate, policy, limits)
     app.before_request(_beginner(limits, proxies))
     app.after_request(_finisher(metrics, make_nonce))
 
@@ -77,12 +78,12 @@ def make_quart(
     return app
 
 
-def _add(app: QuartTrio, route: Route, authenticate: Authenticate, limits: RequestLimits) -> None:
+def _add(app: QuartTrio, route: Route, authenticate: Authenticate, policy: Policy, limits: RequestLimits) -> None:
     if route.operation in app.view_functions:
         raise TypeError(f"two routes for {route.operation}")
 
     async def view(**_: str) -> Response:
-        return await _serve(route, request, authenticate, limits)
+        return await _serve(route, request, authenticate, policy, limits)
 
     app.add_url_rule(
         re.sub(r"\{(\w+)\}", r"<\1>", route.path),
@@ -93,11 +94,13 @@ def _add(app: QuartTrio, route: Route, authenticate: Authenticate, limits: Reque
     )
 
 
-async def _serve(route: Route, request_: Request, authenticate: Authenticate, limits: RequestLimits) -> Response:
+async def _serve(
+    route: Route, request_: Request, authenticate: Authenticate, policy: Policy, limits: RequestLimits
+) -> Response:
     """Who asks comes before what is asked: nobody makes us read a body without a token where one is needed."""
     proven = read_proof(request_)
     caller = await authenticate(read_token(request_.headers), proven) if route.permission.needs_caller else None
-    permissions.check(route.permission, caller)
+    policy.check(route.permission, caller, address=g.address)
     if caller is not None:
         set_family(caller.family)
         limits.admit(caller, route.operation, address=g.address)

@@ -39,6 +39,8 @@ T = TypeVar("T")
 _ALWAYS = (e.BadRequest, e.InternalError, e.Overloaded, e.RateLimited, e.StoreUnavailable, e.ShuttingDown)
 _WITH_CALLER = (e.Unauthenticated, e.TokenExpired, e.InvalidDpopProof, e.UseDpopNonce, e.DeviceRevoked, e.Forbidden)
 _WITH_BODY = (e.TooLarge, e.UnsupportedMediaType, e.BodyTimeout)
+_WITH_STEP_UP = (e.StepUpRequired,)
+_WITH_VERIFIED_DEVICE = (e.DeviceNotVerified,)
 _WITH_NUMBER = (e.MessageIdConflict, e.MessageIdClosed, e.SendWindowFull, e.OutcomeUnknown)
 
 
@@ -114,6 +116,8 @@ class Route:
         implied = [
             *_ALWAYS,
             *(_WITH_CALLER if self.permission.needs_caller else ()),
+            *(_WITH_STEP_UP if self.permission.needs_step_up else ()),
+            *(_WITH_VERIFIED_DEVICE if self.permission.needs_verified_device else ()),
             *(_WITH_BODY if self.body else ()),
             *(_WITH_NUMBER if self.is_numbered else ()),
         ]

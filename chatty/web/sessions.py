@@ -1,4 +1,4 @@
-"""Routes: log in, refresh, log out."""
+"""Routes: log in, refresh, step up, log out."""
 
 from chatty.errors import (
     ApprovalPending,
@@ -12,11 +12,12 @@ from chatty.errors import (
 from chatty.services.caller import Caller
 from chatty.services.permissions import PUBLIC, SIGNED_IN
 from chatty.services.sessions import SessionSteps
+from chatty.services.tokens import TokenSteps
 from chatty.web.routes import RequestInfo, Route, route
-from chatty.wire.accounts import Empty, Login, Refresh, Tokens
+from chatty.wire.accounts import Empty, Login, Refresh, StepUp, Tokens
 
 
-def routes(sessions: SessionSteps) -> list[Route]:
+def routes(sessions: SessionSteps, tokens: TokenSteps) -> list[Route]:
     @route(
         "POST", "/v1/login", permission=PUBLIC, statuses=(201,), errors=(LoginRefused, ApprovalPending, DeviceIdTaken)
     )
@@ -27,7 +28,13 @@ def routes(sessions: SessionSteps) -> list[Route]:
     @route("POST", "/v1/token", permission=PUBLIC, errors=(RefreshRefused, InvalidDpopProof, UseDpopNonce))
     async def refresh(body: Refresh, request: RequestInfo) -> Tokens:
         """Both tokens anew, for a refresh token and a DPoP proof of its key."""
-        return await sessions.refresh(body, request.proven, address=request.address)
+        return await tokens.refresh(body, request.proven, address=request.address)
+
+    @route("POST", "/v1/step-up", permission=SIGNED_IN, errors=(LoginRefused,))
+    async def step_up(caller: Caller, body: StepUp, request: RequestInfo) -> Empty:
+        """Prove the log-in key once more, for what needs a fresh proof."""
+        await sessions.step_up(caller, body, address=request.address)
+        return Empty()
 
     @route("POST", "/v1/logout", permission=SIGNED_IN, errors=(NotFound,))
     async def log_out(caller: Caller, body: Empty) -> Empty:
@@ -35,4 +42,4 @@ def routes(sessions: SessionSteps) -> list[Route]:
         await sessions.log_out(caller)
         return Empty()
 
-    return [log_in, refresh, log_out]
+    return [log_in, refresh, step_up, log_out]

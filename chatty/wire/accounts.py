@@ -88,6 +88,13 @@ class Login(HttpBody, frozen=True, kw_only=True):
     known_refresh_token: TextField = ""
 
 
+class StepUp(HttpBody, frozen=True, kw_only=True):
+    """POST /v1/step-up. `signature`: login_bytes with purpose "step_up" and the log-in session's own DPoP key."""
+
+    nonce: TokenField
+    signature: SignatureField
+
+
 class Refresh(HttpBody, frozen=True, kw_only=True):
     """POST /v1/token, with a DPoP proof of the log-in session's key."""
 

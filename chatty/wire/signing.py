@@ -35,7 +35,7 @@ def body_bytes(content: Body) -> bytes:
 
 
 def login_bytes(*, origin: str, user: UserId, nonce: str, dpop_thumbprint: str, purpose: str) -> bytes:
-    """What the log-in key signs. purpose: "register" or "login". dpop_thumbprint: of the key that the tokens will be bound to."""
+    """What the log-in key signs. purpose: "register", "login" or "step_up". dpop_thumbprint: of the session's key."""
     statement = {
         "domain": "chatty.login.v1",
         "origin": origin,

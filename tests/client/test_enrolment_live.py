@@ -29,7 +29,7 @@ class Enrolled:
 
 
 async def test_a_second_device_unwraps_the_same_identity(database: str, tmp_path: Path) -> None:
-    async with open_server(database) as server:
+    async with open_server(database, tmp_path) as server:
         first, second = Enrolled(tmp_path / "one", server), Enrolled(tmp_path / "two", server)
         made = await first.enrolment.register("anna", PASSWORD, token="", device_name="laptop")
         came = await second.enrolment.login(made.user, PASSWORD, device_name="phone")

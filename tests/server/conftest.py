@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,31 +15,24 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 from quart_trio import QuartTrio
 
-from chatty.crypto.nonces import Nonces
-from chatty.crypto.passwords import DEFAULT_DERIVATION
+from chatty.app.checks import check_database
+from chatty.app.database import Store, make_data_dir, open_store
+from chatty.app.process import Hooks
+from chatty.app.routes import make_routes
+from chatty.app.steps import Steps, make_steps
 from chatty.crypto.sealing import MasterKey
-from chatty.crypto.tokens import AccessTokens, RefreshTokens, make_jwks
-from chatty.errors import StoreUnavailable
-from chatty.services.accounts import AccountSteps
 from chatty.services.caller import Caller
-from chatty.services.devices import DeviceSteps
 from chatty.services.doorbells import Doorbell, Doorbells
-from chatty.services.dpop import Proofs, ProvenRequest
-from chatty.services.keys import KeySteps
-from chatty.services.registration import Mode, RegistrationSteps
-from chatty.services.server import ServerIdentity, open_identity
-from chatty.services.server_keys import ServerKeys, open_server_keys
-from chatty.services.sessions import Issuer, Lifetimes, SessionSteps
-from chatty.services.signing_keys import SigningKeys
-from chatty.store.pool import Pool, open_pool
-from chatty.store.units import PostgresUnitOfWork
+from chatty.services.dpop import ProvenRequest
+from chatty.services.limits import unlimited
+from chatty.services.messages import Draft
+from chatty.services.registration import Mode
+from chatty.store.pool import Pool
 from chatty.telemetry import Metrics
-from chatty.web import accounts, devices, health, server, sessions
+from chatty.web import health
 from chatty.web.application import make_quart
-from chatty.web.openapi import openapi_route
-from chatty.web.routes import Route
-from chatty.wire.accounts import Jwks, ServerInfo
 from tests.people import Person
+from tests.server.app_fixtures import chat_settings
 
 ORIGIN = "http://chatty.test"
 SERVER_NAME = "example.org"
@@ -70,19 +64,17 @@ class Clock:
 
 @dataclass(kw_only=True)
 class RunningServer:
-    """http: speaks to it. Steps, pool and clock: the same objects that the server uses."""
+    """http: speaks to it. Steps, store and clock: the same objects that the server uses."""
 
     http: httpx.AsyncClient
-    pool: Pool
-    units: PostgresUnitOfWork
-    keys: ServerKeys
+    store: Store
+    steps: Steps
     clock: Clock
-    accounts: AccountSteps
-    registration: RegistrationSteps
-    sessions: SessionSteps
-    key_steps: KeySteps
     doorbells: HeardDoorbells
-    proofs: Proofs
+
+    @property
+    def pool(self) -> Pool:
+        return self.store.pool
 
     def person(self, name: str = "ann") -> Person:
         return Person(http=self.http, name=name, server_name=SERVER_NAME, origin=ORIGIN)
@@ -90,9 +82,9 @@ class RunningServer:
     async def caller(self, person: Person) -> Caller:
         """Who its access token says that it is."""
         token = person.tokens["access_token"]
-        nonce, path = self.proofs.make_nonce(), "/v1/account"
+        nonce, path = self.steps.proofs.make_nonce(), "/v1/account"
         proof = person.prover.proof("GET", path, access_token=token, nonce=nonce)
-        return await self.sessions.authenticate(token, ProvenRequest(method="GET", path=path, proof=proof))
+        return await self.steps.tokens.authenticate(token, ProvenRequest(method="GET", path=path, proof=proof))
 
     async def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         async with self.pool.connection() as connection:
@@ -100,97 +92,40 @@ class RunningServer:
 
 
 @asynccontextmanager
-async def open_server(database: str, *, mode: Mode = "open") -> AsyncIterator[RunningServer]:
-    clock, doorbells = Clock(), HeardDoorbells()
-    async with open_pool(database) as pool:
-        units = PostgresUnitOfWork(pool)
-        identity = await open_identity(units, name=SERVER_NAME, make_generation_id=lambda: "first")
-        keys = await open_server_keys(units, MASTER)
-        signing_keys = SigningKeys(keys.signing, units=units, sealer=keys.sealer, clock_s=clock)
-        access = AccessTokens(signing_keys, origin=ORIGIN, lifetime_s=600)
-        refresh = RefreshTokens(keys.refresh_key)
-        nonces = Nonces(keys.nonce_key, purpose="login")
-        proofs = Proofs(Nonces(keys.nonce_key, purpose="dpop"), origin=ORIGIN, clock_s=clock)
-        issuer = Issuer(access=access, refresh=refresh, nonces=nonces, origin=ORIGIN, clock_s=clock)
-        account_steps = AccountSteps(
-            unit_of_work=units,
-            issuer=issuer,
-            sealer=keys.sealer,
-            salt_key=keys.salt_key,
-            server_name=SERVER_NAME,
-            mode=mode,
-            key_derivations=[DEFAULT_DERIVATION],
+async def open_server(
+    database: str, data_dir: Path, *, mode: Mode = "open", **changes: Any
+) -> AsyncIterator[RunningServer]:
+    """Everything of the product but its actors: routes and steps over a real store, with a clock and doorbells of our own."""
+    settings = chat_settings(
+        data_dir,
+        registration=mode,
+        server_name=SERVER_NAME,
+        refresh_idle_lifetime_s=1_000,
+        refresh_absolute_lifetime_s=10_000,
+        login_free_count=1_000_000,
+        **changes,
+    )
+    clock, doorbells, metrics = Clock(), HeardDoorbells(), Metrics()
+    await make_data_dir(settings.data_dir)
+    async with open_store(settings, database, metrics, Hooks()) as store:
+        steps = make_steps(settings, store, doorbells, unlimited(), clock_s=clock)
+        checks = health.Health(
+            server_name=SERVER_NAME, version="1", checks=[partial(check_database, store.pool)], metrics=metrics
         )
-        session_steps = SessionSteps(
-            unit_of_work=units,
-            doorbells=doorbells,
-            issuer=issuer,
-            access=access,
-            refresh=refresh,
-            proofs=proofs,
-            signing_keys=signing_keys,
-            sealer=keys.sealer,
-            lifetimes=Lifetimes(idle_s=1_000, absolute_s=10_000),
-            clock_s=clock,
-        )
-        metrics = Metrics()
-
-        def jwks() -> Jwks:
-            return make_jwks([*signing_keys.published(), keys.checkpoint])
-
-        routes = [
-            *accounts.routes(account_steps),
-            *sessions.routes(session_steps),
-            *devices.routes(DeviceSteps(unit_of_work=units, doorbells=doorbells, clock_ms=clock.ms)),
-            *server.routes(server_info(identity, mode), jwks),
-            *health_routes(pool, metrics),
-        ]
         app = make_quart(
-            [*routes, openapi_route(routes, version="1")],
-            authenticate=session_steps.authenticate,
-            make_nonce=proofs.make_nonce,
+            make_routes(settings, store, steps, checks, _no_rooms),
+            authenticate=steps.tokens.authenticate,
+            make_nonce=steps.proofs.make_nonce,
             metrics=metrics,
             body_bytes_max=100_000,
+            policy=steps.policy,
         )
         async with serving(app) as http:
-            yield RunningServer(
-                http=http,
-                pool=pool,
-                units=units,
-                keys=keys,
-                clock=clock,
-                accounts=account_steps,
-                registration=RegistrationSteps(unit_of_work=units, mode=mode),
-                sessions=session_steps,
-                key_steps=KeySteps(unit_of_work=units, doorbells=doorbells, clock_ms=clock.ms),
-                doorbells=doorbells,
-                proofs=proofs,
-            )
+            yield RunningServer(http=http, store=store, steps=steps, clock=clock, doorbells=doorbells)
 
 
-def server_info(identity: ServerIdentity, mode: Mode) -> ServerInfo:
-    return ServerInfo(
-        server_name=SERVER_NAME,
-        origin=ORIGIN,
-        version="1",
-        generation=identity.generation,
-        registration=mode,
-        key_derivation=[DEFAULT_DERIVATION],
-    )
-
-
-def health_routes(pool: Pool, metrics: Metrics) -> list[Route]:
-    checks = [partial(check_database, pool)]
-    return health.routes(health.Health(server_name=SERVER_NAME, version="1", checks=checks, metrics=metrics))
-
-
-async def check_database(pool: Pool) -> health.Check:
-    try:
-        async with pool.connection() as connection:
-            await connection.execute("SELECT 1")
-    except StoreUnavailable:
-        return health.Check(name="database", is_ready=False, reason="cannot be reached")
-    return health.Check(name="database", is_ready=True)
+async def _no_rooms(draft: Draft) -> None:
+    raise AssertionError("there are no room actors here")
 
 
 @asynccontextmanager
@@ -206,12 +141,12 @@ async def serving(app: QuartTrio) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-async def running(database: str) -> AsyncIterator[RunningServer]:
-    async with open_server(database) as running:
+async def running(database: str, tmp_path: Path) -> AsyncIterator[RunningServer]:
+    async with open_server(database, tmp_path) as running:
         yield running
 
 
 @pytest.fixture
-async def running_by_invitation(database: str) -> AsyncIterator[RunningServer]:
-    async with open_server(database, mode="invite") as running:
+async def running_by_invitation(database: str, tmp_path: Path) -> AsyncIterator[RunningServer]:
+    async with open_server(database, tmp_path, mode="invite") as running:
         yield running

@@ -27,7 +27,7 @@ async def test_registration_leaves_an_audit_row_and_no_key_in_clear(running: Run
     public = decode_base64(signatures.public_key(ann.login_seed))
     [(sealed,)] = await running.rows("SELECT login_key_sealed FROM users")
     assert public not in bytes(sealed)
-    assert running.keys.sealer.open(bytes(sealed), purpose=f"login_key/{ann.user}") == public
+    assert running.store.keys.sealer.open(bytes(sealed), purpose=f"login_key/{ann.user}") == public
 
 
 async def test_a_name_is_given_once(running: RunningServer) -> None:
@@ -75,7 +75,7 @@ async def test_without_a_token_registration_is_closed(running_by_invitation: Run
 
 async def test_a_registration_token_works_as_often_as_it_says(running_by_invitation: RunningServer) -> None:
     running = running_by_invitation
-    token = await running.registration.invite(role="moderator", lifetime_s=60)
+    token = await running.steps.registration.invite(role="moderator", lifetime_s=60)
     ann, bob = running.person("ann"), running.person("bob")
     assert (await ann.register(registration_token=token)).status_code == 201
     assert (await bob.register(registration_token=token)).json()["code"] == "registration_closed"
@@ -84,7 +84,7 @@ async def test_a_registration_token_works_as_often_as_it_says(running_by_invitat
 
 async def test_a_refused_registration_uses_up_no_token(running_by_invitation: RunningServer) -> None:
     running = running_by_invitation
-    token = await running.registration.invite(uses=2, lifetime_s=60)
+    token = await running.steps.registration.invite(uses=2, lifetime_s=60)
     await running.person("ann").register(registration_token=token)
     assert (await running.person("ann").register(registration_token=token)).json()["code"] == "name_taken"
     assert await running.rows("SELECT uses_left FROM registration_tokens") == [(1,)]
@@ -229,7 +229,7 @@ async def test_the_servers_keys_verify_its_tokens(running: RunningServer) -> Non
     ann = running.person()
     await ann.register()
     key, _ = (await running.http.get("/v1/jwks")).json()["keys"]
-    assert key["kid"] == running.keys.signing.signing(now_s=running.clock()).key_id
+    assert key["kid"] == running.store.keys.signing.signing(now_s=running.clock()).key_id
     assert (key["kty"], key["crv"], key["alg"]) == ("OKP", "Ed25519", "EdDSA")
     assert re.fullmatch(r"[A-Za-z0-9_-]{43}", key["x"])
 

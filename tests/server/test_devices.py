@@ -16,7 +16,7 @@ identity) SELECT %s, user_number, %s, 'member', 1, 0, 0, '', '' FROM users WHERE
 async def publish(running: RunningServer, person: Person) -> Caller:
     """Upload the device's identity keys: they put it in the set."""
     caller = await running.caller(person)
-    await running.key_steps.upload(caller, OlmDevice(user=caller.user, device=caller.device).upload())
+    await running.steps.keys.upload(caller, OlmDevice(user=caller.user, device=caller.device).upload())
     return caller
 
 

@@ -116,7 +116,7 @@ async def test_readiness_names_the_dependency_that_is_gone(running: RunningServe
     await running.pool.close()
     answer = await running.http.get("/readyz")
     assert answer.status_code == 503
-    assert answer.json()["checks"] == [{"name": "database", "is_ready": False, "reason": "cannot be reached"}]
+    assert answer.json()["checks"] == [{"name": "database", "is_ready": False, "reason": "store_unavailable"}]
     assert (await running.http.get("/livez")).status_code == 200
     refused = await running.http.post("/v1/token", json={"refresh_token": "x"})
     assert refused.status_code == 401, "what needs no database is still answered"

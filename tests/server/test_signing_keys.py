@@ -108,8 +108,8 @@ def turns(running: RunningServer, keys: SigningKeys, **changes: Any) -> SigningK
     usual: dict[str, Any] = {"prepare_s": 60, "rotation_age_s": 1_000}
     return SigningKeySteps(
         keys,
-        units=running.units,
-        sealer=running.keys.sealer,
+        units=running.store.units,
+        sealer=running.store.keys.sealer,
         random=lambda count: b"s" * count,
         clock_s=running.clock,
         **(usual | changes),
@@ -117,7 +117,9 @@ def turns(running: RunningServer, keys: SigningKeys, **changes: Any) -> SigningK
 
 
 async def other_node(running: RunningServer) -> SigningKeys:
-    keys = SigningKeys(running.keys.signing, units=running.units, sealer=running.keys.sealer, clock_s=running.clock)
+    keys = SigningKeys(
+        running.store.keys.signing, units=running.store.units, sealer=running.store.keys.sealer, clock_s=running.clock
+    )
     await keys.read()
     return keys
 

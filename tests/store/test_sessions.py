@@ -50,7 +50,7 @@ async def make_ann(units: PostgresUnitOfWork) -> UserNumber:
     async with units.begin() as unit:
         user = await unit.registrations.add_user(new_user())
         device = await unit.sessions.add_device(user, NewDevice(device=DeviceId("DEVICE01"), name="laptop"))
-        await unit.sessions.add_family(FAMILY, device, dpop_thumbprint="T" * 43, generation=1)
+        await unit.families.add_family(FAMILY, device, dpop_thumbprint="T" * 43, generation=1)
     return user
 
 
@@ -65,9 +65,9 @@ async def until_somebody_waits(pool: Pool) -> None:
 async def test_a_family_begins_at_one_and_rotates(units: PostgresUnitOfWork) -> None:
     user = await make_ann(units)
     async with units.begin() as unit:
-        await unit.sessions.lock_family(FAMILY)
-        await unit.sessions.set_tokens(FAMILY, RefreshState(k=2, is_used=True, retired_ms=(5,)))
-        row = await unit.sessions.family(FAMILY)
+        await unit.families.lock_family(FAMILY)
+        await unit.families.set_tokens(FAMILY, RefreshState(k=2, is_used=True, retired_ms=(5,)))
+        row = await unit.families.family(FAMILY)
     assert row is not None
     assert (row.user, row.user_number, row.device, row.thumbprint) == (ANN, user, "DEVICE01", "T" * 43)
     assert row.tokens == RefreshState(k=2, is_used=True, retired_ms=(5,))
@@ -77,7 +77,7 @@ async def test_a_family_begins_at_one_and_rotates(units: PostgresUnitOfWork) -> 
 
 async def test_an_unknown_family_or_user_is_nobody(units: PostgresUnitOfWork) -> None:
     async with units.snapshot() as unit:
-        assert await unit.sessions.family(FAMILY) is None
+        assert await unit.families.family(FAMILY) is None
         assert await unit.sessions.find_login(ANN) is None
 
 
@@ -87,17 +87,17 @@ async def test_of_two_refreshes_with_one_token_the_second_sees_the_first(units: 
 
     async def refresh() -> None:
         async with units.begin() as unit:
-            await unit.sessions.lock_family(FAMILY)
-            row = await unit.sessions.family(FAMILY)
+            await unit.families.lock_family(FAMILY)
+            row = await unit.families.family(FAMILY)
             assert row is not None
             seen.append(row.tokens.k)
 
     async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
         first = await stack.enter_async_context(units.begin())
-        await first.sessions.lock_family(FAMILY)
+        await first.families.lock_family(FAMILY)
         nursery.start_soon(refresh)
         await until_somebody_waits(pool)
-        await first.sessions.set_tokens(FAMILY, RefreshState(k=2))
+        await first.families.set_tokens(FAMILY, RefreshState(k=2))
     assert seen == [2]
 
 
@@ -115,14 +115,14 @@ async def test_a_revocation_and_a_refresh_at_once_do_not_stop_each_other(units: 
 
     async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
         refreshing = await stack.enter_async_context(units.begin())
-        await refreshing.sessions.lock_family(FAMILY)
-        row = await refreshing.sessions.family(FAMILY)
+        await refreshing.families.lock_family(FAMILY)
+        row = await refreshing.families.family(FAMILY)
         assert row is not None
         nursery.start_soon(revoke)
         await until_somebody_waits(pool)
-        await refreshing.sessions.mark_seen(row.device_number)
+        await refreshing.families.mark_seen(row.device_number)
     async with units.snapshot() as unit:
-        after = await unit.sessions.family(FAMILY)
+        after = await unit.families.family(FAMILY)
         assert after is not None
         ended.append(after.has_ended)
     assert ended == [True]

@@ -37,6 +37,8 @@ def caller(device: int = 1) -> Caller:
         device_number=DeviceNumber(device),
         family=FamilyId("family"),
         role="user",
+        thumbprint="T" * 43,
+        step_up_age_s=0.0,
         expires_at_s=2e9,
     )
 

@@ -22,6 +22,8 @@ def make_append() -> Append:
         device_number=DeviceNumber(1),
         family=FamilyId("family"),
         role="user",
+        thumbprint="T" * 43,
+        step_up_age_s=0.0,
         expires_at_s=2e9,
     )
     draft = Draft(

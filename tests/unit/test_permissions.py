@@ -1,17 +1,33 @@
-"""Role × permission, in full: nothing is held that is not written here."""
+"""Role × permission × context, in full: nothing is held that is not written here."""
+
+from dataclasses import replace
+from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
-from chatty.errors import Forbidden, Unauthenticated
+from chatty.errors import ChattyError, DeviceNotVerified, Forbidden, StepUpRequired, Unauthenticated
 from chatty.ids import DeviceId, DeviceNumber, FamilyId, UserId, UserNumber
+from chatty.services import permissions
 from chatty.services.caller import Caller
-from chatty.services.permissions import PERMISSIONS, ROLES, check
+from chatty.services.permissions import FRAMES, PERMISSIONS, ROLES, SIGNED_IN, Permission, Policy, check_tables
+from chatty.wire import frames
 
+EVERYBODY = {"owner", "admin", "moderator", "auditor", "user", "bot"}
 HOLDERS = {
-    "public": {"owner", "admin", "moderator", "auditor", "user", "bot", "nobody"},
-    "signed_in": {"owner", "admin", "moderator", "auditor", "user", "bot"},
+    "public": EVERYBODY | {"nobody"},
+    "signed_in": EVERYBODY,
     "chat": {"owner", "admin", "moderator", "user", "bot"},
+    "own_security": EVERYBODY,
+    "read_users": {"owner", "admin", "moderator", "auditor"},
+    "moderate_users": {"owner", "admin", "moderator"},
+    "manage_users": {"owner", "admin"},
+    "read_audit": {"owner", "auditor"},
 }
+NEED_STEP_UP = {"own_security", "moderate_users", "manage_users"}
+NEED_NETWORK = {"read_users", "moderate_users", "manage_users", "read_audit"}
+HOME, ELSEWHERE = "10.1.2.3", "203.0.113.9"
+POLICY = Policy(admin_networks=[ip_network("10.0.0.0/8")], step_up_lifetime_s=600.0)
 
 
 def caller(role: str) -> Caller:
@@ -22,22 +38,61 @@ def caller(role: str) -> Caller:
         device_number=DeviceNumber(1),
         family=FamilyId("f"),
         role=role,
+        thumbprint="T" * 43,
+        step_up_age_s=600.0,
         expires_at_s=0.0,
     )
+
+
+def refusal(permission: Permission, asking: Caller | None, *, address: str = HOME, policy: Policy = POLICY) -> str:
+    try:
+        policy.check(permission, asking, address=address)
+    except ChattyError as error:
+        return error.code
+    return "allowed"
 
 
 @pytest.mark.parametrize("role", [*ROLES, "nobody"])
 @pytest.mark.parametrize("name", sorted(PERMISSIONS))
 def test_a_role_holds_exactly_what_is_written(name: str, role: str) -> None:
     asking = None if role == "nobody" else caller(role)
-    if role in HOLDERS[name]:
-        check(PERMISSIONS[name], asking)
-        return
-    with pytest.raises(Unauthenticated if asking is None else Forbidden):
-        check(PERMISSIONS[name], asking)
+    expected = "allowed" if role in HOLDERS[name] else (Unauthenticated if asking is None else Forbidden).code
+    assert refusal(PERMISSIONS[name], asking) == expected
+
+
+@pytest.mark.parametrize("name", sorted(PERMISSIONS))
+def test_what_is_dangerous_needs_a_fresh_proof(name: str) -> None:
+    stale = replace(caller("owner"), step_up_age_s=600.1)
+    assert refusal(PERMISSIONS[name], stale) == (StepUpRequired.code if name in NEED_STEP_UP else "allowed")
+
+
+@pytest.mark.parametrize("name", sorted(PERMISSIONS))
+def test_operators_act_from_their_networks(name: str) -> None:
+    expected = Forbidden.code if name in NEED_NETWORK else "allowed"
+    for address in (ELSEWHERE, "", "no address", "::1"):
+        assert refusal(PERMISSIONS[name], caller("owner"), address=address) == expected
+    assert refusal(PERMISSIONS[name], caller("owner"), address=ELSEWHERE, policy=Policy()) == "allowed"
+
+
+def test_a_verified_device_can_be_asked_for_and_is_by_no_permission_yet() -> None:
+    asked = replace(SIGNED_IN, needs_verified_device=True)
+    assert refusal(asked, caller("user")) == DeviceNotVerified.code
+    assert refusal(asked, replace(caller("user"), is_verified=True)) == "allowed"
+    assert not any(permission.needs_verified_device for permission in PERMISSIONS.values())
 
 
 def test_a_role_that_nobody_knows_may_nothing_but_what_everybody_may() -> None:
-    check(PERMISSIONS["public"], caller("emperor"))
-    with pytest.raises(Forbidden):
-        check(PERMISSIONS["signed_in"], caller("emperor"))
+    assert refusal(PERMISSIONS["public"], caller("emperor")) == "allowed"
+    assert {refusal(one, caller("emperor")) for name, one in PERMISSIONS.items() if name != "public"} == {"forbidden"}
+
+
+def test_every_frame_declares_a_permission_or_nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_tables()
+    without_ping = {kind: one for kind, one in FRAMES.items() if kind is not frames.Ping}
+    monkeypatch.setattr(permissions, "FRAMES", without_ping)
+    with pytest.raises(TypeError, match="Ping"):
+        check_tables()
+    strange: dict[type[Any], Permission] = {**FRAMES, frames.Ping: replace(SIGNED_IN, roles=None)}
+    monkeypatch.setattr(permissions, "FRAMES", strange)
+    with pytest.raises(TypeError, match="signed_in"):
+        check_tables()

@@ -41,6 +41,8 @@ def caller(role: str = "user") -> Caller:
         device_number=DeviceNumber(2),
         family=FamilyId("f"),
         role=role,
+        thumbprint="T" * 43,
+        step_up_age_s=0.0,
         expires_at_s=0.0,
     )
 
