@@ -34,6 +34,11 @@ _RATE = re.compile(r"([1-9][0-9]{0,8}) per (second|minute|hour|day)(?:, burst ([
 _PERIODS_S = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 
 
+_QUOTA_PREFIX = "quota_"
+_QUOTA = re.compile(r"([1-9][0-9]{0,8})((?:, [a-z]+ [1-9][0-9]{0,8})*)")
+_QUOTA_OF_ROLE = re.compile(r", ([a-z]+) ([0-9]+)")
+
+
 class Rate(NamedTuple):
     """A token bucket: it holds up to `burst` and gains `per_s` each second."""
 
@@ -55,6 +60,25 @@ def parse_rate(text: str) -> Rate:
     return Rate(burst=float(found[3] or count), per_s=count / _PERIODS_S[found[2]])
 
 
+class Quota(NamedTuple):
+    """A count for every role but those of by_role."""
+
+    usual: int
+    by_role: Mapping[str, int]
+
+    def of(self, role: str) -> int:
+        return self.by_role.get(role, self.usual)
+
+
+def parse_quota(text: str) -> Quota:
+    """`20`, or `20, bot 2, admin 100`. Raises: ValueError."""
+    found = _QUOTA.fullmatch(text)
+    if found is None:
+        raise ValueError("must be a count, perhaps with others for some roles, such as '20, bot 2, admin 100'")
+    by_role = {role: int(count) for role, count in _QUOTA_OF_ROLE.findall(found[2])}
+    return Quota(usual=int(found[1]), by_role=by_role)
+
+
 def parse_networks(text: str) -> list[IPv4Network | IPv6Network]:
     """Addresses and networks, separated by commas. Raises: ValueError."""
     try:
@@ -68,12 +92,18 @@ def _checked_rate(text: str) -> str:
     return text
 
 
+def _checked_quota(text: str) -> str:
+    parse_quota(text)
+    return text
+
+
 def _checked_networks(text: str) -> str:
     parse_networks(text)
     return text
 
 
 RateText = Annotated[str, AfterValidator(_checked_rate)]
+QuotaText = Annotated[str, AfterValidator(_checked_quota)]
 Networks = Annotated[str, AfterValidator(_checked_networks)]
 Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[int, Field(ge=1024)]
@@ -239,6 +269,16 @@ class Settings(BaseSettings):
     )
 
     # What one account, device or room may hold
+    quota_devices: QuotaText = Field(
+        default="20", description="Living devices of one account, count; others by role as '20, bot 2, admin 100'."
+    )
+    quota_rooms: QuotaText = Field(default="1000", description="Rooms that one account may create, count; by role.")
+    quota_room_members: QuotaText = Field(
+        default="1000", description="Members of one room, count; by the role of who created it."
+    )
+    quota_message_bytes: QuotaText = Field(
+        default="65536", description="Ciphertext of one message, bytes; by role; at most 65536."
+    )
     mailbox_rows_per_sender_max: Count = Field(
         default=1_000, description="To-device messages of one sender that may wait for one recipient, count."
     )
@@ -248,7 +288,6 @@ class Settings(BaseSettings):
     one_time_keys_max: Annotated[int, Field(ge=1, le=50)] = Field(
         default=50, description="One-time keys kept for each device and algorithm, count; at most 50."
     )
-    room_members_max: Count = Field(default=1_000, description="Members of one room, count.")
     rooms_live_max: Count = Field(default=10_000, description="Rooms held in memory at once, count.")
     sessions_max: Count = Field(default=10_000, description="Open WebSockets, count.")
 
@@ -280,6 +319,12 @@ class Settings(BaseSettings):
     def rates(self) -> Mapping[str, Rate]:
         """Of each limiter, by its name."""
         return {name: parse_rate(getattr(self, _LIMIT + name)) for name in limiters()}
+
+    @property
+    def quotas(self) -> Mapping[str, Quota]:
+        """By their names."""
+        names = [name for name in type(self).model_fields if name.startswith(_QUOTA_PREFIX)]
+        return {name.removeprefix(_QUOTA_PREFIX): parse_quota(getattr(self, name)) for name in names}
 
     @property
     def operator_networks(self) -> list[IPv4Network | IPv6Network]:

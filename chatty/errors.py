@@ -355,6 +355,20 @@ class QuotaExceeded(ChattyError):
         return {"quota": self.quota, "count_max": self.count_max}
 
 
+class TooManyDevices(QuotaExceeded):
+    """The account has as many devices as it may: log in again and name one to end in `replaces`."""
+
+    code = "too_many_devices"
+
+    def __init__(self, *, count_max: int, devices: Collection[Mapping[str, str]]) -> None:
+        super().__init__(quota="devices", count_max=count_max)
+        self.devices = list(devices)
+
+    def fields(self) -> dict[str, Any]:
+        """devices: device, name and last_seen_day of each; told to nobody but who proved the password."""
+        return {**super().fields(), "devices": self.devices}
+
+
 class MailboxQuotaExceeded(QuotaExceeded):
     """The recipient's device mailbox holds too much from this sender: the new row is refused, no old one dropped."""
 

@@ -34,6 +34,7 @@ FEATURES = frozenset(
         "mailbox",
         "messages",
         "presence",
+        "quotas",
         "registration",
         "requests",
         "resume",

@@ -27,6 +27,7 @@ from chatty.services.caller import Caller
 from chatty.services.checkpoints import Checkpoints
 from chatty.services.limits import DeviceLimits, Limits, unlimited
 from chatty.services.permissions import Policy
+from chatty.services.quotas import Quotas
 from chatty.services.streams import RoomPosition, StreamSteps
 from chatty.telemetry import Metrics
 from chatty.wire import frames, limits
@@ -61,6 +62,7 @@ class SessionParts:
     streams: StreamSteps
     checkpoints: Checkpoints
     policy: Policy
+    quotas: Quotas
     authenticate: Callable[[str, str, str], Awaitable[Caller]]
     make_nonce: Callable[[], str]
     generation: frames.Generation

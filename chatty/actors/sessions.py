@@ -301,6 +301,7 @@ class Connection:
         session.limits.count_send()
         number = await self._room_number(session, request.room)
         one = draft(session.caller, request, room=request.room, room_number=number, n=request.n)
+        self._parts.quotas.check_message(session.caller.role, size_bytes=len(request.body))
         deadline = trio.current_time() + self._parts.limits.append_timeout_s
         session.open_requests[request.id] = deadline
         append = Append(one, deadline, on_answer=partial(session.settle, request.id, request.n))

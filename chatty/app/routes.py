@@ -19,6 +19,7 @@ from chatty.crypto.passwords import DEFAULT_DERIVATION
 from chatty.crypto.tokens import make_jwks
 from chatty.services.limits import Limits, asker_of
 from chatty.services.messages import Draft
+from chatty.services.quotas import Quotas
 from chatty.web import accounts, devices, health, keys, mailbox, rooms, server, sessions
 from chatty.web.asyncapi import asyncapi_route
 from chatty.web.openapi import openapi_route
@@ -57,8 +58,11 @@ def make_routes(
     return [*routes, openapi_route(routes, version=chatty.__version__)]
 
 
-async def append_over_http(room_actors: RoomActors, limits: Limits, draft: Draft, *, timeout_s: float) -> Committed:
+async def append_over_http(
+    room_actors: RoomActors, limits: Limits, quotas: Quotas, draft: Draft, *, timeout_s: float
+) -> Committed:
     """Over HTTP: ask the room, wait for the commit."""
+    quotas.check_message(draft.caller.role, size_bytes=len(draft.new.body))
     limits.take("sends_device", draft.caller.device, asker_of(draft.caller, "messages"))
     try:
         ref = await room_actors.get(draft.room_number)

@@ -98,7 +98,7 @@ async def _open_tree(
     bus = SilentBus() if hooks.is_bus_silent else LocalBus(directory, room_actors)
     doorbells.connect(bus, janitor.wake)
     parts = session_parts(settings, store, metrics, directory, room_actors, steps, limits)
-    append = partial(append_over_http, room_actors, limits, timeout_s=settings.append_timeout_s)
+    append = partial(append_over_http, room_actors, limits, steps.quotas, timeout_s=settings.append_timeout_s)
     checks = _checks(settings, store, readiness, metrics)
     asgi = _asgi(settings, steps, limits, metrics, make_routes(settings, store, steps, checks, append))
     sockets = OpenSockets(sessions_branch, parts, count_max=settings.sessions_max)

@@ -21,6 +21,7 @@ from chatty.services.limits import Limits
 from chatty.services.login_throttle import LoginThrottle
 from chatty.services.mailbox import MailboxSteps
 from chatty.services.permissions import Policy
+from chatty.services.quotas import Quotas, make_quotas
 from chatty.services.registration import RegistrationSteps
 from chatty.services.rooms import RoomSteps
 from chatty.services.sessions import SessionSteps
@@ -42,6 +43,7 @@ class Steps:
     streams: StreamSteps
     checkpoints: Checkpoints
     policy: Policy
+    quotas: Quotas
     proofs: Proofs
     signing_keys: SigningKeys
     key_turns: SigningKeySteps
@@ -69,10 +71,15 @@ def make_steps(
         streams=StreamSteps(store.units),
         checkpoints=make.checkpoints(),
         policy=Policy(admin_networks=settings.operator_networks, step_up_lifetime_s=settings.step_up_lifetime_s),
+        quotas=make.quotas,
         proofs=make.proofs,
         signing_keys=make.signing_keys,
         key_turns=make.key_turns(),
     )
+
+
+def lifetimes(settings: Settings) -> Lifetimes:
+    return Lifetimes(idle_s=settings.refresh_idle_lifetime_s, absolute_s=settings.refresh_absolute_lifetime_s)
 
 
 class _Maker:
@@ -84,6 +91,7 @@ class _Maker:
         origin, keys, units = settings.public_origin, store.keys, store.units
         self._settings, self._store, self._doorbells, self._limits = settings, store, doorbells, limits
         self._clock_s = clock_s
+        self.quotas = make_quotas(settings)
         self.signing_keys = SigningKeys(keys.signing, units=units, sealer=keys.sealer, clock_s=clock_s)
         self._access = AccessTokens(self.signing_keys, origin=origin, lifetime_s=int(settings.access_token_lifetime_s))
         self._refresh = RefreshTokens(keys.refresh_key)
@@ -125,12 +133,10 @@ class _Maker:
             refresh=self._refresh,
             sealer=self._store.keys.sealer,
             throttle=self._throttle,
+            quotas=self.quotas,
         )
 
     def tokens(self) -> TokenSteps:
-        lifetimes = Lifetimes(
-            idle_s=self._settings.refresh_idle_lifetime_s, absolute_s=self._settings.refresh_absolute_lifetime_s
-        )
         return TokenSteps(
             unit_of_work=self._store.units,
             doorbells=self._doorbells,
@@ -139,7 +145,7 @@ class _Maker:
             refresh=self._refresh,
             proofs=self.proofs,
             signing_keys=self.signing_keys,
-            lifetimes=lifetimes,
+            lifetimes=lifetimes(self._settings),
             throttle=self._throttle,
             clock_s=self._clock_s,
         )
@@ -166,7 +172,7 @@ class _Maker:
             doorbells=self._doorbells,
             clock=self.clock_ms,
             server_name=self._settings.server_name,
-            members_max=self._settings.room_members_max,
+            quotas=self.quotas,
         )
 
     def checkpoints(self) -> Checkpoints:

@@ -17,13 +17,14 @@ from chatty.actors.runtime import (
 from chatty.actors.watch import compare_actor, deadline_actor, read_actor, revocation_actor
 from chatty.app.database import Store
 from chatty.app.process import Hooks, generous, now_ms, now_s
-from chatty.app.steps import Steps
+from chatty.app.steps import Steps, lifetimes
 from chatty.config import Settings
 from chatty.services.audit import EraseAddresses, SealAudit
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.jobs import AppendOwedDevices, CleanUpRevocations
 from chatty.services.limits import Limits
 from chatty.services.registration import CleanUpRegistrations
+from chatty.services.sessions import EndExpiredSessions
 from chatty.store.audit_heads import DiskHeadFile, heads_path
 from chatty.telemetry import Metrics
 from chatty.web.problems import error_frame
@@ -64,10 +65,12 @@ def make_jobs(settings: Settings, store: Store, steps: Steps, doorbells: Doorbel
     )
     erase = EraseAddresses(units=store.units, retention_days=settings.address_retention_days)
     revocations = CleanUpRevocations(units=store.units)
+    expired = EndExpiredSessions(units=store.units, doorbells=doorbells, lifetimes=lifetimes(settings))
     registrations = CleanUpRegistrations(units=store.units)
     return [
         Job(name=owed.name, step=owed.step, interval_s=2.0),
         Job(name=revocations.name, step=revocations.step, interval_s=60.0),
+        Job(name=expired.name, step=expired.step, interval_s=600.0),
         Job(name=registrations.name, step=registrations.step, interval_s=3_600.0),
         Job(name=seal.name, step=seal.step, interval_s=0.5),
         Job(name=erase.name, step=erase.step, interval_s=3_600.0),
@@ -156,6 +159,7 @@ def session_parts(
         streams=steps.streams,
         checkpoints=steps.checkpoints,
         policy=steps.policy,
+        quotas=steps.quotas,
         authenticate=lambda token, proof, nonce: steps.tokens.authenticate_on_socket(token, proof, nonce=nonce),
         make_nonce=lambda: secrets.token_urlsafe(16),
         generation=store.identity.generation,

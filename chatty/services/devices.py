@@ -189,6 +189,22 @@ class DeviceSteps:
             doorbell = await revoke(unit, caller, device_id, now_ms=self._clock_ms())
         self._doorbells.ring(doorbell)
 
+    async def revoke_others(self, caller: Caller) -> None:
+        """End all of the caller's devices but the calling one, in one transaction."""
+        async with self._unit_of_work.begin() as unit:
+            await unit.devices.lock_user(caller.user_number)
+            doorbells = [
+                await self._revoke_other(unit, caller, device)
+                for device in await unit.devices.live(caller.user_number)
+                if device.device != caller.device
+            ]
+        for doorbell in doorbells:
+            self._doorbells.ring(doorbell)
+
+    async def _revoke_other(self, unit: DevicesUnit, caller: Caller, device: StoredDevice) -> Doorbell:
+        await _record(unit, caller, "device.revoked", device.device, before=_state(device), after={"state": "revoked"})
+        return await _end(unit, caller.user_number, device, self._clock_ms())
+
 
 async def tell_own_devices(unit: DevicesUnit, user: UserNumber, *, now_ms: int) -> Doorbell:
     """A change that others need not know of: tell the user's own devices. The user's row is locked."""

@@ -24,12 +24,12 @@ from chatty.errors import (
     LastOwner,
     NotAMember,
     NotFound,
-    QuotaExceeded,
 )
 from chatty.ids import DeviceId, ListVersion, RoomId, RoomNumber, SendNumber, Seq, UserId, UserNumber
 from chatty.services.caller import Caller
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.messages import Clock
+from chatty.services.quotas import Quotas
 from chatty.services.requests import Requests
 from chatty.services.timeline import Appended, NewEvent, RoomHead, append, new_room_head
 from chatty.services.units import Audit
@@ -131,6 +131,14 @@ class Rooms(Protocol):
         """The member row, and the interval that begins or ends with it at `seq`."""
         ...
 
+    async def note_creation(self, user: UserNumber) -> int:
+        """How many rooms this user has created with this one; the user's row is locked."""
+        ...
+
+    async def role_of(self, user: UserId) -> str | None:
+        """The server role; None: nobody of this name."""
+        ...
+
     async def set_policy(self, room: RoomNumber, policy: Policy) -> None: ...
     async def append_user_event(
         self, user: UserNumber, *, kind: str, content: dict[str, object], time_ms: int
@@ -176,13 +184,13 @@ class RoomSteps:
     """Every step is one transaction. Cancelled: nothing or all of it is committed; the same request again settles which."""
 
     def __init__(
-        self, units: RoomUnits, *, doorbells: Doorbells, clock: Clock, server_name: str, members_max: int
+        self, units: RoomUnits, *, doorbells: Doorbells, clock: Clock, server_name: str, quotas: Quotas
     ) -> None:
         self._units = units
         self._doorbells = doorbells
         self._clock = clock
         self._server_name = server_name
-        self._members_max = members_max
+        self._quotas = quotas
 
     async def _settle(self, change: "_Change", act: "_Act") -> RoomCommitted:
         """Run one change in a transaction of its own; then ring.
@@ -212,7 +220,7 @@ class RoomSteps:
         """seq 1, the creator's join and, in a direct room, the other one's add. The same request again gives the same answer;
         a direct room that exists already is the answer, with is_new false.
 
-        Raises: BadRequest, BadSignature, Forbidden, NotFound (the other one), and as (device, n) does.
+        Raises: BadRequest, BadSignature, Forbidden, NotFound (the other one), QuotaExceeded (rooms), and as (device, n) does.
         """
         create = request.create.signed
         _check_creation(caller, request)
@@ -226,6 +234,7 @@ class RoomSteps:
             existing = await self._existing(unit, create, chain.room_id(body_bytes(create)))
             if existing is not None:
                 return await self._record(unit, change, existing), Doorbell()
+            self._quotas.check_rooms(caller.role, created_count=await unit.rooms.note_creation(caller.user_number) - 1)
             head, committed = await self._append_creation(unit, caller, request)
             await self._record(unit, change, committed)
             return committed, Doorbell(rooms=[head.room_number], users=[user.user_number for user in users])
@@ -287,7 +296,7 @@ class RoomSteps:
         """Join, add, leave, kick, ban, unban or role: as the authority rule allows.
 
         Raises: NotFound (room or target, or none of the caller's business), Forbidden, NotAMember, InvitationVoid, LastOwner,
-        BadSignature, BadRequest, QuotaExceeded (room_members_max), and as (device, n) does.
+        BadSignature, BadRequest, QuotaExceeded (room_members), and as (device, n) does.
         """
         signed = request.signed
         _check_signer(caller, room, signed)
@@ -323,7 +332,7 @@ class RoomSteps:
         appended = append(locked.head, _member_event(caller, request, target), now_ms=self._clock())
         verified = verify_event(appended.event, server=self._server_name, device_key=keys)
         authorize(locked, verified)
-        self._check_members_count(locked, signed.action)
+        await self._check_members_count(unit, locked, signed.action)
         before, changed = locked.membership(target.user), change_membership(locked, verified)
         assert changed is not None
         await unit.rooms.write(locked.head, [appended])
@@ -333,10 +342,11 @@ class RoomSteps:
         await self._audit(unit, signed, locked.head.room, before=before, after=changed[1])
         return RoomCommitted(room=locked.head.room, seq=appended.event.seq, epoch=locked.head.epoch)
 
-    def _check_members_count(self, locked: LockedRoom, action: Action) -> None:
+    async def _check_members_count(self, unit: RoomUnit, locked: LockedRoom, action: Action) -> None:
         """Not a final refusal: the same request succeeds once somebody has left."""
-        if action in _additions and locked.joined_count >= self._members_max:
-            raise QuotaExceeded(quota="room_members_max", count_max=self._members_max)
+        if action in _additions:
+            creator_role = await unit.rooms.role_of(locked.create.creator)
+            self._quotas.check_room_members(creator_role, joined_count=locked.joined_count)
 
     async def _audit(
         self, unit: RoomUnit, signed: MemberChange, room: RoomId, *, before: Membership | None, after: Membership

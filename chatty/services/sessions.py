@@ -11,15 +11,16 @@ from typing import Protocol
 
 from chatty.crypto.sealing import Sealer
 from chatty.crypto.tokens import RefreshTokens
-from chatty.errors import ApprovalPending, LoginRefused, RefreshRefused
+from chatty.errors import ApprovalPending, LoginRefused, NotFound, RefreshRefused, TooManyDevices
 from chatty.ids import DeviceId, DeviceNumber, FamilyId, UserId, UserNumber
 from chatty.services.caller import Caller
-from chatty.services.devices import revoke, tell_own_devices
-from chatty.services.doorbells import Doorbells
+from chatty.services.devices import end_device, revoke, tell_own_devices
+from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.issuer import Issuer
 from chatty.services.login_throttle import LoginThrottle
+from chatty.services.quotas import Quotas
 from chatty.services.registration import Registrations
-from chatty.services.tokens import TokensUnit
+from chatty.services.tokens import Lifetimes, TokensUnit, end_session
 from chatty.services.units import Transactions
 from chatty.wire.accounts import Login, NewDevice, StepUp, Tokens
 from chatty.wire.canonical import encode_base64
@@ -78,6 +79,7 @@ class SessionSteps:
         refresh: RefreshTokens,
         sealer: Sealer,
         throttle: LoginThrottle,
+        quotas: Quotas,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._doorbells = doorbells
@@ -85,9 +87,13 @@ class SessionSteps:
         self._refresh = refresh
         self._sealer = sealer
         self._throttle = throttle
+        self._quotas = quotas
 
     async def log_in(self, body: Login, *, address: str = "") -> Tokens:
-        """A new device for this user. Raises: LoginRefused, ApprovalPending, DeviceIdTaken, RateLimited."""
+        """A new device for this user.
+
+        Raises: LoginRefused, ApprovalPending, DeviceIdTaken, TooManyDevices, NotFound (what it replaces), RateLimited.
+        """
         known = await self._known_device(body)
         with self._throttle.attempt(body.user, what="post_v1_login", address=address, known_device=known):
             return await self._log_in(body)
@@ -95,10 +101,12 @@ class SessionSteps:
     async def _log_in(self, body: Login) -> Tokens:
         async with self._unit_of_work.begin() as unit:
             user = await self._verified(unit, body)
+            ended = await self._make_room(unit, user, body)
             family = await start_session(unit, self._issuer, user.user_number, body.new_device, body.dpop_thumbprint)
             await record_login(unit, body.user, body.new_device.device, "session.started", family)
             doorbell = await tell_own_devices(unit, user.user_number, now_ms=self._issuer.now_ms())
         self._doorbells.ring(doorbell)
+        self._doorbells.ring(ended)
         return self._issuer.issue(
             user=body.user,
             device=body.new_device.device,
@@ -107,6 +115,22 @@ class SessionSteps:
             role=user.role,
             thumbprint=body.dpop_thumbprint,
         )
+
+    async def _make_room(self, unit: SessionsUnit, user: LoginRow, body: Login) -> Doorbell:
+        """For one more device: end the one that it replaces. The user's row is locked. Raises: TooManyDevices, NotFound."""
+        live, doorbell, now_ms = await unit.devices.live(user.user_number), Doorbell(), self._issuer.now_ms()
+        count_max = self._quotas.devices.of(user.role)
+        if body.replaces:
+            replaced = DeviceId(body.replaces)
+            if replaced not in {one.device for one in live}:
+                raise NotFound("you have no such device")
+            await unit.audit.record(actor=body.user, device="", action="device.replaced", object_=replaced)
+            doorbell = await end_device(unit, user.user_number, replaced, now_ms=now_ms)
+            live = [one for one in live if one.device != replaced]
+        if len(live) >= count_max:
+            shown = [{"device": one.device, "name": one.name, "last_seen_day": one.last_seen_day} for one in live]
+            raise TooManyDevices(count_max=count_max, devices=shown)
+        return doorbell
 
     async def _known_device(self, body: Login) -> DeviceId | None:
         """The user's device, living or not, whose refresh token the log-in shows: what it fails is counted apart."""
@@ -196,3 +220,42 @@ async def record_login(
     """role: of an account that was made just now."""
     after = {"role": role} if role is not None else None
     await unit.audit.record(actor=user, device=device, action=action, object_=user, after=after, family=family)
+
+
+class EndExpiredSessions:
+    """The job sessions_cleanup: log-in sessions that nobody can refresh any more end with their devices, so that nobody encrypts
+    for them.
+    """
+
+    name = "sessions_cleanup"
+    _count_max = 100
+
+    def __init__(self, *, units: Transactions[SessionsUnit], doorbells: Doorbells, lifetimes: Lifetimes) -> None:
+        self._units = units
+        self._doorbells = doorbells
+        self._lifetimes = lifetimes
+
+    async def step(self) -> bool:
+        """Each in a transaction of its own. Returns whether there may be more to do at once.
+
+        Raises: StoreUnavailable, Overloaded, OutcomeUnknown.
+        """
+        async with self._units.snapshot() as unit:
+            expired = await unit.families.expired(self._lifetimes, count_max=self._count_max)
+        for family in expired:
+            await self._end(family)
+        return len(expired) == self._count_max
+
+    async def _end(self, family: FamilyId) -> None:
+        async with self._units.snapshot() as unit:
+            row = await unit.families.family(family)
+        if row is None:
+            return
+        doorbell = Doorbell()
+        async with self._units.begin() as unit:
+            await unit.devices.lock_user(row.user_number)
+            await unit.families.lock_family(family)
+            now = await unit.families.family(family)
+            if now is not None and not now.has_ended and self._lifetimes.are_over(now):
+                doorbell = await end_session(unit, now, family, why="expired", now_ms=now.now_ms)
+        self._doorbells.ring(doorbell)

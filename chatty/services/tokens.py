@@ -17,7 +17,7 @@ session still lives, the database says, on every request.
 Full: `retired_max` retirements within the grace refuse a further rotation (`overloaded`); none is forgotten before its time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -130,6 +130,17 @@ class FamilyRow:
         return self.is_revoked or self.is_locked or not self.is_live
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lifetimes:
+    """Of a log-in session: without a refresh, and altogether."""
+
+    idle_s: float
+    absolute_s: float
+
+    def are_over(self, row: FamilyRow) -> bool:
+        return row.idle_s > self.idle_s or row.age_s > self.absolute_s
+
+
 class Families(Protocol):
     """What the steps need of the store, inside one transaction."""
 
@@ -159,6 +170,10 @@ class Families(Protocol):
         """The day on which the device was last seen; at most one write a day."""
         ...
 
+    async def expired(self, lifetimes: Lifetimes, *, count_max: int) -> Sequence[FamilyId]:
+        """Those whose time is over and that were not ended yet, unused for longest first."""
+        ...
+
     async def note_step_up(self, family: FamilyId) -> None:
         """Its user proved who they are just now."""
         ...
@@ -172,14 +187,6 @@ class TokensUnit(DevicesUnit, Protocol):
 
 
 # Steps --------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lifetimes:
-    """Of a log-in session: without a refresh, and altogether."""
-
-    idle_s: float
-    absolute_s: float
 
 
 class TokenSteps:
@@ -233,7 +240,7 @@ class TokenSteps:
         async with self._unit_of_work.begin() as unit:
             await unit.families.lock_family(family)
             row = await unit.families.family(family)
-            if row is None or row.has_ended or self._is_over(row):
+            if row is None or row.has_ended or self._lifetimes.are_over(row):
                 raise RefreshRefused("the log-in session has ended")
             if row.thumbprint != thumbprint:
                 return row, None
@@ -343,9 +350,6 @@ class TokenSteps:
             if row is not None:
                 tokens = note_use(row.tokens, claims.k, now_ms=row.now_ms)
                 await unit.families.set_tokens(claims.family, tokens)
-
-    def _is_over(self, row: FamilyRow) -> bool:
-        return row.idle_s > self._lifetimes.idle_s or row.age_s > self._lifetimes.absolute_s
 
 
 async def end_session(unit: TokensUnit, row: FamilyRow, family: FamilyId, *, why: str, now_ms: int) -> Doorbell:

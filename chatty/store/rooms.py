@@ -42,6 +42,9 @@ SELECT %(room)s, %(user)s, %(seq)s WHERE NOT EXISTS (SELECT 1 FROM member_interv
 WHERE room_number = %(room)s AND user_number = %(user)s AND to_seq IS NULL)"""
 _END_INTERVAL = """UPDATE member_intervals SET to_seq = %(seq)s
 WHERE room_number = %(room)s AND user_number = %(user)s AND to_seq IS NULL"""
+_NOTE_CREATION = """UPDATE users SET rooms_created_count = rooms_created_count + 1 WHERE user_number = %s
+RETURNING rooms_created_count"""
+_ROLE_OF = "SELECT role FROM users WHERE user_id = %s"
 _SET_POLICY = "UPDATE rooms SET policy = %s WHERE room_number = %s"
 _SUMMARIES = """SELECT r.room_id, r.seq, r.epoch, m.role, r.policy::text, r.direct_pair
 FROM members m JOIN rooms r ON r.room_number = m.room_number
@@ -133,6 +136,15 @@ class PostgresRooms(Rooms):
         await self._connection.execute(_SET_MEMBER, (room, user, *values))
         interval = _BEGIN_INTERVAL if membership.is_joined else _END_INTERVAL
         await self._connection.execute(interval, {"room": room, "user": user, "seq": seq})
+
+    async def note_creation(self, user: UserNumber) -> int:
+        row = await self._row(_NOTE_CREATION, user)
+        assert row is not None
+        return int(row[0])
+
+    async def role_of(self, user: UserId) -> str | None:
+        row = await self._row(_ROLE_OF, user)
+        return None if row is None else str(row[0])
 
     async def set_policy(self, room: RoomNumber, policy: Policy) -> None:
         await self._connection.execute(_SET_POLICY, (msgspec.json.encode(policy).decode(), room))

@@ -1,7 +1,7 @@
 """Families of refresh tokens. Owns refresh_families."""
 
 from chatty.ids import DeviceId, DeviceNumber, FamilyId, UserId, UserNumber
-from chatty.services.tokens import Families, FamilyRow, RefreshState
+from chatty.services.tokens import Families, FamilyRow, Lifetimes, RefreshState
 from chatty.store.connection import TrioConnection
 
 _ADD_FAMILY = """INSERT INTO refresh_families (family_id, device_number, dpop_thumbprint, generation)
@@ -17,6 +17,9 @@ _SET_TOKENS = "UPDATE refresh_families SET k = %s, is_used = %s, retired_ms = %s
 _NOTE_REFRESH = "UPDATE refresh_families SET refreshed_at = now(), generation = %s WHERE family_id = %s"
 _NOTE_WARNING = """UPDATE refresh_families SET warned_at = clock_timestamp() WHERE family_id = %s
 AND (warned_at IS NULL OR warned_at < clock_timestamp() - make_interval(secs => %s))"""
+_EXPIRED = """SELECT f.family_id FROM refresh_families f JOIN devices d USING (device_number)
+WHERE NOT f.is_revoked AND d.is_live AND (f.refreshed_at < now() - make_interval(secs => %s)
+ OR f.created_at < now() - make_interval(secs => %s)) ORDER BY f.refreshed_at LIMIT %s"""  # index: refresh_families_living
 _NOTE_STEP_UP = "UPDATE refresh_families SET stepped_up_at = now() WHERE family_id = %s"
 _MARK_SEEN = """UPDATE devices SET last_seen_day = current_date
 WHERE device_number = %s AND last_seen_day < current_date"""
@@ -70,6 +73,10 @@ class PostgresFamilies(Families):
 
     async def mark_seen(self, device: DeviceNumber) -> None:
         await self._connection.execute(_MARK_SEEN, (device,))
+
+    async def expired(self, lifetimes: Lifetimes, *, count_max: int) -> list[FamilyId]:
+        limits = (lifetimes.idle_s, lifetimes.absolute_s, count_max)
+        return [FamilyId(row[0]) for row in await (await self._connection.execute(_EXPIRED, limits)).fetchall()]
 
     async def note_step_up(self, family: FamilyId) -> None:
         await self._connection.execute(_NOTE_STEP_UP, (family,))

@@ -3,7 +3,7 @@
 from chatty.errors import NotFound
 from chatty.services.caller import Caller
 from chatty.services.devices import DeviceSteps
-from chatty.services.permissions import SIGNED_IN
+from chatty.services.permissions import OWN_SECURITY, SIGNED_IN
 from chatty.web.routes import Route, route
 from chatty.wire.accounts import DeviceRename, Devices, Empty
 from chatty.wire.rooms import SendState
@@ -27,10 +27,16 @@ def routes(devices: DeviceSteps) -> list[Route]:
         await devices.rename(caller, device, name=body.name)
         return Empty()
 
-    @route("DELETE", "/v1/devices/{device}", permission=SIGNED_IN, errors=(NotFound,))
+    @route("POST", "/v1/devices/revoke-others", permission=OWN_SECURITY)
+    async def revoke_others(caller: Caller, body: Empty) -> Empty:
+        """Revoke all of the caller's devices but the calling one."""
+        await devices.revoke_others(caller)
+        return Empty()
+
+    @route("DELETE", "/v1/devices/{device}", permission=OWN_SECURITY, errors=(NotFound,))
     async def revoke(caller: Caller, device: DeviceIdField) -> Empty:
         """Revoke one of the caller's devices, for ever; its sockets close within a second."""
         await devices.revoke(caller, device)
         return Empty()
 
-    return [list_own, send_state, rename, revoke]
+    return [list_own, send_state, rename, revoke_others, revoke]

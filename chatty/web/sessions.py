@@ -7,6 +7,7 @@ from chatty.errors import (
     LoginRefused,
     NotFound,
     RefreshRefused,
+    TooManyDevices,
     UseDpopNonce,
 )
 from chatty.services.caller import Caller
@@ -19,7 +20,11 @@ from chatty.wire.accounts import Empty, Login, Refresh, StepUp, Tokens
 
 def routes(sessions: SessionSteps, tokens: TokenSteps) -> list[Route]:
     @route(
-        "POST", "/v1/login", permission=PUBLIC, statuses=(201,), errors=(LoginRefused, ApprovalPending, DeviceIdTaken)
+        "POST",
+        "/v1/login",
+        permission=PUBLIC,
+        statuses=(201,),
+        errors=(LoginRefused, ApprovalPending, DeviceIdTaken, TooManyDevices, NotFound),
     )
     async def log_in(body: Login, request: RequestInfo) -> Tokens:
         """Sign in on a new device."""

@@ -78,7 +78,10 @@ class Registration(HttpBody, frozen=True, kw_only=True):
 
 
 class Login(HttpBody, frozen=True, kw_only=True):
-    """POST /v1/login. `signature`: login_bytes with purpose "login". known_refresh_token: the last of a device of this user."""
+    """POST /v1/login. `signature`: login_bytes with purpose "login". known_refresh_token: the last of a device of this user.
+
+    replaces: a device of this user that is ended for the new one; empty: none.
+    """
 
     user: UserIdField
     new_device: NewDevice
@@ -86,6 +89,7 @@ class Login(HttpBody, frozen=True, kw_only=True):
     signature: SignatureField
     dpop_thumbprint: ThumbprintField
     known_refresh_token: TextField = ""
+    replaces: TextField = ""
 
 
 class StepUp(HttpBody, frozen=True, kw_only=True):

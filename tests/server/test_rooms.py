@@ -242,7 +242,7 @@ async def test_the_members_of_a_room_are_for_its_members(chat: RunningApp) -> No
 
 
 async def test_a_room_has_no_more_members_than_the_limit(database: str, tmp_path: Path) -> None:
-    async with open_chat(database, tmp_path, room_members_max=2) as chat:
+    async with open_chat(database, tmp_path, quota_room_members="2") as chat:
         ann, bob, cid = await chat.sign_up_all("ann", "bob", "cid")
         room = await ann.create_room(bob)
         invitation = await room.invite(ann, cid)
@@ -251,14 +251,14 @@ async def test_a_room_has_no_more_members_than_the_limit(database: str, tmp_path
         with pytest.raises(HttpRefused) as refused:
             await room.post_change(cid, join)
         assert refused.value.code == "quota_exceeded"
-        assert (refused.value.problem["quota"], refused.value.problem["count_max"]) == ("room_members_max", 2)
+        assert (refused.value.problem["quota"], refused.value.problem["count_max"]) == ("room_members", 2)
         await room.leave(bob)
         await room.post_change(cid, join)  # the very same request: nothing of it was kept
         assert await names(ann, room) == ["ann", "cid"]
 
 
 async def test_the_limit_of_members_holds_when_many_join_at_once(database: str, tmp_path: Path) -> None:
-    async with open_chat(database, tmp_path, room_members_max=4) as chat:
+    async with open_chat(database, tmp_path, quota_room_members="4") as chat:
         ann, *others = await chat.sign_up_all("ann", "bob", "cid", "dan", "eve", "fay", "gus")
         room = await ann.create_room()
         invitations = [await room.invite(ann, other) for other in others]
