@@ -196,13 +196,16 @@ class RoomSteps:
         """Run one change in a transaction of its own; then ring.
 
         A final refusal leaves nothing of the change behind and is recorded in its place, unless a copy of the request was faster
-        meanwhile: then that one's outcome counts.
+        meanwhile: then that one's outcome counts. Likewise for whom the room is gone: a leave that is sent again comes from
+        outside.
         """
         try:
             async with self._units.begin() as unit:
                 committed, doorbell = await act(unit)
         except _FINAL as error:
             return await self._settle_refused(change, error)
+        except NotFound as error:
+            return await self._settle_unseen(change, error)
         self._doorbells.ring(doorbell)
         return committed
 
@@ -213,6 +216,12 @@ class RoomSteps:
             answer = b"-" + error.code.encode()
             await unit.requests.record(change.caller.device_number, n=change.n, digest=change.digest, answer=answer)
         raise error
+
+    async def _settle_unseen(self, change: "_Change", error: NotFound) -> RoomCommitted:
+        async with self._units.begin() as unit:
+            if (recorded := await self._recorded(unit, change)) is not None:
+                return recorded
+            raise error  # inside: the number stays free
 
     # Creation ------------------------------------------------------------------------------------------------------
 

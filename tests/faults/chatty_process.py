@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import httpx
 import msgspec
 import trio
 
+from chatty.wire.canonical import encode_base64
 from tests.faults.postgres_processes import kill_all, postgres_pids, postmaster_pid
 from tests.faults.server_program import Order, Promise, Strike
 from tests.server.commands import as_url
@@ -111,11 +112,38 @@ class ChattyProcess:
 @asynccontextmanager
 async def open_installation(data_dir: Path, *, spoiled: Promise | None = None) -> AsyncIterator[ChattyProcess]:
     """The server program of these tests, started, with its embedded PostgreSQL."""
-    port = free_port()
-    complete = Order(data_dir=str(data_dir), port=port, spoiled=spoiled)
-    command = [sys.executable, "-m", "tests.faults.server_program", msgspec.json.encode(complete).decode()]
-    async with _opened(ChattyProcess(command=command, data_dir=data_dir, port=port)) as installation:
+    async with _opened(_of_order(Order(data_dir=str(data_dir), port=free_port(), spoiled=spoiled))) as installation:
         yield installation
+
+
+@asynccontextmanager
+async def open_nodes(
+    database: str, directory: Path, *, count: int, public_origin: str
+) -> AsyncIterator[list[ChattyProcess]]:
+    """So many server programs on one database, started at once. The bus is off: the database is all that they share."""
+    nodes = []
+    for number in range(count):
+        data_dir = directory / f"node-{number}"
+        data_dir.mkdir(mode=0o700)
+        order = Order(
+            data_dir=str(data_dir),
+            port=free_port(),
+            database=database,
+            public_origin=public_origin,
+            master_key=encode_base64(b"m" * 32),
+            is_bus_silent=True,
+        )
+        nodes.append(_of_order(order))
+    async with AsyncExitStack() as stack:
+        async with trio.open_nursery() as nursery:
+            for node in nodes:
+                nursery.start_soon(stack.enter_async_context, _opened(node))
+        yield nodes
+
+
+def _of_order(order: Order) -> ChattyProcess:
+    command = [sys.executable, "-m", "tests.faults.server_program", msgspec.json.encode(order).decode()]
+    return ChattyProcess(command=command, data_dir=Path(order.data_dir), port=order.port)
 
 
 @asynccontextmanager

@@ -5,25 +5,36 @@ Only seq gives order: that of n within a room is not promised. So "in order" mea
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chatty.ids import RoomId, Seq
 from chatty.wire import chain
-from chatty.wire.events import Kind, TimelineEvent
+from chatty.wire.events import Committed, Kind, TimelineEvent
 from chatty.wire.frames import Ack, Gap, RoomEntry, Send
 
 
 @dataclass(kw_only=True)
 class Sending:
-    """One message of one device. ack: None while the outcome is unknown to its sender."""
+    """One message of one device. ack: None while the outcome is unknown to its sender. refusal: its code, if it is final.
+
+    sent_at: Trio's time before the first copy of these bytes left. copies: the outcomes of copies that were sent beside it.
+    """
 
     device: str
     request: Send
+    sent_at: float = 0.0
     ack: Ack | None = None
+    copies: list[Committed] = field(default_factory=list)
+    refusal: str = ""
 
     @property
     def name(self) -> tuple[str, int]:
         return self.device, self.request.n
+
+    @property
+    def acks(self) -> list[Ack | Committed]:
+        """All of them should be one."""
+        return [*([self.ack] if self.ack is not None else []), *self.copies]
 
 
 def find_faults(
@@ -82,7 +93,7 @@ def reading_faults(room: RoomId, entries: Sequence[RoomEntry], heads: Mapping[Se
 
 
 def delivery_faults(events: Sequence[TimelineEvent], sendings: Sequence[Sending]) -> Iterator[str]:
-    """Acked once and where the ack says, unacked at most once, nothing that nobody sent."""
+    """Acked once and where the ack says, unacked at most once, refused never, nothing that nobody sent."""
     messages = [event for event in events if event.kind is Kind.MESSAGE]
     stored = {name_of(event): event for event in messages}
     sent = {one.name: one for one in sendings}
@@ -94,12 +105,16 @@ def delivery_faults(events: Sequence[TimelineEvent], sendings: Sequence[Sending]
     for name, one in sent.items():
         event = stored.get(name)
         if event is None:
-            if one.ack is not None:
-                yield f"{name} was acked at {one.ack.seq} and is missing"
+            if one.acks:
+                yield f"{name} was acked at {one.acks[0].seq} and is missing"
+        elif one.refusal:
+            yield f"{name} was refused ({one.refusal}) and stands at {event.seq}"
         elif (event.body, event.epoch) != (one.request.body, one.request.epoch):
             yield f"{name} has other bytes at {event.seq} than were sent"
-        elif one.ack is not None and (one.ack.seq, one.ack.leaf) != (event.seq, chain.leaf(event)):
-            yield f"{name} was acked at {one.ack.seq} and stands at {event.seq}"
+        else:
+            for ack in one.acks:
+                if (ack.seq, ack.leaf) != (event.seq, chain.leaf(event)):
+                    yield f"{name} was acked at {ack.seq} and stands at {event.seq}"
 
 
 def name_of(event: TimelineEvent) -> tuple[str, int]:

@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 import trio
 from msgspec import Struct
+from pydantic import SecretStr
 
 from chatty.app import Hooks
 from chatty.cli import run_server
@@ -31,11 +32,14 @@ _LAZY = {"synchronous_commit": "off", "wal_writer_delay": "10s", "wal_writer_flu
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """What one run of the server is to be."""
+    """What one run of the server is to be. public_origin, master_key: shared by the nodes of one database."""
 
     data_dir: str
     port: int
     database: str = ""
+    public_origin: str = ""
+    master_key: str | None = None
+    is_bus_silent: bool = False
     spoiled: Promise | None = None
 
 
@@ -79,8 +83,9 @@ async def listen(crash_points: StrikeWhenTold) -> None:
 def settings_of(order: Order) -> Settings:
     return Settings(
         data_dir=Path(order.data_dir),
+        master_key=SecretStr(order.master_key) if order.master_key is not None else None,
         port=order.port,
-        public_origin=f"http://127.0.0.1:{order.port}",
+        public_origin=order.public_origin or f"http://127.0.0.1:{order.port}",
         registration="open",
     )
 
@@ -106,7 +111,8 @@ async def serve(order: Order) -> None:
             embedded = open_embedded(Path(order.data_dir) / "postgres", settings=postgres_settings)
             address = (await stack.enter_async_context(embedded)).address
         await schema.upgrade(address)
-        await run_server(settings_of(order), address=address, hooks=Hooks(crash_points=crash_points))
+        hooks = Hooks(crash_points=crash_points, is_bus_silent=order.is_bus_silent)
+        await run_server(settings_of(order), address=address, hooks=hooks)
 
 
 if __name__ == "__main__":

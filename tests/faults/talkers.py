@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import trio
 from trio_websocket import ConnectionClosed, HandshakeError
 
+from chatty.errors import DeviceRevoked
 from chatty.ids import RoomId, Seq, UserSeq
 from chatty.wire import frames
 from chatty.wire.events import TimelineEvent
@@ -46,7 +47,7 @@ class Progress:
 
 @dataclass(kw_only=True)
 class Talker:
-    """One device. window_count: how many sends it has open at once. rooms: with their epochs, which do not change."""
+    """One device. window_count: how many sends it has open at once. rooms: with the epochs that it encrypts for."""
 
     device: WireDevice
     rooms: dict[RoomId, Seq]
@@ -54,11 +55,17 @@ class Talker:
     progress: Progress
     window_count: int = 6
     is_sending: bool = False
+    is_over: bool = False
     connections_count: int = 0
     sendings: dict[int, Sending] = field(default_factory=dict)
     live: dict[RoomId, list[RoomEntry]] = field(default_factory=dict)
     _open: dict[int, Sending] = field(default_factory=dict)
     _asked: dict[int, Sending] = field(default_factory=dict)
+
+    @property
+    def origin(self) -> str:
+        """Where it connects next."""
+        return self.device.origin
 
     @property
     def acked_count(self) -> int:
@@ -79,16 +86,19 @@ class Talker:
         return self.read_up_to(room) >= upto
 
     async def run(self) -> None:
-        """Until cancelled. The server may come and go."""
-        while True:
+        """Until cancelled, or the device was revoked. The server may come and go."""
+        while not self.is_over:
             try:
                 await self._talk()
-            except* (OSError, HandshakeError, ConnectionClosed, trio.TooSlowError):
+            except* ConnectionClosed as closed:
+                self.is_over = closed.subgroup(_is_revoked) is not None
+            except* (OSError, HandshakeError, trio.TooSlowError):
                 pass
+            self.progress.ring()
             await trio.sleep(reconnect_delay_s)
 
     async def _talk(self) -> None:
-        async with open_raw_socket(self.device.origin, device=self.device) as socket:
+        async with open_raw_socket(self.origin, device=self.device) as socket:
             self._asked.clear()
             await self._greet(socket)
             self.connections_count += 1
@@ -116,7 +126,7 @@ class Talker:
         while self.is_sending and len(self._open) < self.window_count:
             room = self.random.choice(list(self.rooms))
             request = socket.draft(room, ciphertext(blocks_count), epoch=self.rooms[room])
-            sending = Sending(device=self.device.device, request=request)
+            sending = Sending(device=self.device.device, request=request, sent_at=trio.current_time())
             self.sendings[request.n] = self._open[request.n] = sending
             new.append(sending)
         await self._ask(socket, new)
@@ -148,7 +158,7 @@ class Talker:
                 case Ack():
                     self._settle(event)
                 case frames.Error():
-                    refused.append(self._refused(event))
+                    refused += self._refused(event)
                 case TimelineEvent() | Gap():
                     self.live.setdefault(event.room, []).append(event)
                 case frames.Lagging():
@@ -168,10 +178,15 @@ class Talker:
         del self._open[ack.n]
         self.device.settle(ack.n)
 
-    def _refused(self, error: frames.Error) -> Sending:
-        """Only what may be retried with the same n is a legal answer here."""
+    def _refused(self, error: frames.Error) -> list[Sending]:
+        """What to ask again. Only what may be retried with the same n is a legal answer here."""
         if error.id == 0:
             raise ConnectionClosed(None)
         if not error.is_retryable:
             raise BadAnswer(f"{error.code}: {error.message}")
-        return self._asked.pop(error.id)
+        return [self._asked.pop(error.id)]
+
+
+def _is_revoked(closed: BaseException) -> bool:
+    reason = closed.reason if isinstance(closed, ConnectionClosed) else None
+    return reason is not None and reason.code == DeviceRevoked.close_code

@@ -11,7 +11,7 @@ import pytest
 from chatty.ids import DeviceId, RoomId, SendNumber, Seq, UserId
 from chatty.store.embedded import address_of_running
 from chatty.wire import chain
-from chatty.wire.events import MEGOLM, Kind, TimelineEvent
+from chatty.wire.events import MEGOLM, Committed, Kind, TimelineEvent
 from chatty.wire.frames import Ack, Gap, RoomEntry, Send
 from tests.faults.chatty_process import ChattyProcess, open_installation
 from tests.faults.ledger import Sending, delivery_faults, find_faults
@@ -74,6 +74,16 @@ def test_a_sound_room_has_no_faults() -> None:
 def test_a_send_without_an_outcome_may_be_there_or_not() -> None:
     for unacked in (message(3, 3), message(4, 4)):
         assert faults(sendings=[*SENT[:2], sending(unacked, is_acked=False), SENT[2]]) == []
+
+
+def test_a_refused_send_and_a_copy_acked_elsewhere_are_found() -> None:
+    refused, copied = sending(SOUND[2], is_acked=False), sending(SOUND[2])
+    refused.refusal = "not_a_member"
+    copied.copies.append(Committed(room=ROOM, seq=Seq(3), time=1, leaf=chain.leaf(SOUND[2])))
+    assert faults(sendings=[*SENT[:2], refused]) == ["('ANN', 3) was refused (not_a_member) and stands at 3"]
+    assert faults(sendings=[*SENT[:2], copied]) == []
+    copied.copies.append(Committed(room=ROOM, seq=Seq(4), time=1, leaf=chain.leaf(SOUND[2])))
+    assert faults(sendings=[*SENT[:2], copied]) == ["('ANN', 3) was acked at 4 and stands at 3"]
 
 
 def test_a_gap_stands_for_what_a_reader_may_not_see() -> None:

@@ -10,7 +10,7 @@ from chatty.wire.chain import device_list_digest
 from chatty.wire.events import Action, Policy, RoomRole, SignedInvitation, TimelineEvent
 from chatty.wire.frames import UserEvent
 from tests.server.app_fixtures import RunningApp, open_chat
-from tests.server.wire_client import Refused, ciphertext, open_live_socket
+from tests.server.wire_client import Refused, changed, ciphertext, open_live_socket
 from tests.server.wire_people import HttpRefused, WireDevice, WireRoom, fold_chain, sign_in
 
 ABSENT = "!" + "A" * 43
@@ -324,6 +324,27 @@ async def test_the_same_change_again_gives_the_same_answer_and_no_second_event(c
     ann.unsettled.add(kick.n)
     assert await room.post_change(ann, kick) == first
     assert (await ann.position(room.id))[0] == first.seq
+
+
+async def test_a_change_sent_again_by_who_is_outside_by_now_gives_the_same_answer(chat: RunningApp) -> None:
+    ann, bob, cid = await chat.sign_up_all("ann", "bob", "cid")
+    room = await ann.create_room(bob)
+    await room.change(ann, Action.ROLE, bob, role=RoomRole.ADMIN)
+    invitation, policy = await room.invitation(bob, cid), await room.policy_change(bob, Policy())
+    requests: list[tuple[str, object, int]] = [
+        ("invitations", invitation, invitation.signed.n),
+        ("policy", bob.signed(policy), policy.n),
+    ]
+    leave = bob.change(room.id, Action.LEAVE, bob, await bob.position(room.id))
+    requests.append(("members", bob.signed(leave), leave.n))
+    answers = [await bob.answer("POST", f"/v1/rooms/{room.id}/{path}", body, n=n) for path, body, n in requests]
+    again = [await bob.answer("POST", f"/v1/rooms/{room.id}/{path}", body, n=n) for path, body, n in requests]
+    assert [one.status_code for one in answers] == [200, 200, 200]
+    assert [one.json() for one in again] == [one.json() for one in answers]
+    n = bob.take_n()
+    refused = await bob.answer("POST", f"/v1/rooms/{room.id}/members", bob.signed(changed(leave, n=n)), n=n)
+    assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
+    assert (await bob.get("/v1/device"))["highest_n"] == leave.n
 
 
 async def test_a_refused_change_stays_refused_when_it_would_be_right_by_now(chat: RunningApp) -> None:
