@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .NOTPARALLEL:
-.PHONY: help run demo test test-long check format bench bench-compare interop fuzz lock clean
+.PHONY: help run demo test test-long check format bench bench-compare interop fuzz privacy lock clean
 
 help:
 	@echo 'make run        start a server on http://127.0.0.1:8000, PostgreSQL included; Ctrl-C stops it'
@@ -23,6 +23,7 @@ help:
 	@echo 'make bench-compare  the change between the two newest results'
 	@echo 'make interop    exchange messages with another implementation of the protocol'
 	@echo 'make fuzz       WebSocket conformance cases against the gateway'
+	@echo 'make privacy    write docs/privacy.md anew'
 	@echo 'make lock       resolve the dependencies anew'
 	@echo 'make clean      remove .venv and caches; data in .chatty stay'
 
@@ -82,6 +83,9 @@ environment:
 	done; \
 	echo 'Chatty needs Python 3.11 or newer with its venv module, as python3 or python3.11 (Debian: python3-venv).' >&2; \
 	exit 1
+
+privacy: .venv/.complete
+	@$(BIN)/chatty-admin privacy --markdown > docs/privacy.md
 
 # The resolver lives in a folder of its own, for this one command.
 lock:

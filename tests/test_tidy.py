@@ -80,7 +80,7 @@ LAYER_FILES = {
         "tcp",
     },
     "actors": {"bus", "console", "delivery", "directory", "faults", "janitor", "outbox", "runtime", "watch"},
-    "admin": {"actors", "db", "options", "render", "socket", "status", "users"},
+    "admin": {"actors", "db", "options", "privacy", "render", "socket", "status", "users"},
     "demo": {
         "device",
         "needles",

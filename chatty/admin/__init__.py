@@ -18,6 +18,7 @@ from chatty.admin.health import health
 from chatty.admin.keys import keys
 from chatty.admin.limits import limits
 from chatty.admin.options import Place
+from chatty.admin.privacy import privacy
 from chatty.admin.socket import Refused
 from chatty.admin.status import status
 from chatty.admin.users import users
@@ -81,5 +82,5 @@ def main(context: click.Context, data_dir: Path | None) -> None:
     context.obj = Place(data_dir)
 
 
-for _command in (status, health, actors, audit, db, keys, limits, users):
+for _command in (status, health, actors, audit, db, keys, limits, privacy, users):
     main.add_command(_command)

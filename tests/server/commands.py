@@ -25,9 +25,9 @@ def as_url(address: str) -> str:
     return "postgresql:///?" + urlencode({key: str(value) for key, value in conninfo_to_dict(address).items()})
 
 
-async def chatty_admin_json(directory: Path, *words: str) -> dict[str, Any]:
+async def chatty_admin_json(directory: Path, *words: str, **environment: str) -> dict[str, Any]:
     """What it answers with --json, of a command that is done."""
-    result = await chatty_admin(directory, *words, "--json")
+    result = await chatty_admin(directory, *words, "--json", **environment)
     assert result.exit_code == 0, result.stderr
     answer: dict[str, Any] = json.loads(result.stdout)
     return answer
