@@ -2,15 +2,17 @@
 
 Order of an orderly stop, whatever asked for it (SIGINT, SIGTERM): not ready → sessions are told and closed → Hypercorn stops →
 actors drain → pool → embedded PostgreSQL, last. PostgreSQL lives in a process group of its own, so a terminal's Ctrl-C does not
-reach it. A second signal cuts the stop short.
+reach it. A second signal cuts the stop short, and so does one that comes before the server serves; from the first line on until
+the database has stopped none kills the process.
 """
 
 import gc
 import logging
 import signal
 import socket
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,7 @@ def main() -> None:
 def up() -> None:
     """Run everything here: embedded PostgreSQL, upgraded by itself, and the server."""
     settings = _settings()
+    signal.signal(signal.SIGTERM, _nothing)  # what stands behind Trio's own receiver, when that is closed
     trio.run(partial(_up, settings))
 
 
@@ -70,6 +73,7 @@ def serve() -> None:
     if settings.database_url is None:
         raise BadConfiguration("CHATTY_DATABASE_URL is not set; 'chatty up' runs with an embedded database")
     address = settings.database_url.get_secret_value()
+    signal.signal(signal.SIGTERM, _nothing)
     trio.run(partial(run_server, settings, address=address, on_started=spare_the_collector, invites_owner=True))
 
 
@@ -93,8 +97,12 @@ def _settings() -> Settings:
     return settings
 
 
+def _nothing(*_: object) -> None:
+    """For a signal after the end. A handler, as children would inherit that a signal is ignored."""
+
+
 async def _up(settings: Settings) -> None:
-    async with AsyncExitStack() as stack:
+    async with open_signals() as signals, AsyncExitStack() as stack:
         if settings.database_url is not None:
             address = settings.database_url.get_secret_value()
         else:
@@ -102,7 +110,7 @@ async def _up(settings: Settings) -> None:
             await make_data_dir(data_dir)
             address = (await stack.enter_async_context(open_embedded(data_dir / "postgres"))).address
         await schema.upgrade(address)
-        await run_server(settings, address=address, on_started=spare_the_collector, invites_owner=True)
+        await run_server(settings, address=address, signals=signals, on_started=spare_the_collector, invites_owner=True)
 
 
 async def run_server(
@@ -110,23 +118,29 @@ async def run_server(
     *,
     address: str,
     hooks: Hooks | None = None,
+    signals: "Signals | None" = None,
     on_started: Callable[[], None] = lambda: None,
     invites_owner: bool = False,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then stop in order. started() gives the address that it listens on.
 
-    invites_owner: at the first start, print an invitation for the first owner to stdout.
+    signals: whoever else has something to stop after this has opened them. invites_owner: at the first start, print an invitation
+    for the first owner to stdout.
     """
-    stop, stopped = trio.Event(), trio.Event()
-    async with open_app(settings, address=address, hooks=hooks) as app, trio.open_nursery() as nursery:
-        nursery.start_soon(_stop_on_signal, stop)
-        nursery.start_soon(_drain, app, stop, stopped)
+    stopped = trio.Event()
+    async with (
+        open_signals() if signals is None else nullcontext(signals) as signals,
+        open_app(settings, address=address, hooks=hooks) as app,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(_drain, app, signals.stop, stopped)
         bound = await nursery.start(_listen, app, settings, stopped, nursery.cancel_scope)
         log.info("server.started", address=bound, origin=settings.public_origin)
         if invites_owner:
             print_invitation(await app.first_invitation())
         on_started()
+        signals.is_serving = True
         task_status.started(bound)
         await stopped.wait()
         hasten_stuck_peers(bound)
@@ -220,13 +234,32 @@ def hasten_stuck_peers(bound: str) -> None:
             continue  # no socket, or gone meanwhile
 
 
-async def _stop_on_signal(stop: trio.Event) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for number in signals:
-            if stop.is_set():
-                raise KeyboardInterrupt
-            log.info("server.stopping", signal=signal.Signals(number).name)
-            stop.set()
+@dataclass
+class Signals:
+    """stop: set by the first SIGINT or SIGTERM while the server serves."""
+
+    stop: trio.Event = field(default_factory=trio.Event)
+    is_serving: bool = False
+
+    async def receive(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Raises: KeyboardInterrupt at a signal before it serves, and at a second one."""
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for number in signals:
+                if self.stop.is_set() or not self.is_serving:
+                    raise KeyboardInterrupt
+                log.info("server.stopping", signal=signal.Signals(number).name)
+                self.stop.set()
+
+
+@asynccontextmanager
+async def open_signals() -> AsyncIterator[Signals]:
+    """Until the block's end no signal kills the process: it stops the server, or cancels the block."""
+    signals = Signals()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(signals.receive)
+        yield signals
+        nursery.cancel_scope.cancel()
 
 
 async def _drain(app: App, stop: trio.Event, stopped: trio.Event) -> None:

@@ -152,9 +152,9 @@ async def test_a_forged_token_opens_nothing(chat: RunningApp) -> None:
 
 
 async def test_an_expired_token_says_so_and_a_refresh_mends_it(database: str, tmp_path: Path) -> None:
-    async with open_chat(database, tmp_path, access_token_lifetime_s=1) as chat:
+    async with open_chat(database, tmp_path, access_token_lifetime_s=4) as chat:
         ann = await chat.sign_up("ann")
-        with trio.fail_after(5):
+        with trio.fail_after(15):
             while (answer := await ann.answer("GET", "/v1/account")).status_code == 200:
                 pass
         assert (answer.status_code, answer.json()["code"]) == (401, "token_expired")
