@@ -1,4 +1,4 @@
-"""Measure everything: `make bench`. About two minutes.
+"""Measure everything: `make bench`. About six minutes.
 
     python -m bench [--only A B] [--rounds 3] [--small] [--no-save]
 
@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from bench import results, scenarios
+from bench import identity, results, scenarios
+from bench.identity import IdentitySize
 from bench.processes import choose_cores, pin
 from bench.scenarios import Place, Result, Size
 
-Run = Callable[[Place], Result]
+Run = Callable[[Place], Sequence[Result]]
+IDENTITY = ("identity", "audit")
 
 
 def sizes(rounds_count: int) -> dict[str, Size]:
@@ -46,13 +48,33 @@ def small_sizes() -> dict[str, Size]:
     }
 
 
-def runs(chosen: dict[str, Size]) -> dict[str, Run]:
+def identity_sizes(rounds_count: int) -> dict[str, IdentitySize]:
     return {
-        "echo": partial(scenarios.run_echo, size=chosen["echo"]),
-        "insert": partial(scenarios.run_insert, size=chosen["insert"]),
-        "A": partial(scenarios.run_chat, "A", size=chosen["A"]),
-        "B": partial(scenarios.run_chat, "B", size=chosen["B"]),
-        "slow": partial(scenarios.run_slow, size=chosen["slow"]),
+        "identity": IdentitySize(
+            people_count=50, operations_count=1_000, connections_count=8, rounds_count=rounds_count
+        ),
+        "audit": IdentitySize(people_count=100, operations_count=2_000, connections_count=16, rounds_count=5),
+    }
+
+
+def small_identity_sizes() -> dict[str, IdentitySize]:
+    return dict.fromkeys(
+        IDENTITY, IdentitySize(people_count=2, operations_count=6, connections_count=2, rounds_count=1)
+    )
+
+
+def runs(chosen: dict[str, Size], identities: dict[str, IdentitySize]) -> dict[str, Run]:
+    def one(run: Callable[..., Result], *arguments: str, size: Size) -> Run:
+        return lambda place: [run(*arguments, place, size=size)]
+
+    return {
+        "echo": one(scenarios.run_echo, size=chosen["echo"]),
+        "insert": one(scenarios.run_insert, size=chosen["insert"]),
+        "A": one(scenarios.run_chat, "A", size=chosen["A"]),
+        "B": one(scenarios.run_chat, "B", size=chosen["B"]),
+        "slow": one(scenarios.run_slow, size=chosen["slow"]),
+        "identity": partial(identity.run_identity, size=identities["identity"]),
+        "audit": partial(identity.run_audit, size=identities["audit"]),
     }
 
 
@@ -65,16 +87,17 @@ def open_directory() -> Iterator[Path]:
         yield directory
 
 
-def run_all(chosen: dict[str, Size], only: Sequence[str], *, is_saved: bool) -> list[Result]:
+def run_all(wanted: dict[str, Run], only: Sequence[str], *, is_saved: bool) -> list[Result]:
     cores = choose_cores()
     pin(cores.generator)
     found: list[Result] = []
     print(results.HEADING, end="")
-    for name, run in runs(chosen).items():
+    for name, run in wanted.items():
         if name in only:
             with open_directory() as directory:
-                found.append(run(Place(directory=directory, cores=cores)))
-            print(results.show(found[-1]), flush=True)
+                new = run(Place(directory=directory, cores=cores))
+            found += new
+            print("\n".join(map(results.show, new)), flush=True)
     add_ratios(found)
     if is_saved:
         path = results.save(results.make_run(found, is_pinned=cores.are_pinned))
@@ -98,13 +121,16 @@ def add_ratios(found: Sequence[Result]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition("\n")[0] if __doc__ else "")
-    names = list(small_sizes())
+    names = [*small_sizes(), *IDENTITY]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="SCENARIO", help=", ".join(names))
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds of each scenario; the median is shown")
     parser.add_argument("--small", action="store_true", help="tiny counts: does it work at all?")
     parser.add_argument("--no-save", action="store_true", help="write no result file")
     chosen = parser.parse_args()
-    wanted = small_sizes() if chosen.small else sizes(chosen.rounds)
+    if chosen.small:
+        wanted = runs(small_sizes(), small_identity_sizes())
+    else:
+        wanted = runs(sizes(chosen.rounds), identity_sizes(chosen.rounds))
     run_all(wanted, chosen.only, is_saved=not chosen.no_save and not chosen.small)
 
 

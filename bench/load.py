@@ -67,6 +67,31 @@ _decode = msgspec.msgpack.Decoder(
 _encode = msgspec.msgpack.Encoder().encode
 
 
+def greet(socket: ClientSocket, person: Person, cursors: list[frames.Cursor]) -> None:
+    """From the challenge to `resumed`."""
+    [challenge] = frames.decode_events(socket.next_message(), encoding="msgpack")
+    assert isinstance(challenge, frames.Challenge)
+    hello = frames.Hello(
+        id=1,
+        access_token=person.access_token,
+        dpop_proof=person.proof("GET", person.origin + "/v1/ws", nonce=challenge.nonce),
+        low=SendNumber(1),
+        user_seq=UserSeq(0),
+        cursors=cursors,
+    )
+    socket.send_now(frames.encode(hello, encoding="msgpack"))
+    while not _is_resumed(socket.next_message()):
+        pass
+
+
+def _is_resumed(payload: bytes) -> bool:
+    events = frames.decode_events(payload, encoding="msgpack")
+    for event in events:
+        if isinstance(event, frames.Error):
+            raise SocketError(f"refused: {event.code}")
+    return any(isinstance(event, frames.Resumed) for event in events)
+
+
 class Member:
     """A connected device in one room. `received`: the messages of the running load, in order."""
 
@@ -81,27 +106,8 @@ class Member:
     def greet(self, *, after: Seq | None = None) -> None:
         """Say hello and wait until everything stored has come."""
         cursor = frames.Cursor(room=self.room.room, seq=self.room.seq if after is None else after)
-        [challenge] = frames.decode_events(self.socket.next_message(), encoding="msgpack")
-        assert isinstance(challenge, frames.Challenge)
-        hello = frames.Hello(
-            id=1,
-            access_token=self.person.access_token,
-            dpop_proof=self.person.proof("GET", self.person.origin + "/v1/ws", nonce=challenge.nonce),
-            low=SendNumber(1),
-            user_seq=UserSeq(0),
-            cursors=[cursor],
-        )
-        self.socket.send_now(frames.encode(hello, encoding="msgpack"))
-        while not self._is_resumed(self.socket.next_message()):
-            pass
+        greet(self.socket, self.person, [cursor])
         self.socket.go_live()
-
-    def _is_resumed(self, payload: bytes) -> bool:
-        events = frames.decode_events(payload, encoding="msgpack")
-        for event in events:
-            if isinstance(event, frames.Error):
-                raise SocketError(f"refused: {event.code}")
-        return any(isinstance(event, frames.Resumed) for event in events)
 
     def send(self, request_id: int, body: bytes) -> None:
         n = self.person.next_n()

@@ -8,7 +8,7 @@ slow    A with 16 kB a message, without and with one more member, who never read
 import socket
 import statistics
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from bench.sockets import ClientSocket
 from chatty.config import limiters
 
 start_timeout_s = 60.0
+_UP = "from chatty.cli import main; main()"
 WITHOUT_LIMITS = {f"CHATTY_LIMIT_{name.upper()}": "off" for name in limiters()}  # one machine plays a thousand people
 
 
@@ -68,8 +69,12 @@ class Place:
 
 
 def measure(name: str, served: Served, load: Load) -> Result:
+    return measured(name, served, load.run)
+
+
+def measured(name: str, served: Served, run: Callable[[], Outcome]) -> Result:
     before = served.usage()
-    outcome = load.run()
+    outcome = run()
     return _result(name, outcome, served.usage() - before)
 
 
@@ -110,18 +115,21 @@ def _free_port() -> int:
 
 
 @contextmanager
-def chatty_serving(place: Place, name: str) -> Iterator[tuple[Served, str, int]]:
-    """`chatty up` with everything as shipped, on an empty data directory; and its host and port."""
+def chatty_serving(
+    place: Place, name: str, *, environment: Mapping[str, str] | None = None, program: str = _UP
+) -> Iterator[tuple[Served, str, int]]:
+    """`chatty up` with everything as shipped, on an empty data directory; and its host and port. program: another one."""
     data, port = place.directory / name, _free_port()
     data.mkdir(mode=0o755)
-    environment = {
+    variables = {
         "CHATTY_DATA_DIR": str(data),
         "CHATTY_PORT": str(port),
         "CHATTY_PUBLIC_ORIGIN": f"http://127.0.0.1:{port}",
         **WITHOUT_LIMITS,
+        **(environment or {}),
     }
-    arguments = ["-c", "from chatty.cli import main; main()", "up"]
-    with serving(arguments, cores=place.cores, log=data.with_suffix(".log"), environment=environment) as served:
+    arguments = ["-c", program, "up"]
+    with serving(arguments, cores=place.cores, log=data.with_suffix(".log"), environment=variables) as served:
         _wait_for_port(served, port)
         yield served, "127.0.0.1", port
 

@@ -33,10 +33,11 @@ def make_run(commit: str, server_us_per_message: float) -> Run:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="CPU is read from /proc")
 def test_each_kind_of_scenario_runs_and_finds_every_message_in_order() -> None:
-    command = [sys.executable, "-m", "bench", "--small", "--only", "echo", "B", "slow"]
+    command = [sys.executable, "-m", "bench", "--small", "--only", "echo", "B", "slow", "identity", "audit"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert ran.returncode == 0, ran.stderr
-    assert [line.split()[0] for line in ran.stdout.splitlines()[2:]] == ["echo", "B", "slow"]
+    chat, identity = ["echo", "B", "slow"], ["log_in", "refresh", "request", "hello", "audit", "no_audit"]
+    assert [line.split()[0] for line in ran.stdout.splitlines()[2:]] == chat + identity
 
 
 def test_what_is_sent_has_the_shape_that_the_server_wants_and_says_which_message_it_is() -> None:
