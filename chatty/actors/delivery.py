@@ -146,6 +146,13 @@ class Session(Listener):
         self._wants_mailbox = True
         self._work.set()
 
+    def begin_resume(self, *, has_more_mail: bool, has_more_user_events: bool) -> None:
+        """The first pages were given; what came after their snapshot rang, for this session was registered before it."""
+        self._wants_mailbox = self._wants_mailbox or has_more_mail
+        self._wants_user_stream = self._wants_user_stream or has_more_user_events
+        self.is_resuming = True
+        self._work.set()
+
     def note_user_stream(self) -> None:
         self._wants_user_stream = True
         self._work.set()

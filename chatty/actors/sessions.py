@@ -243,9 +243,9 @@ class Connection:
             session.enter_room(position, sent=sent.get(position.room, Seq(0)))
         for number in session.rooms.keys() - {position.room_number for position in resume.rooms}:
             session.mark_behind(number)  # left since it was registered
-        session.note_mailbox()
-        session.note_user_stream()
-        session.is_resuming = True
+        session.begin_resume(
+            has_more_mail=bool(resume.mailbox), has_more_user_events=session.user_sent < resume.user_head
+        )
 
     # Reading ---------------------------------------------------------------------------------------------------------
 

@@ -121,14 +121,17 @@ class Behind:
 
 
 class StreamSteps:
-    """Reads only; each is one REPEATABLE READ snapshot."""
+    """Reads and acknowledgements: one statement, or one REPEATABLE READ snapshot where several must agree."""
 
     def __init__(self, units: Transactions[StreamUnit]) -> None:
         self._units = units
 
     async def rooms_of(self, caller: Caller, named: Collection[RoomId]) -> list[RoomPosition]:
-        """The rooms to register for: those the caller is in, and those of `named` that it has left since."""
-        async with self._units.snapshot() as unit:
+        """The rooms to register for: those the caller is in, and those of `named` that it has left since.
+
+        Not one snapshot: who joins or leaves meanwhile is told so, and looked at again.
+        """
+        async with self._units.autocommit() as unit:
             rooms = await unit.streams.rooms_of(caller.user_number)
             missing = set(named) - {room.room for room in rooms}
             return rooms + (await unit.streams.left_rooms(caller.user_number, missing) if missing else [])
@@ -161,20 +164,20 @@ class StreamSteps:
         )
 
     async def mailbox(self, caller: Caller, *, given: Collection[MailboxId]) -> list[frames.Mailbox]:
-        async with self._units.snapshot() as unit:
+        async with self._units.autocommit() as unit:
             return await self._mailbox(unit, caller, given=given)
 
     async def acknowledge(self, caller: Caller, ids: Collection[MailboxId]) -> None:
         """Delete exactly these rows of the caller's device. Idempotent."""
-        async with self._units.begin() as unit:
+        async with self._units.autocommit() as unit:
             await unit.mailbox.acknowledge(caller.device_number, ids)
 
     async def key_counts(self, caller: Caller) -> frames.OneTimeKeyCounts:
-        async with self._units.snapshot() as unit:
+        async with self._units.autocommit() as unit:
             return await unit.keys.counts(caller.device_number)
 
     async def user_page(self, caller: Caller, *, after: UserSeq) -> list[UserEvent]:
-        async with self._units.snapshot() as unit:
+        async with self._units.autocommit() as unit:
             return await unit.streams.user_page(caller.user_number, after=after, count_max=limits.page_events_max)
 
     async def stream(self, caller: Caller, *, after: UserSeq) -> UserPage:
@@ -222,7 +225,7 @@ class StreamSteps:
             )
 
     async def head(self, room: RoomNumber) -> Seq:
-        async with self._units.snapshot() as unit:
+        async with self._units.autocommit() as unit:
             return (await unit.streams.heads([room])).get(room, Seq(0))
 
     async def compare(
@@ -241,5 +244,5 @@ class StreamSteps:
             )
 
     async def revoked(self, *, within_s: float) -> set[DeviceNumber]:
-        async with self._units.snapshot() as unit:
+        async with self._units.autocommit() as unit:
             return await unit.streams.revoked(within_s=within_s)

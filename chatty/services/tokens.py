@@ -295,7 +295,7 @@ class TokenSteps:
         self._doorbells.ring(doorbell)
 
     async def _read(self, family: FamilyId) -> FamilyRow | None:
-        async with self._unit_of_work.snapshot() as unit:
+        async with self._unit_of_work.autocommit() as unit:
             return await unit.families.family(family)
 
     async def authenticate(self, access_token: str, proven: ProvenRequest) -> Caller:

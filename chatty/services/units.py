@@ -57,6 +57,14 @@ class Transactions(Protocol[UnitT_co]):
         """A read-only REPEATABLE READ transaction: everything in it is read as of one moment."""
         ...
 
+    def autocommit(self) -> AbstractAsyncContextManager[UnitT_co]:
+        """No transaction: each statement is one by itself, and costs one round trip instead of three.
+
+        For steps that are one statement, or several that need not agree.
+        Raises: StoreUnavailable (a statement that was lost may have been done), Overloaded.
+        """
+        ...
+
 
 class UnitOfWork(Transactions[Unit], Protocol):
     """Of what every unit has."""

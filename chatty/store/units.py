@@ -103,6 +103,11 @@ class PostgresUnitOfWork(Transactions[PostgresUnit]):
         return self._unit("repeatable read")
 
     @asynccontextmanager
+    async def autocommit(self) -> AsyncIterator[PostgresUnit]:
+        async with self._pool.connection() as connection:
+            yield PostgresUnit(connection)
+
+    @asynccontextmanager
     async def _unit(self, isolation: str) -> AsyncIterator[PostgresUnit]:
         async with self._pool.transaction(isolation=isolation) as connection:
             yield PostgresUnit(connection)
