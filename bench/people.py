@@ -176,9 +176,9 @@ class Town:
             n=n,
         )
         room = chain.room_id(body_bytes(create))
-        members = [self._change(creator, Action.JOIN, creator, room, n=n)]
+        members = [self._change(creator, Action.JOIN, creator, room, n=creator.next_n())]
         if direct is not None:
-            members.append(self._change(creator, Action.ADD, direct, room, n=n))
+            members.append(self._change(creator, Action.ADD, direct, room, n=creator.next_n()))
         signed = SignedCreate(signed=create, signature=sign(creator.device_seed, signed_bytes(create)))
         body = RoomCreation(create=signed, members=members)
         return self._post("/v1/rooms", body, RoomCommitted, by=creator, n=n), room

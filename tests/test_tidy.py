@@ -116,6 +116,7 @@ LAYER_FILES = {
         "secret_keys",
         "sharing",
         "store",
+        "taken_changes",
         "update_queue",
         "updates",
     },

@@ -21,7 +21,7 @@ from chatty.client.engine import Engine
 from chatty.client.http import Api
 from chatty.client.nursery import open_serving_nursery
 from chatty.client.outbox import unsent
-from chatty.client.reasons import NotSignedIn
+from chatty.client.reasons import Lie, NotSignedIn, Reason
 from chatty.client.room import Room, member_change, sign, take_number, target_identity
 from chatty.client.store import LocalStore, store_salt
 from chatty.client.update_queue import UpdateQueue
@@ -192,14 +192,14 @@ class Client:
         history: Literal["joined", "shared"] = "joined",
         invite_role: RoomRole = RoomRole.ADMIN,
     ) -> Room:
-        """Make a room with oneself as owner, and invite. invite_role: the lowest that may invite."""
+        """Make a room with oneself as owner, and invite. invite_role: the lowest that may invite. Raises: Lie."""
         room = await self._create(Policy(history=history, invite=invite_role), other=None)
         for user in invite:
             await room.invite(user)
         return room
 
     async def direct(self, user: UserId) -> Room:
-        """The room with this one person: made now, or the one that there is. Raises: NotFound."""
+        """The room with this one person: made now, or the one that there is. Raises: NotFound, Lie."""
         return await self._create(Policy(history="joined", invite=RoomRole.OWNER), other=user)
 
     async def _create(self, policy: Policy, *, other: UserId | None) -> Room:
@@ -216,6 +216,7 @@ class Client:
         engine.book.add(committed.room)
         room = Room(engine, committed.room)
         await room.read_up_to(committed.seq)
+        check_room(creation.create.signed, room)
         return room
 
     def _creation(
@@ -273,6 +274,13 @@ class Client:
         as handled when open_client's block ends without an exception.
         """
         return Updates(self._updates)
+
+
+def check_room(asked: CreateContent, room: Room) -> None:
+    """Is it the room that we made, or that of the same two people? Raises: Lie."""
+    is_made = room.id == chain.room_id(body_bytes(asked))
+    if not is_made and (asked.direct is None or room.direct_with != asked.direct):
+        raise Lie(Reason.WRONG_ROOM, "the server gave another room than the one that was asked for", room=room.id)
 
 
 class Updates:

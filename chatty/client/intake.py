@@ -9,6 +9,7 @@ the connection ends, and the same events come again. *Cancelled*: between transa
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from chatty.client.directory import Directory
 from chatty.client.http import Api
@@ -127,9 +128,9 @@ class Intake:
         verifier = self._book.get(entry.room)
         if verifier.frozen is not None:
             return None
-        first, last = (entry.from_seq, entry.to_seq) if isinstance(entry, Gap) else (entry.seq, entry.seq)
+        first, last = _extent(entry)
         if is_live:
-            self._check_live_order(verifier, first)
+            check_order(entry, after=self._last_live.get(entry.room, Seq(0)))
         if first <= verifier.position.seq and is_live:
             self._pass_over(verifier, entry)
         elif is_live and first > verifier.position.seq + 1 and not done.is_filled:
@@ -140,13 +141,6 @@ class Intake:
             # Only while inside: whoever comes back is shown the room from its beginning again.
             self._last_live[entry.room] = last if verifier.is_joined else Seq(0)
         return None
-
-    def _check_live_order(self, verifier: RoomVerifier, first: Seq) -> None:
-        """On one connection no place of a room comes twice, and none after a later one."""
-        last = self._last_live.get(verifier.room, Seq(0))
-        if first <= last:
-            reason = Reason.DUPLICATE_EVENT if first == last else Reason.REORDERED_EVENT
-            raise Lie(reason, f"{first} came after {last}", room=verifier.room)
 
     def _pass_over(self, verifier: RoomVerifier, entry: RoomEntry) -> None:
         """Read before, by filling a hole."""
@@ -186,9 +180,34 @@ class Intake:
         while verifier.frozen is None and verifier.position.seq < hole.upto:
             before = verifier.position.seq
             page = await self._api.events(hole.room, after=before)
-            await self.take(_own_entries(page, hole.room), is_live=False)
+            entries = _own_entries(page, hole.room)
+            if self._is_in_order(entries):
+                await self.take(entries, is_live=False)
             if verifier.position.seq == before:
                 break  # nothing came: the event that stands after the hole will be refused as such
+
+    def _is_in_order(self, entries: Sequence[RoomEntry]) -> bool:
+        """A page is looked at as a whole: its first entry alone cannot tell a missing one from one that comes later."""
+        try:
+            for before, entry in pairwise(entries):
+                check_order(entry, after=_extent(before)[1])
+        except Lie as lie:
+            with self._store.transaction():
+                self._book.caught(lie)
+            return False
+        return True
+
+
+def check_order(entry: RoomEntry, *, after: Seq) -> None:
+    """On one connection, and in one page, no place of a room comes twice, and none after a later one. Raises: Lie."""
+    first, _ = _extent(entry)
+    if first <= after:
+        reason = Reason.DUPLICATE_EVENT if first == after else Reason.REORDERED_EVENT
+        raise Lie(reason, f"{first} came after {after}", room=entry.room)
+
+
+def _extent(entry: RoomEntry) -> tuple[Seq, Seq]:
+    return (entry.from_seq, entry.to_seq) if isinstance(entry, Gap) else (entry.seq, entry.seq)
 
 
 def _own_entries(page: Page, room: RoomId) -> list[RoomEntry]:

@@ -24,15 +24,16 @@ class Reason(Enum):
     )
 
     # Of a room's order
-    MISSING_EVENT = "missing_event"  # a hole, or a gap over events that this member may see
+    MISSING_EVENT = "missing_event"  # a hole, or a gap over events that this member may see; of the own stream: a hole
     REORDERED_EVENT = "reordered_event"  # an older event after a newer one
-    DUPLICATE_EVENT = "duplicate_event"  # the same place twice
+    DUPLICATE_EVENT = "duplicate_event"  # the same place, or the same signed change, twice
     FORKED_HISTORY = "forked_history"  # somebody else has verified another head at the same place
     TIME_WENT_BACK = "time_went_back"  # the server's time within a room
     WRONG_EPOCH = "wrong_epoch"  # a message committed for another device set than the chain's
+    WRONG_ROOM = "wrong_room"  # another room than the one that was asked for
 
     # Of state events and senders
-    MALFORMED_EVENT = "malformed_event"  # not the canonical form of a known content
+    MALFORMED_EVENT = "malformed_event"  # not the canonical form of a known content, or of a kind that nobody makes
     BAD_SIGNATURE = "bad_signature"  # a signature of the acting device that does not fit, or for another room or server
     FORGED_MEMBERSHIP = "forged_membership"  # an addition or removal by nobody who may
     FORGED_ROLE = "forged_role"  # a promotion or demotion by nobody who may

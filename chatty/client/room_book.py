@@ -12,12 +12,13 @@ from chatty.client.device_lists import DeviceLists
 from chatty.client.reasons import Lie, Reason
 from chatty.client.rooms import Position, RoomVerifier, recent_heads_max
 from chatty.client.store import LocalStore
+from chatty.client.taken_changes import TakenChanges
 from chatty.client.updates import ServerLied, Update
 from chatty.ids import RoomId, Seq, UserId
 from chatty.wire.authority import RoomState
 from chatty.wire.frames import Cursor
 
-_ROOMS, _STATES, _HEADS = "rooms", "room_states", "room_heads/"
+_ROOMS, _STATES, _CHANGES, _HEADS = "rooms", "room_states", "room_changes", "room_heads/"
 
 
 class RoomRecord(Struct, frozen=True, kw_only=True):
@@ -62,7 +63,8 @@ class RoomBook:
             heads = [position for _, position in self._store.items(_HEADS + room, Position)]
             frozen = Reason(record.frozen) if record.frozen else None
             state = self._store.get(_STATES, room, RoomState)
-            verifier.restore(state, sorted(heads, key=lambda position: position.seq), frozen)
+            changes = self._store.get(_CHANGES, room, TakenChanges) or TakenChanges()
+            verifier.restore(state, changes, sorted(heads, key=lambda position: position.seq), frozen)
         return verifier
 
     def add(self, room: RoomId) -> None:
@@ -75,6 +77,7 @@ class RoomBook:
         room, position = verifier.room, verifier.position
         if with_state:
             self._store.put(_STATES, room, verifier.state)
+            self._store.put(_CHANGES, room, verifier.changes)
         self._store.put(_HEADS + room, str(position.seq % recent_heads_max), position)
         self._save_record(room, RoomRecord(seq=position.seq))
 

@@ -1,8 +1,8 @@
 """One room as its verified history says. No I/O: entries in, a verdict out.
 
 *Invariants.* seq grows by exactly one an entry, or a gap's length; head(n) is computed from head(n−1) and the entry; the
-state is the fold of events whose signature *and* authority were checked; keys are shared with `RoomVerifier.joined()` and
-nobody else.
+state is the fold of events whose signature *and* authority were checked, each signature once; keys are shared with
+`RoomVerifier.joined()` and nobody else.
 *A lie* raises Lie before anything was taken; the caller freezes the room. *An unknown signer* raises KeysNeeded: query and
 try again.
 *Gaps* hold messages only, from before this member's time or outside it. A gap's head is the server's word; it is compared
@@ -19,11 +19,20 @@ from msgspec import Struct
 
 from chatty.client.device_lists import DeviceLists
 from chatty.client.reasons import KeysNeeded, Lie, Reason, RoomFrozen
+from chatty.client.taken_changes import TakenChanges
 from chatty.crypto.events import verify_event
 from chatty.errors import BadRequest, BadSignature, ChattyError
 from chatty.ids import DeviceId, RoomId, Seq, UserId
 from chatty.wire import chain
-from chatty.wire.authority import Membership, RoomState, VerifiedEvent, authorize, created_room, may_send
+from chatty.wire.authority import (
+    Membership,
+    RoomState,
+    VerifiedEvent,
+    authorize,
+    check_creation,
+    created_room,
+    may_send,
+)
 from chatty.wire.canonical import encode_base64
 from chatty.wire.events import (
     Action,
@@ -58,6 +67,7 @@ class RoomVerifier:
     def __init__(self, room: RoomId, *, me: UserId, server: str, lists: DeviceLists) -> None:
         self.room = room
         self.state: RoomState | None = None
+        self.changes = TakenChanges()
         self.position = Position(seq=Seq(0), head=chain.empty_head(room))
         self.frozen: Reason | None = None
         self._me = me
@@ -66,9 +76,11 @@ class RoomVerifier:
         self._recent: dict[int, Position] = {0: self.position}
         self._acked: dict[int, bytes] = {}
 
-    def restore(self, state: RoomState | None, recent: Iterable[Position], frozen: Reason | None) -> None:
+    def restore(
+        self, state: RoomState | None, changes: TakenChanges, recent: Iterable[Position], frozen: Reason | None
+    ) -> None:
         """Go on from what the store has. recent: in order, the newest last."""
-        self.state, self.frozen = state, frozen
+        self.state, self.changes, self.frozen = state, changes, frozen
         for position in recent:
             self._remember(position)
 
@@ -100,11 +112,15 @@ class RoomVerifier:
 
     def expect(self, seq: Seq, leaf: bytes) -> None:
         """An ack says that our message stands there. Raises: Lie if something else was shown there."""
+        self.check_shown(seq, leaf)
+        if seq > self.position.seq:
+            self._acked[seq] = leaf
+
+    def check_shown(self, seq: Seq, leaf: bytes) -> None:
+        """Was the event that an ack names the one that was shown there before?"""
         shown = self._recent.get(seq)
         if shown is not None and shown.leaf != leaf:
             raise Lie(Reason.FORKED_HISTORY, f"acked at {seq}, another event shown there", room=self.room)
-        if seq > self.position.seq:
-            self._acked[seq] = leaf
 
     def check_known(self, event: TimelineEvent) -> None:
         """An event that was taken before came again, which is right after a fill. Raises: Lie if it is another one."""
@@ -129,11 +145,10 @@ class RoomVerifier:
 
     def _verify_state(self, event: TimelineEvent, *, keys_are_fresh: bool) -> VerifiedEvent:
         content = self.check_form(event)
-        if event.body is None:
-            raise Lie(Reason.CONTENT_WITHHELD_BY_SERVER, f"{event.kind.value} without content", room=self.room)
         if not keys_are_fresh:
             self._need_keys(content)
         verified = self.check_signature(event, content)
+        self.check_not_repeated(event)
         self.check_authority(verified)
         self.check_claims(event.seq, content)
         self.check_identities(content)
@@ -146,6 +161,8 @@ class RoomVerifier:
         else:
             assert self.state is not None
             self.state.take(verified)
+        if verified.signer is not None:
+            self.changes.take(verified.event)
         for user, identity in identities_of(verified.content):
             self._lists.pin(user, identity)
         named = device_list_of(verified.content)
@@ -171,6 +188,8 @@ class RoomVerifier:
             raise Lie(Reason.TIME_WENT_BACK, f"at {event.seq}", room=self.room)
 
     def check_form(self, event: TimelineEvent) -> Content:
+        if event.body is None:
+            raise Lie(Reason.CONTENT_WITHHELD_BY_SERVER, f"{event.kind.value} without content", room=self.room)
         try:
             if event.room != self.room:
                 raise BadRequest("of another room")
@@ -188,16 +207,21 @@ class RoomVerifier:
         except BadRequest as error:
             raise Lie(Reason.MALFORMED_EVENT, f"{event.kind.value} at {event.seq}: {error}", room=self.room) from None
 
+    def check_not_repeated(self, event: TimelineEvent) -> None:
+        """A signature is good for one place: an old promotion must not count again."""
+        if event.sender and self.changes.has(event):
+            detail = f"the change n {event.n} of {event.device} stood before {event.seq} already"
+            raise Lie(Reason.DUPLICATE_EVENT, detail, room=self.room)
+
     def check_authority(self, verified: VerifiedEvent) -> None:
         seq = verified.event.seq
-        if isinstance(verified.content, CreateContent):
-            if seq != 1:
-                raise Lie(Reason.FORGED_MEMBERSHIP, f"created again at {seq}", room=self.room)
-            return
         try:
-            if self.state is None:
+            if self.state is not None:
+                authorize(self.state, verified)
+            elif isinstance(verified.content, CreateContent):
+                check_creation(verified.content)
+            else:
                 raise BadRequest("before the room was created")
-            authorize(self.state, verified)
         except ChattyError as error:
             raise Lie(_forged(verified.content), f"at {seq}: {error}", room=self.room) from None
 
@@ -232,8 +256,14 @@ class RoomVerifier:
     def _verify_message(self, event: TimelineEvent) -> None:
         if event.room != self.room:
             raise Lie(Reason.MALFORMED_EVENT, "of another room", room=self.room)
+        self.check_kind(event)
         self.check_sender(event)
         self.check_epoch(event)
+
+    def check_kind(self, event: TimelineEvent) -> None:
+        """Nothing makes the reserved kinds: who shows one hides a message behind it."""
+        if event.kind is not Kind.MESSAGE:
+            raise Lie(Reason.MALFORMED_EVENT, f"a {event.kind.value} at {event.seq}", room=self.room)
 
     def check_sender(self, event: TimelineEvent) -> None:
         try:

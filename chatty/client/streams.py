@@ -1,6 +1,7 @@
 """The user's own stream: invitations. What else stands in it (own joins, leaves, devices) the rooms' chains say, signed."""
 
 import msgspec
+from msgspec import Struct
 
 from chatty.client.accounts import Identity
 from chatty.client.device_lists import DeviceLists
@@ -14,8 +15,16 @@ from chatty.errors import BadRequest, BadSignature
 from chatty.ids import RoomId, UserSeq
 from chatty.wire.events import SignedInvitation
 from chatty.wire.frames import UserEvent
+from chatty.wire.types import RoomIdField, SeqField
 
 _STREAM, _INVITATIONS = "user_stream", "invitations"
+
+
+class RoomJoined(Struct, frozen=True, kw_only=True):
+    """What a `room_joined` says. seq: of the join."""
+
+    room: RoomIdField
+    seq: SeqField
 
 
 class UserStreamIntake:
@@ -32,14 +41,29 @@ class UserStreamIntake:
         self.seq = UserSeq(store.get(_STREAM, "seq", int) or 0)
 
     def take(self, event: UserEvent, *, keys_are_fresh: bool) -> None:
-        """Raises: KeysNeeded; Lie for an invitation that is none."""
+        """Raises: KeysNeeded; Lie for an event that is none, and for one behind a hole, which is taken all the same."""
         if event.seq <= self.seq:
             return
+        expected = UserSeq(self.seq + 1)
         if event.kind == "invitation":
             self._take_invitation(event, keys_are_fresh=keys_are_fresh)
         elif event.kind == "room_joined":
-            self._book.add(RoomId(str(event.content["room"])))
+            self._take_room(event)
         self._advance(event.seq)
+        self.check_next(event, expected)
+
+    def check_next(self, event: UserEvent, expected: UserSeq) -> None:
+        """No room hangs on what is missing, so the stream goes on behind it; but the server hid something."""
+        if event.seq != expected:
+            raise Lie(Reason.MISSING_EVENT, f"{event.seq} came where {expected} of our own stream is next")
+
+    def _take_room(self, event: UserEvent) -> None:
+        try:
+            joined = msgspec.convert(event.content, RoomJoined)
+        except msgspec.ValidationError:
+            return self._refuse(event, Reason.MALFORMED_EVENT, "a room_joined of another form")
+        self._book.add(joined.room)
+        return None
 
     def _advance(self, seq: UserSeq) -> None:
         self.seq = seq

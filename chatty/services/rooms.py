@@ -39,6 +39,7 @@ from chatty.wire.authority import (
     RoomState,
     authorize,
     change_membership,
+    check_creation,
     created_room,
     may_invite,
 )
@@ -56,6 +57,7 @@ from chatty.wire.events import (
     PolicyContent,
     SignedInvitation,
 )
+from chatty.wire.limits import send_window
 from chatty.wire.rooms import (
     Members,
     RoomCommitted,
@@ -232,7 +234,7 @@ class RoomSteps:
         Raises: BadRequest, BadSignature, Forbidden, NotFound (the other one), QuotaExceeded (rooms), and as (device, n) does.
         """
         create = request.create.signed
-        _check_creation(caller, request)
+        _check_creation(caller, request, low=low)
         change = _change(caller, "create_room", request, n=create.n, low=low)
 
         async def act(unit: RoomUnit) -> tuple[RoomCommitted, Doorbell]:
@@ -520,17 +522,18 @@ def _pair(direct: Sequence[UserId]) -> str:
     return " ".join(direct)
 
 
-def _check_creation(caller: Caller, request: RoomCreation) -> None:
+def _check_creation(caller: Caller, request: RoomCreation, *, low: SendNumber) -> None:
     create = request.create.signed
     if (create.creator, create.device) != (caller.user, caller.device):
         raise BadSignature("signed by another device")
     room = chain.room_id(body_bytes(create))
     for member in request.members:
         _check_signer(caller, room, member.signed)
-    pair = create.direct
-    if pair is not None and (list(pair) != sorted(set(pair)) or caller.user not in pair):
-        raise BadRequest("a direct room holds its sorted pair, the creator among them")
-    expected = [(Action.JOIN, caller.user)]
+    numbers = [create.n, *(member.signed.n for member in request.members)]
+    if numbers != sorted(set(numbers)) or numbers[-1] >= low + send_window:
+        raise BadRequest("the changes of a creation have growing n, within the window")
+    check_creation(create)
+    pair, expected = create.direct, [(Action.JOIN, caller.user)]
     if pair is not None:
         expected.append((Action.ADD, pair[0] if pair[1] == caller.user else pair[1]))
     if [(member.signed.action, member.signed.target) for member in request.members] != expected:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from chatty.errors import Forbidden, InvitationVoid, LastOwner, NotAMember
+from chatty.errors import BadRequest, Forbidden, InvitationVoid, LastOwner, NotAMember
 from chatty.ids import DeviceId, ListVersion, Seq, UserId
 from chatty.wire.events import (
     Action,
@@ -87,6 +87,13 @@ class RoomFacts(Protocol):
     def is_last_owner(self, user: UserId) -> bool:
         """The only owner, while somebody else is a member."""
         ...
+
+
+def check_creation(create: CreateContent) -> None:
+    """Else somebody could make a direct room of two others and sit in it. Raises: BadRequest."""
+    pair = create.direct
+    if pair is not None and (list(pair) != sorted(set(pair)) or create.creator not in pair):
+        raise BadRequest("a direct room holds its sorted pair, the creator among them")
 
 
 def authorize(room: RoomFacts, verified: VerifiedEvent) -> None:

@@ -24,12 +24,14 @@ from chatty.wire.events import (
     MemberChange,
     MemberContent,
     Policy,
+    PolicyChange,
+    PolicyContent,
     RoomRole,
     SignedInvitation,
     TimelineEvent,
 )
 from chatty.wire.frames import Gap
-from chatty.wire.keys import DeviceKeys, DeviceList, KeyAnswer
+from chatty.wire.keys import DeviceKeys, DeviceList, KeyAnswer, SignedKey
 from chatty.wire.signing import body_bytes, matrix_signed_bytes, signed_bytes
 
 SERVER = "example.org"
@@ -81,6 +83,13 @@ class Person:
         signature = sign(self.seed, matrix_signed_bytes(msgspec.to_builtins(unsigned)))
         return msgspec.structs.replace(unsigned, signatures={self.user: {f"ed25519:{self.device}": signature}})
 
+    def one_time_key(self) -> SignedKey:
+        """As this device would sign it."""
+        key = encode_base64(nacl.bindings.crypto_scalarmult_base(secrets.token_bytes(32)))
+        unsigned = SignedKey(key=key, signatures={})
+        signature = sign(self.seed, matrix_signed_bytes(msgspec.to_builtins(unsigned)))
+        return msgspec.structs.replace(unsigned, signatures={self.user: {f"ed25519:{self.device}": signature}})
+
     def with_other_keys(self) -> "Person":
         return replace(self, seed=secrets.token_bytes(32), curve_seed=secrets.token_bytes(32))
 
@@ -107,7 +116,7 @@ def key_answer(*people: Person) -> KeyAnswer:
 class ForgedRoom:
     """A room's timeline, numbered and chained as the server does it. `events` is what members are shown."""
 
-    def __init__(self, creator: Person, *, nonce: str = "") -> None:
+    def __init__(self, creator: Person, *, nonce: str = "", direct: tuple[Person, Person] | None = None) -> None:
         create = CreateContent(
             domain="chatty.create.v1",
             server=SERVER,
@@ -116,6 +125,7 @@ class ForgedRoom:
             device=creator.device,
             nonce=nonce or encode_base64(secrets.token_bytes(16)),
             policy=Policy(),
+            direct=(direct[0].user, direct[1].user) if direct is not None else None,
             n=creator.n(),
         )
         self.room: RoomId = chain.room_id(body_bytes(create))
@@ -139,6 +149,10 @@ class ForgedRoom:
         self.events.append(placed)
         self.heads.append(chain.next_head(self.heads[-1], chain.leaf(placed)))
         return placed
+
+    def again(self, event: TimelineEvent) -> TimelineEvent:
+        """What was signed once, at the next place."""
+        return self.append(msgspec.structs.replace(event, time=1_000 + self.seq))
 
     def _append_state(
         self, kind: Kind, content: Content, by: Person | None, *, signature: str = "", n: int = 0
@@ -228,6 +242,21 @@ class ForgedRoom:
 
     def join(self, target: Person, *, invited_by: Person) -> TimelineEvent:
         return self.change(target, Action.JOIN, target, invitation=self.invitation(invited_by, target))
+
+    def policy(self, by: Person, policy: Policy) -> TimelineEvent:
+        change = PolicyChange(
+            domain="chatty.policy.v1",
+            server=SERVER,
+            room=self.room,
+            sender=by.user,
+            device=by.device,
+            policy=policy,
+            last_seq=self.seq,
+            last_head=encode_base64(self.heads[-1]),
+            n=by.n(),
+        )
+        signature = sign(by.seed, signed_bytes(change))
+        return self._append_state(Kind.POLICY, PolicyContent(signed=change), by, signature=signature, n=change.n)
 
     def devices(self, of: Person, *, digest: str = "") -> TimelineEvent:
         content = DevicesContent(user=of.user, list_version=of.list_version, list_digest=digest or of.digest)

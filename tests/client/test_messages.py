@@ -302,6 +302,23 @@ class Careless(PayloadChecks):
     def check_recipient(self, payload: OlmPayload) -> None: ...
 
 
+class Impostor(OlmAccount):
+    """Olm binds no identities: inside its messages one may say to be whoever one likes."""
+
+    def __init__(self, own: Device, claimed: Device) -> None:
+        super().__init__(own.store, user=claimed.user, device=claimed.device)
+        self._claimed = claimed.olm
+
+    @property
+    def ed25519(self) -> str:
+        return self._claimed.ed25519
+
+
+def key_in_anothers_name(ann: Device, bob: Device, eve: Device) -> Mailbox:
+    eve.olm = Impostor(eve, ann)
+    return msgspec.structs.replace(eve.room_key_for(bob), sender=ann.user, sender_device=ann.device)
+
+
 KEY_LIES: list[tuple[str, Callable[[Device, Device, Device], Mailbox], set[str]]] = [
     (
         "made for somebody else",
@@ -318,6 +335,7 @@ KEY_LIES: list[tuple[str, Callable[[Device, Device, Device], Mailbox], set[str]]
         lambda ann, bob, eve: msgspec.structs.replace(ann.room_key_for(bob), sender=eve.user),
         {"check_sender"},
     ),
+    ("said to be another's by its maker", key_in_anothers_name, {"check_sender_key"}),
 ]
 
 

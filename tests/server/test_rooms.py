@@ -1,14 +1,27 @@
 """Rooms over HTTP: creation, membership, policy, and what a stranger learns of them."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import trio
 
+from chatty.ids import Seq
+from chatty.wire import chain
 from chatty.wire.chain import device_list_digest
-from chatty.wire.events import Action, Policy, RoomRole, SignedInvitation, TimelineEvent
+from chatty.wire.events import (
+    Action,
+    CreateContent,
+    MemberChange,
+    Policy,
+    RoomRole,
+    SignedInvitation,
+    TimelineEvent,
+)
 from chatty.wire.frames import UserEvent
+from chatty.wire.limits import send_window
+from chatty.wire.signing import body_bytes
 from tests.server.app_fixtures import RunningApp, open_chat
 from tests.server.wire_client import Refused, changed, ciphertext, open_live_socket
 from tests.server.wire_people import HttpRefused, WireDevice, WireRoom, fold_chain, sign_in
@@ -86,6 +99,33 @@ async def test_a_direct_room_with_nobody_is_not_made(chat: RunningApp) -> None:
         await ann.post("/v1/rooms", text, n=creation["n"])
     assert refused.value.status in (400, 404)
     assert (await ann.get("/v1/rooms"))["rooms"] == []
+
+
+async def test_the_changes_of_a_creation_have_growing_n_within_the_window(chat: RunningApp) -> None:
+    ann = await chat.sign_up("ann")
+
+    def creation(join_n: int) -> dict[str, Any]:
+        usual = ann.creation(Policy())
+        signed = msgspec.convert(usual["body"]["members"][0]["signed"] | {"n": join_n}, MemberChange)
+        return {"body": usual["body"] | {"members": [ann.signed(signed)]}, "n": usual["n"]}
+
+    ann.settle(ann.take_n())
+    for ahead, status in ((-1, 400), (0, 400), (send_window, 400), (send_window - 1, 201)):
+        n = ann.last_n + 1
+        assert (await ann.answer("POST", "/v1/rooms", **creation(n + ahead))).status_code == status, ahead
+        ann.settle(n)
+
+
+async def test_nobody_makes_a_direct_room_of_two_others(chat: RunningApp) -> None:
+    ann, bob, eve = await chat.sign_up_all("ann", "bob", "eve")
+    usual = eve.creation(Policy(), other=bob)
+    create = msgspec.convert(usual["body"]["create"]["signed"] | {"direct": [ann.user, bob.user]}, CreateContent)
+    room = chain.room_id(body_bytes(create))
+    start = (Seq(0), chain.empty_head(room))
+    members = [eve.signed(eve.change(room, *who, start)) for who in ((Action.JOIN, eve), (Action.ADD, bob))]
+    with pytest.raises(HttpRefused, match="bad_request"):
+        await eve.post("/v1/rooms", {"create": eve.signed(create), "members": members}, n=usual["n"])
+    assert (await bob.get("/v1/rooms"))["rooms"] == []
 
 
 # Joining and leaving ------------------------------------------------------------------------------------------------

@@ -1,0 +1,430 @@
+"""The lies of a server about a room and about keys, each with the reason under which it is caught and the checks that catch it.
+
+A Reader is one honest client's view: the checks of the SDK over a room that forge.py made. With a lie's checks taken out of it
+the lie passes unnoticed.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import Any
+
+import msgspec
+
+from chatty.client.device_lists import DeviceLists, UserKeys
+from chatty.client.reasons import KeysNeeded, Lie, Reason
+from chatty.client.rooms import RoomVerifier
+from chatty.ids import ListVersion, SendNumber, Seq, UserId
+from chatty.wire import chain
+from chatty.wire.authority import VerifiedEvent
+from chatty.wire.canonical import encode_base64
+from chatty.wire.events import Action, Content, Kind, Policy, RoomRole, TimelineEvent, decode_content
+from chatty.wire.frames import RoomEntry
+from chatty.wire.limits import send_window
+from tests.client.forge import SERVER, ForgedRoom, Person, altered, key_answer
+
+REMOVABLE: dict[str, Any] = {
+    "check_order": lambda self, seq: None,
+    "check_time": lambda self, event: None,
+    "check_form": lambda self, event: decode_content(event),
+    "check_kind": lambda self, event: None,
+    "check_signature": lambda self, event, content: believed(event, content),
+    "check_not_repeated": lambda self, event: None,
+    "check_authority": lambda self, verified: None,
+    "check_claims": lambda self, seq, content: None,
+    "check_head_claim": lambda self, seq, last_seq, last_head: None,
+    "check_identities": lambda self, content: None,
+    "check_device_list": lambda self, content: None,
+    "check_sender": lambda self, event: None,
+    "check_epoch": lambda self, event: None,
+    "check_ack": lambda self, seq, leaf: None,
+    "check_shown": lambda self, seq, leaf: None,
+    "check_gap": lambda self, gap: None,
+    "check_known": lambda self, event: None,
+}
+REMOVABLE_OF_LISTS: dict[str, Any] = {
+    "check_identity": lambda self, user, identity: None,
+    "check_own_signature": lambda self, user, device, keys: None,
+    "check_keys_unchanged": lambda self, user, device, *, ed25519, curve25519="": None,
+    "check_digest": lambda self, user, listed, devices: None,
+    "check_named_digest": lambda self, user, version, digest: None,
+}
+
+
+def believed(event: TimelineEvent, content: Content) -> VerifiedEvent:
+    """What a client without signature checks would make of an event."""
+    return VerifiedEvent(event=event, content=content, signer=(event.sender, event.device) if event.sender else None)
+
+
+def without(kind: type[Any], checks: Iterable[str], removable: dict[str, Any]) -> type[Any]:
+    return type(kind.__name__, (kind,), {name: removable[name] for name in checks if name in removable})
+
+
+@dataclass
+class World:
+    """Ann made the room and is who looks; Bob is inside; Cleo and the ghost are not."""
+
+    ann: Person = field(default_factory=lambda: Person("ann"))
+    bob: Person = field(default_factory=lambda: Person("bob"))
+    cleo: Person = field(default_factory=lambda: Person("cleo"))
+    ghost: Person = field(default_factory=lambda: Person("ghost"))
+
+    def __post_init__(self) -> None:
+        self.room = ForgedRoom(self.ann)
+        self.room.join(self.bob, invited_by=self.ann)
+        self.room.message(self.ann)
+        self.people = [self.ann, self.bob, self.cleo, self.ghost]
+
+    def reader(self, me: Person, *, removed_checks: Iterable[str] = (), room: ForgedRoom | None = None) -> "Reader":
+        return Reader(me, self, removed_checks, room)
+
+
+class Reader:
+    """One honest client's view of the room, with the key answers that the server gives it. A lie leaves it as it was."""
+
+    def __init__(
+        self, me: Person, world: World, removed_checks: Iterable[str] = (), room: ForgedRoom | None = None
+    ) -> None:
+        self.world = world
+        self.removed_checks = removed_checks
+        self.users: dict[UserId, UserKeys] = {}
+        self.lists = without(DeviceLists, removed_checks, REMOVABLE_OF_LISTS)(self.users, save=lambda user, keys: None)
+        self.verifier = without(RoomVerifier, removed_checks, REMOVABLE)(
+            (room or world.room).room, me=me.user, server=SERVER, lists=self.lists
+        )
+
+    def learn(self, *people: Person) -> None:
+        for person in people:
+            self.believe(partial(self.lists.accept, person.user, key_answer(person)))
+
+    def read(self, *entries: RoomEntry) -> None:
+        for entry in entries:
+            try:
+                self.believe(partial(self.verifier.accept, entry))
+            except KeysNeeded as needed:
+                self.learn(*(person for person in self.world.people if person.user in needed.users))
+                self.believe(partial(self.verifier.accept, entry, keys_are_fresh=True))
+
+    def believe(self, take: Callable[[], object]) -> None:
+        before = self.believed()
+        try:
+            take()
+        except Lie:
+            assert self.believed() == before, "something of the lie was taken"
+            raise
+
+    def believed(self) -> object:
+        """All that it holds for true, copied."""
+        verifier = self.verifier
+        return msgspec.to_builtins((verifier.position, verifier.state, verifier.changes, self.users))
+
+
+Lies = Callable[[World, Reader], None]
+
+
+def adds_a_member_itself(world: World, reader: Reader) -> None:
+    reader.read(world.room.change(world.ghost, Action.JOIN, world.ghost, is_by_server=True))
+
+
+def adds_a_member_with_keys_of_its_own(world: World, reader: Reader) -> None:
+    reader.read(world.room.change(world.ghost, Action.JOIN, world.ghost))
+
+
+def adds_a_member_with_a_forged_invitation(world: World, reader: Reader) -> None:
+    invitation = world.room.invitation(world.ghost, world.ghost)
+    reader.read(world.room.change(world.ghost, Action.JOIN, world.ghost, invitation=invitation))
+
+
+def adds_a_member_in_anothers_name(world: World, reader: Reader) -> None:
+    fake = world.ann.with_other_keys()
+    reader.read(world.room.change(fake, Action.ADD, world.ghost))
+
+
+def promotes_a_member(world: World, reader: Reader) -> None:
+    reader.read(world.room.change(world.bob, Action.ROLE, world.ann, role=RoomRole.MEMBER))
+
+
+def promotes_by_itself(world: World, reader: Reader) -> None:
+    reader.read(world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.ADMIN, is_by_server=True))
+
+
+def promotes_in_the_owners_name(world: World, reader: Reader) -> None:
+    fake = world.ann.with_other_keys()
+    reader.read(world.room.change(fake, Action.ROLE, world.bob, role=RoomRole.ADMIN))
+
+
+def promotes_again_with_what_was_signed_once(world: World, reader: Reader) -> None:
+    promotion = world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.ADMIN)
+    reader.read(promotion, world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.MEMBER))
+    reader.read(world.room.again(promotion))
+
+
+def promotes_again_with_what_was_signed_long_ago(world: World, reader: Reader) -> None:
+    promotion = world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.ADMIN)
+    world.ann.numbers = count(promotion.n + send_window)
+    reader.read(promotion, world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.MEMBER))
+    reader.read(world.room.again(promotion))
+
+
+def kicks_again_who_came_back(world: World, reader: Reader) -> None:
+    kick = world.room.change(world.ann, Action.KICK, world.bob)
+    reader.read(kick, world.room.join(world.bob, invited_by=world.ann))
+    reader.read(world.room.again(kick))
+
+
+def changes_the_policy_in_a_members_name(world: World, reader: Reader) -> None:
+    reader.read(world.room.policy(world.bob, Policy(history="shared", invite=RoomRole.MEMBER)))
+
+
+def removes_a_member_itself(world: World, reader: Reader) -> None:
+    reader.read(world.room.change(world.ann, Action.KICK, world.bob, is_by_server=True))
+
+
+def shows_a_change_of_another_room(world: World, reader: Reader) -> None:
+    other = ForgedRoom(world.ann)
+    other.join(world.bob, invited_by=world.ann)
+    other.message(world.ann)
+    reader.read(world.room.again(other.change(world.ann, Action.KICK, world.bob)))
+
+
+def shows_a_change_under_another_sender(world: World, reader: Reader) -> None:
+    honest = world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.ADMIN)
+    reader.read(altered(honest, sender=world.bob.user, device=world.bob.device))
+
+
+def shows_a_change_under_another_n(world: World, reader: Reader) -> None:
+    honest = world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.ADMIN)
+    reader.read(altered(honest, n=SendNumber(honest.n + 1)))
+
+
+def adds_a_member_with_an_invitation_in_the_owners_name(world: World, reader: Reader) -> None:
+    invitation = world.room.invitation(world.ann.with_other_keys(), world.ghost)
+    reader.read(world.room.change(world.ghost, Action.JOIN, world.ghost, invitation=invitation))
+
+
+def sits_in_a_direct_room_of_two_others(world: World, reader: Reader) -> None:
+    room = ForgedRoom(world.ghost, direct=(world.ann, world.bob))
+    room.change(world.ghost, Action.ADD, world.ann)
+    elsewhere = world.reader(world.ann, removed_checks=reader.removed_checks, room=room)
+    elsewhere.read(*room.events)
+    assert world.ghost.user in elsewhere.verifier.joined()
+
+
+def lets_an_invitation_outlive_a_kick(world: World, reader: Reader) -> None:
+    invitation = world.room.invitation(world.ann, world.bob)
+    reader.read(world.room.message(world.ann), world.room.change(world.ann, Action.KICK, world.bob))
+    reader.read(world.room.change(world.bob, Action.JOIN, world.bob, invitation=invitation))
+
+
+def alters_a_state_event(world: World, reader: Reader) -> None:
+    honest = world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.ADMIN)
+    reader.read(altered(honest, signature=bytes(64)))
+
+
+def writes_a_state_event_in_another_form(world: World, reader: Reader) -> None:
+    honest = world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.ADMIN)
+    assert honest.body is not None
+    reader.read(altered(honest, body=honest.body.replace(b'"role":', b'"role" :')))
+
+
+def withholds_the_content_of_a_change(world: World, reader: Reader) -> None:
+    honest = world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.ADMIN)
+    reader.read(altered(honest, body=None, body_hash=chain.body_hash(honest)))
+
+
+def shows_a_change_without_sense(world: World, reader: Reader) -> None:
+    reader.read(altered(world.room.change(world.ann, Action.KICK, world.bob), body=b"{}"))
+
+
+def alters_what_stood_before(world: World, reader: Reader) -> None:
+    honest = world.room.message(world.ann)
+    reader.read(altered(honest, time=honest.time + 1))
+    reader.read(world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.ADMIN))
+
+
+def drops_an_event(world: World, reader: Reader) -> None:
+    world.room.message(world.bob)
+    reader.read(world.room.message(world.bob))
+
+
+def drops_an_event_and_numbers_anew(world: World, reader: Reader) -> None:
+    world.room.message(world.bob)
+    signed_behind_it = world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.ADMIN)
+    reader.read(altered(signed_behind_it, seq=Seq(signed_behind_it.seq - 1)))
+
+
+def hides_an_event_from_a_member(world: World, reader: Reader) -> None:
+    world.room.message(world.bob)
+    reader.read(world.room.gap(world.room.seq, world.room.seq))
+
+
+def swaps_two_events_and_numbers_anew(world: World, reader: Reader) -> None:
+    first = world.room.message(world.bob)
+    second = world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.ADMIN)
+    reader.read(altered(second, seq=first.seq), altered(first, seq=second.seq, time=second.time))
+
+
+def hides_a_message_behind_a_reserved_kind(world: World, reader: Reader) -> None:
+    reader.read(altered(world.room.message(world.bob), kind=Kind.DELETION))
+
+
+def shows_an_older_event_after_a_newer(world: World, reader: Reader) -> None:
+    first, second = world.room.message(world.bob), world.room.message(world.bob)
+    reader.read(first, second, first)
+
+
+def repeats_an_event(world: World, reader: Reader) -> None:
+    event = world.room.message(world.bob)
+    reader.read(event, event)
+
+
+def shows_two_histories(world: World, reader: Reader) -> None:
+    fork = altered(world.room.message(world.bob), body=b"for Ann alone")
+    reader.read(fork)
+    reader.read(world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.ADMIN))
+
+
+def shows_two_histories_inside_messages(world: World, reader: Reader) -> None:
+    reader.read(altered(world.room.message(world.bob), body=b"for Ann alone"))
+    head = chain.next_head(b"h" * 32, b"l" * 32)
+    reader.verifier.check_head_claim(Seq(world.room.seq + 1), world.room.seq, encode_base64(head))
+
+
+def acks_a_message_and_shows_another(world: World, reader: Reader) -> None:
+    shown = altered(world.room.message(world.ann), body=b"another")
+    reader.verifier.expect(world.room.seq, chain.leaf(altered(shown, body=b"what Ann sent")))
+    reader.read(shown)
+
+
+def acks_a_message_after_it_showed_another(world: World, reader: Reader) -> None:
+    shown = world.room.message(world.ann)
+    reader.read(shown)
+    reader.verifier.expect(shown.seq, chain.leaf(altered(shown, body=b"what Ann sent")))
+
+
+def acks_a_message_at_another_place(world: World, reader: Reader) -> None:
+    shown = world.room.message(world.ann)
+    elsewhere = Seq(shown.seq + 1)
+    reader.verifier.expect(elsewhere, chain.leaf(altered(shown, seq=elsewhere)))
+    reader.read(shown, world.room.message(world.bob))
+
+
+def shows_another_event_again(world: World, reader: Reader) -> None:
+    event = world.room.message(world.bob)
+    reader.read(event)
+    reader.verifier.check_known(altered(event, body=b"another"))
+
+
+def puts_time_back(world: World, reader: Reader) -> None:
+    reader.read(altered(world.room.message(world.bob), time=1))
+
+
+def takes_a_message_from_a_stranger(world: World, reader: Reader) -> None:
+    reader.read(world.room.message(world.ghost))
+
+
+def takes_a_message_from_who_was_kicked(world: World, reader: Reader) -> None:
+    reader.read(world.room.change(world.ann, Action.KICK, world.bob))
+    reader.read(world.room.message(world.bob))
+
+
+def takes_a_message_for_an_older_device_set(world: World, reader: Reader) -> None:
+    reader.read(world.room.message(world.bob, epoch=Seq(2)))
+
+
+def hands_out_another_key_under_a_known_device(world: World, reader: Reader) -> None:
+    fake = world.bob.with_other_keys()
+    fake.list_version = ListVersion(2)
+    reader.learn(fake)
+
+
+def hands_out_keys_that_the_device_did_not_sign(world: World, reader: Reader) -> None:
+    shown = key_answer(world.cleo)
+    keys = shown.device_keys[world.cleo.user][world.cleo.device]
+    signed_by_another = Person("cleo", device=world.cleo.device).device_keys().signatures
+    forged = msgspec.structs.replace(keys, signatures=signed_by_another)
+    answer = msgspec.structs.replace(shown, device_keys={world.cleo.user: {world.cleo.device: forged}})
+    reader.lists.accept(world.cleo.user, answer)
+
+
+def leaves_a_device_out_of_a_list(world: World, reader: Reader) -> None:
+    answer = key_answer(world.cleo)
+    reader.lists.accept(world.cleo.user, msgspec.structs.replace(answer, device_keys={}))
+
+
+def shows_another_list_than_the_chain_names(world: World, reader: Reader) -> None:
+    world.bob.list_version = ListVersion(2)
+    reader.read(world.room.devices(world.bob, digest="A" * 43))
+    reader.learn(world.bob)
+
+
+def goes_back_to_an_older_list(world: World, reader: Reader) -> None:
+    world.bob.list_version = ListVersion(3)
+    reader.read(world.room.devices(world.bob))
+    world.bob.list_version = ListVersion(2)
+    reader.read(world.room.devices(world.bob))
+
+
+def shows_another_identity(world: World, reader: Reader) -> None:
+    reader.learn(world.bob.with_other_identity())
+
+
+def lets_another_identity_join(world: World, reader: Reader) -> None:
+    reader.learn(world.cleo)
+    other = world.cleo.with_other_identity()
+    reader.read(world.room.join(other, invited_by=world.ann))
+
+
+# What has no content can be read by nobody: these pass nowhere, checked or not.
+LIES_OF_FORM: list[tuple[Lies, Reason]] = [
+    (withholds_the_content_of_a_change, Reason.CONTENT_WITHHELD_BY_SERVER),
+    (shows_a_change_without_sense, Reason.MALFORMED_EVENT),
+]
+LIES: list[tuple[Lies, Reason, tuple[str, ...]]] = [
+    (adds_a_member_itself, Reason.FORGED_MEMBERSHIP, ("check_signature", "check_authority")),
+    (adds_a_member_with_keys_of_its_own, Reason.FORGED_MEMBERSHIP, ("check_authority",)),
+    (adds_a_member_with_a_forged_invitation, Reason.FORGED_MEMBERSHIP, ("check_authority",)),
+    (adds_a_member_in_anothers_name, Reason.BAD_SIGNATURE, ("check_signature", "check_authority")),
+    (promotes_a_member, Reason.FORGED_ROLE, ("check_authority",)),
+    (promotes_by_itself, Reason.FORGED_ROLE, ("check_signature", "check_authority")),
+    (promotes_in_the_owners_name, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (promotes_again_with_what_was_signed_once, Reason.DUPLICATE_EVENT, ("check_not_repeated",)),
+    (promotes_again_with_what_was_signed_long_ago, Reason.DUPLICATE_EVENT, ("check_not_repeated",)),
+    (kicks_again_who_came_back, Reason.DUPLICATE_EVENT, ("check_not_repeated",)),
+    (changes_the_policy_in_a_members_name, Reason.FORGED_POLICY, ("check_authority",)),
+    (removes_a_member_itself, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (shows_a_change_of_another_room, Reason.BAD_SIGNATURE, ("check_signature", "check_claims")),
+    (shows_a_change_under_another_sender, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (shows_a_change_under_another_n, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (adds_a_member_with_an_invitation_in_the_owners_name, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (sits_in_a_direct_room_of_two_others, Reason.FORGED_MEMBERSHIP, ("check_authority",)),
+    (lets_an_invitation_outlive_a_kick, Reason.FORGED_MEMBERSHIP, ("check_authority",)),
+    (alters_a_state_event, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (writes_a_state_event_in_another_form, Reason.MALFORMED_EVENT, ("check_signature",)),
+    (alters_what_stood_before, Reason.FORKED_HISTORY, ("check_claims",)),
+    (drops_an_event, Reason.MISSING_EVENT, ("check_order",)),
+    (drops_an_event_and_numbers_anew, Reason.FORKED_HISTORY, ("check_claims",)),
+    (hides_an_event_from_a_member, Reason.MISSING_EVENT, ("check_gap",)),
+    (swaps_two_events_and_numbers_anew, Reason.FORKED_HISTORY, ("check_claims",)),
+    (hides_a_message_behind_a_reserved_kind, Reason.MALFORMED_EVENT, ("check_kind",)),
+    (shows_an_older_event_after_a_newer, Reason.REORDERED_EVENT, ("check_order", "check_time")),
+    (repeats_an_event, Reason.DUPLICATE_EVENT, ("check_order",)),
+    (shows_two_histories, Reason.FORKED_HISTORY, ("check_claims",)),
+    (shows_two_histories_inside_messages, Reason.FORKED_HISTORY, ("check_head_claim",)),
+    (acks_a_message_and_shows_another, Reason.FORKED_HISTORY, ("check_ack",)),
+    (acks_a_message_after_it_showed_another, Reason.FORKED_HISTORY, ("check_shown",)),
+    (acks_a_message_at_another_place, Reason.FORKED_HISTORY, ("check_ack",)),
+    (shows_another_event_again, Reason.FORKED_HISTORY, ("check_known",)),
+    (puts_time_back, Reason.TIME_WENT_BACK, ("check_time",)),
+    (takes_a_message_from_a_stranger, Reason.UNAUTHORIZED_MEMBER, ("check_sender",)),
+    (takes_a_message_from_who_was_kicked, Reason.UNAUTHORIZED_MEMBER, ("check_sender",)),
+    (takes_a_message_for_an_older_device_set, Reason.WRONG_EPOCH, ("check_epoch",)),
+    (hands_out_another_key_under_a_known_device, Reason.DEVICE_KEY_CHANGED, ("check_keys_unchanged",)),
+    (hands_out_keys_that_the_device_did_not_sign, Reason.BAD_SIGNATURE, ("check_own_signature",)),
+    (leaves_a_device_out_of_a_list, Reason.DEVICE_LIST_MISMATCH, ("check_digest",)),
+    (shows_another_list_than_the_chain_names, Reason.DEVICE_LIST_MISMATCH, ("check_named_digest",)),
+    (goes_back_to_an_older_list, Reason.DEVICE_LIST_MISMATCH, ("check_device_list",)),
+    (shows_another_identity, Reason.IDENTITY_CHANGED, ("check_identity",)),
+    (lets_another_identity_join, Reason.IDENTITY_CHANGED, ("check_identities", "check_identity")),
+]
