@@ -11,6 +11,7 @@ from chatty.client import (
     Client,
     Invited,
     Message,
+    ServerLied,
     Update,
     open_client,
 )
@@ -59,6 +60,13 @@ async def text(client: Client) -> str:
     update = await until(client, Message)
     assert isinstance(update, Message)
     return update.text
+
+
+async def lied(client: Client) -> ServerLied:
+    """The next lie that the client tells of."""
+    update = await until(client, ServerLied)
+    assert isinstance(update, ServerLied)
+    return update
 
 
 async def pair(ann: Client, bob: Client) -> tuple[Room, Room]:

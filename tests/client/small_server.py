@@ -1,14 +1,14 @@
 """A whole server in memory, honest unless a test says otherwise: the HTTP part as a transport, the WebSocket on a real port.
 
-It decides nothing about authority, for the clients are what is tested; it numbers, chains, stores and hands out. `shown` and
-`query` are the hooks for lies: what a given user is shown of an event, and of keys.
+It decides nothing about authority, for the clients are what is tested; it numbers, chains, stores and hands out. The hooks for
+lies: `told` (what a user is told of a room, live or in a page), `query` (of keys), `acked`, `created` (what answers a request).
 """
 
 import base64
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import msgspec
@@ -60,6 +60,7 @@ class Device:
     one_time_keys: dict[str, keys.SignedKey] = field(default_factory=dict)
     fallback: dict[str, keys.SignedKey] = field(default_factory=dict)
     mailbox: dict[int, frames.Mailbox] = field(default_factory=dict)
+    given: list[frames.Mailbox] = field(default_factory=list)  # all that was ever put into the mailbox
     requests: dict[int, Any] = field(default_factory=dict)
     highest_n: int = 0
     socket: "Socket | None" = None
@@ -84,9 +85,17 @@ class Socket:
     device: Device
     encoding: frames.Encoding
     sent: dict[RoomId, int]
+    user_sent: int
 
 
-Shown = Callable[[UserId, TimelineEvent], TimelineEvent | None]
+class Told(Protocol):
+    """What this user is told where these entries are due."""
+
+    def __call__(self, user: UserId, entries: list[frames.RoomEntry], *, is_live: bool) -> list[frames.RoomEntry]: ...
+
+
+def everything(user: UserId, entries: list[frames.RoomEntry], *, is_live: bool) -> list[frames.RoomEntry]:
+    return entries
 
 
 class SmallServer:
@@ -101,9 +110,10 @@ class SmallServer:
         self.sends_seen: list[frames.Send] = []
         self.uploads_seen: list[keys.KeyUpload] = []
         self.failing: list[ChattyError | str] = []
-        self.shown: Shown = lambda user, event: event
+        self.told: Told = everything
         self.query: Callable[[UserId, keys.KeyAnswer], keys.KeyAnswer] = lambda asker, answer: answer
         self.acked: Callable[[frames.Ack], frames.Ack] = lambda ack: ack
+        self.created: Callable[[rooms.RoomCommitted], rooms.RoomCommitted] = lambda committed: committed
         self.token_came = trio.Event()
         self.upload_came = trio.Event()
         self.expires_in_s = 600
@@ -192,7 +202,7 @@ class SmallServer:
             case ("POST", ["to-device"]):
                 answer = await self._to_device(caller, read(keys.ToDevice), n)
             case ("POST", ["rooms"]):
-                answer = await self._create(caller, read(rooms.RoomCreation))
+                answer = self.created(await self._create(caller, read(rooms.RoomCreation)))
             case ("POST", ["rooms", room, "invitations"]):
                 invitation = read(rooms.SignedInvitationBody)
                 content = {"invitation": msgspec.to_builtins(invitation)}
@@ -239,7 +249,7 @@ class SmallServer:
         caller.fallback |= upload.fallback_keys
         if upload.device_keys is not None and caller.published is None:
             caller.published = upload.device_keys
-            await self._list_changed(caller.user)
+            await self.list_changed(caller.user)
         return keys.KeyCounts(
             one_time_key_counts={"signed_curve25519": len(caller.one_time_keys)}, unused_fallback_key_types=[]
         )
@@ -292,10 +302,11 @@ class SmallServer:
                 )
                 device = self.devices[device_id]
                 device.mailbox[row.id] = row
-                await self._push(device, [row])
+                device.given.append(row)
+                await self.push(device, [row])
         return keys.ToDeviceAnswer(unknown={})
 
-    async def _list_changed(self, user: UserId) -> None:
+    async def list_changed(self, user: UserId) -> None:
         record = self.users[user]
         record.list_version += 1
         content = DevicesContent(user=user, list_version=ListVersion(record.list_version), list_digest=record.digest)
@@ -307,7 +318,7 @@ class SmallServer:
 
     async def _revoke(self, device: Device) -> None:
         device.is_live = False
-        await self._list_changed(device.user)
+        await self.list_changed(device.user)
         if device.socket is not None:
             await device.socket.connection.aclose(4403, "device_revoked")
 
@@ -398,12 +409,12 @@ class SmallServer:
                     entries.pop()
                 gap = frames.Gap(room=room.id, from_seq=first, to_seq=event.seq, head=room.heads[event.seq])
                 entries.append(gap)
-            elif (seen := self.shown(user, event)) is not None:
-                entries.append(seen)
+            else:
+                entries.append(event)
         return entries
 
     def _page(self, caller: Device, room: StoredRoom, after: int) -> rooms.Page:
-        entries = self._entries(caller.user, room, after)
+        entries = self.told(caller.user, self._entries(caller.user, room, after), is_live=False)
         return rooms.Page(room=room.id, head_seq=Seq(len(room.events)), entries=entries)
 
     async def user_event(self, user: UserId, kind: str, content: dict[str, Any]) -> None:
@@ -411,11 +422,17 @@ class SmallServer:
         event = frames.UserEvent(seq=UserSeq(len(record.stream) + 1), time=1, kind=kind, content=content)
         record.stream.append(event)
         for device in record.devices.values():
-            await self._push(device, [event])
+            await self._push_stream(device)
+
+    async def _push_stream(self, device: Device) -> None:
+        if device.socket is not None:
+            stream = self.users[device.user].stream
+            sent, device.socket.user_sent = device.socket.user_sent, len(stream)
+            await self.push(device, stream[sent:])
 
     # The socket
 
-    async def _push(self, device: Device, events: list[Any]) -> None:
+    async def push(self, device: Device, events: list[Any]) -> None:
         if device.socket is None or not events:
             return
         data: Any = frames.encode(events, encoding=device.socket.encoding)
@@ -428,7 +445,7 @@ class SmallServer:
         if device.socket is not None:
             sent = device.socket.sent.get(room.id, 0)
             device.socket.sent[room.id] = len(room.events)
-            await self._push(device, self._entries(device.user, room, sent))
+            await self.push(device, self.told(device.user, self._entries(device.user, room, sent), is_live=True))
 
     async def serve_socket(self, request: WebSocketRequest) -> None:
         if self.is_down:
@@ -444,7 +461,13 @@ class SmallServer:
                     if isinstance(asked, frames.Hello):
                         device = self.devices[self.tokens[asked.access_token]]
                         sent = {cursor.room: cursor.seq for cursor in asked.cursors}
-                        socket = Socket(connection=connection, device=device, encoding=encoding, sent=dict(sent))
+                        socket = Socket(
+                            connection=connection,
+                            device=device,
+                            encoding=encoding,
+                            sent=dict(sent),
+                            user_sent=asked.user_seq,
+                        )
                         await self._welcome(socket, asked)
                     else:
                         assert socket is not None
@@ -472,13 +495,13 @@ class SmallServer:
         await self._raw(socket.connection, socket.encoding, [welcome])
         device.socket = socket
         counts = {"signed_curve25519": len(device.one_time_keys)}
-        await self._push(device, [frames.OneTimeKeyCounts(counts=counts, unused_fallback_algorithms=[])])
-        await self._push(device, list(device.mailbox.values()))
-        await self._push(device, self.users[device.user].stream[hello.user_seq :])
+        await self.push(device, [frames.OneTimeKeyCounts(counts=counts, unused_fallback_algorithms=[])])
+        await self.push(device, list(device.mailbox.values()))
+        await self._push_stream(device)
         for room in self.rooms.values():
             if device.user in room.members:
                 await self._push_room(device, room)
-        await self._push(device, [frames.Resumed()])
+        await self.push(device, [frames.Resumed()])
 
     async def _answer(self, socket: Socket, asked: frames.ClientFrame) -> None:
         match asked:
@@ -487,30 +510,30 @@ class SmallServer:
             case frames.MailboxAck():
                 for row in asked.ids:
                     socket.device.mailbox.pop(row, None)
-                await self._push(socket.device, [frames.Done(id=asked.id)])
+                await self.push(socket.device, [frames.Done(id=asked.id)])
             case frames.Resync():
-                await self._push(socket.device, [frames.Done(id=asked.id)])
+                await self.push(socket.device, [frames.Done(id=asked.id)])
                 socket.sent |= {cursor.room: cursor.seq for cursor in asked.cursors}
                 for room in self.rooms.values():
                     if socket.device.user in room.members and not asked.more:
                         await self._push_room(socket.device, room)
             case frames.Token():
                 self.token_came.set()
-                await self._push(socket.device, [frames.Done(id=asked.id)])
+                await self.push(socket.device, [frames.Done(id=asked.id)])
             case _:
-                await self._push(socket.device, [frames.Done(id=asked.id)])
+                await self.push(socket.device, [frames.Done(id=asked.id)])
 
     async def tell_key_count(self, device: DeviceId, count: int) -> None:
         """As the real server does after it rang: read at some moment, perhaps before an upload that is on its way."""
         counts = {"signed_curve25519": count}
-        await self._push(self.devices[device], [frames.OneTimeKeyCounts(counts=counts, unused_fallback_algorithms=[])])
+        await self.push(self.devices[device], [frames.OneTimeKeyCounts(counts=counts, unused_fallback_algorithms=[])])
 
     async def lag(self, device: DeviceId) -> None:
         """Tell a device that live events were dropped, and drop all until its resync."""
         socket = self.devices[device].socket
         assert socket is not None
         socket.sent = dict.fromkeys(self.rooms, 1 << 50)
-        await self._push(self.devices[device], [frames.Lagging()])
+        await self.push(self.devices[device], [frames.Lagging()])
 
     async def _send(self, socket: Socket, send: frames.Send) -> None:
         device, room = socket.device, self.rooms[send.room]
@@ -543,7 +566,7 @@ class SmallServer:
             return None
         placed = device.requests[send.n]
         ack = frames.Ack(id=send.id, n=send.n, room=room.id, seq=placed.seq, time=placed.time, leaf=chain.leaf(placed))
-        await self._push(device, [self.acked(ack)])
+        await self.push(device, [self.acked(ack)])
         return None
 
     async def _refuse(self, socket: Socket, send: frames.Send, error: ChattyError) -> None:
@@ -555,7 +578,7 @@ class SmallServer:
             retry_after_s=error.retry_after_s,
             details=error.fields(),
         )
-        await self._push(socket.device, [refusal])
+        await self.push(socket.device, [refusal])
 
 
 def _raw(signature: str) -> bytes:

@@ -1,52 +1,21 @@
 """People who talk through the whole application: real client, real Hypercorn, real PostgreSQL, real cryptography."""
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
-import trio
 
 from chatty.app import Hooks
-from chatty.cli import run_server
-from chatty.client import Client, Invited, Message, open_client
-from chatty.config import Settings
+from chatty.client import Invited, Message
 from tests.client.conftest import Open, text, until
-from tests.client.small_server import CHEAP_LIMITS
+from tests.server.sdk_people import open_origin, opener
 
 
 @pytest.fixture(params=[False, True], ids=["bus", "silent bus"])
-async def origin(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    """A server on a free port. With a silent bus only the comparison with the store delivers what it had to carry."""
-    with trio.socket.socket() as probe:
-        await probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    origin = f"http://127.0.0.1:{port}"
-    settings = Settings(
-        data_dir=tmp_path / "data",
-        port=port,
-        public_origin=origin,
-        registration="open",
-        compare_interval_s=0.2,
-        revocation_poll_interval_s=0.2,
-    )
-    hooks = Hooks(is_bus_silent=request.param)
-
-    async def serve(*, task_status: trio.TaskStatus[str]) -> None:
-        await run_server(settings, address=database, hooks=hooks, task_status=task_status)
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(serve)
-        yield origin
-        nursery.cancel_scope.cancel()
-
-
-@pytest.fixture
-def open_one(origin: str, tmp_path: Path) -> Open:
-    def open_one(store: str) -> AbstractAsyncContextManager[Client]:
-        return open_client(origin, tmp_path / store, store_key=store[:1].encode() * 32, derivation_limits=CHEAP_LIMITS)
-
-    return open_one
+async def open_one(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Open]:
+    """With a silent bus only the comparison with the store delivers what it had to carry."""
+    async with open_origin(database, tmp_path, hooks=Hooks(is_bus_silent=request.param)) as origin:
+        yield opener(origin, tmp_path)
 
 
 async def test_a_group_talks_grows_and_shrinks(open_one: Open) -> None:
