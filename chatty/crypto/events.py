@@ -37,11 +37,12 @@ def verify_event(event: TimelineEvent, *, server: str, device_key: DeviceKey) ->
         raise BadRequest(f"{event.kind.value} content refused: {error}") from None
     if body_bytes(content) != event.body:
         raise BadRequest("the body is not the canonical JSON of its content")
+    _verify_no_message(event)
     match content:
         case CreateContent():
             if chain.room_id(event.body) != event.room or event.seq != 1:
                 raise BadSignature("the creation event does not hash to the room id")
-            _verify_signer(event, content.creator, content.device, content.n)
+            _verify_envelope(event, content.creator, content.device, content.n, target="")
             _verify_server(content.server, server)
             verify(
                 _key_of(device_key, content.creator, content.device),
@@ -50,7 +51,7 @@ def verify_event(event: TimelineEvent, *, server: str, device_key: DeviceKey) ->
             )
             return VerifiedEvent(event=event, content=content, signer=(content.creator, content.device))
         case MemberContent(signed=change) if event.sender:
-            _verify_signer(event, change.sender, change.device, change.n)
+            _verify_envelope(event, change.sender, change.device, change.n, target=change.target)
             _verify_room(event, change.room, change.server, server)
             _verify_member_form(content)
             verify(
@@ -60,15 +61,17 @@ def verify_event(event: TimelineEvent, *, server: str, device_key: DeviceKey) ->
                 verify_invitation(change.invitation, server=server, device_key=device_key)
             return VerifiedEvent(event=event, content=content, signer=(change.sender, change.device))
         case PolicyContent(signed=policy):
-            _verify_signer(event, policy.sender, policy.device, policy.n)
+            _verify_envelope(event, policy.sender, policy.device, policy.n, target="")
             _verify_room(event, policy.room, policy.server, server)
             verify(
                 _key_of(device_key, policy.sender, policy.device), signed_bytes(policy), encode_base64(event.signature)
             )
             return VerifiedEvent(event=event, content=content, signer=(policy.sender, policy.device))
-        case DevicesContent():
-            if event.sender or event.device or event.signature:
+        case DevicesContent(user=user):
+            if event.sender or event.device or event.n or event.signature:
                 raise BadRequest("a devices event is the server's")
+            if event.target != user:
+                raise BadRequest("the envelope names another target than the content")
             return VerifiedEvent(event=event, content=content, signer=None)
         case _:
             raise BadSignature("a member event without a signer")
@@ -99,9 +102,16 @@ def _verify_room(event: TimelineEvent, room: str, named: str, server: str) -> No
         raise BadSignature("signed for another room")
 
 
-def _verify_signer(event: TimelineEvent, user: UserId, device: DeviceId, n: int) -> None:
-    if (event.sender, event.device, event.n) != (user, device, n):
-        raise BadSignature("the envelope names another sender, device or n than the signed object")
+def _verify_envelope(event: TimelineEvent, user: UserId, device: DeviceId, n: int, *, target: str) -> None:
+    if (event.sender, event.device, event.n, event.target) != (user, device, n, target):
+        raise BadSignature("the envelope names another sender, device, n or target than the signed object")
+
+
+def _verify_no_message(event: TimelineEvent) -> None:
+    """What only messages have is at its default: it stands in the chain, and nobody signed it."""
+    fields = (event.algorithm, event.session_id, event.epoch, event.silent, event.expiry, event.body_hash)
+    if fields != ("", "", 0, False, 0, None):
+        raise BadRequest("an envelope with a message's fields")
 
 
 def _verify_member_form(content: MemberContent) -> None:

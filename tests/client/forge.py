@@ -155,7 +155,14 @@ class ForgedRoom:
         return self.append(msgspec.structs.replace(event, time=1_000 + self.seq))
 
     def _append_state(
-        self, kind: Kind, content: Content, by: Person | None, *, signature: str = "", n: int = 0
+        self,
+        kind: Kind,
+        content: Content,
+        by: Person | None,
+        *,
+        signature: str = "",
+        n: int = 0,
+        target: str = "",
     ) -> TimelineEvent:
         event = TimelineEvent(
             room=self.room,
@@ -165,6 +172,7 @@ class ForgedRoom:
             sender=by.user if by is not None else UserId(""),
             device=by.device if by is not None else DeviceId(""),
             n=SendNumber(n),
+            target=target,
             signature=_raw(signature),
             body=body_bytes(content),
         )
@@ -233,9 +241,9 @@ class ForgedRoom:
         )
         signed = sign(by.seed, signed_bytes(change)) if signature is None else signature
         if is_by_server:
-            event = self._append_state(Kind.MEMBER, content, None)
+            event = self._append_state(Kind.MEMBER, content, None, target=target.user)
         else:
-            event = self._append_state(Kind.MEMBER, content, by, signature=signed, n=change.n)
+            event = self._append_state(Kind.MEMBER, content, by, signature=signed, n=change.n, target=target.user)
         if action is not Action.ROLE:
             self.epoch = event.seq
         return event
@@ -260,7 +268,7 @@ class ForgedRoom:
 
     def devices(self, of: Person, *, digest: str = "") -> TimelineEvent:
         content = DevicesContent(user=of.user, list_version=of.list_version, list_digest=digest or of.digest)
-        event = self._append_state(Kind.DEVICES, content, None)
+        event = self._append_state(Kind.DEVICES, content, None, target=of.user)
         self.epoch = event.seq
         return event
 

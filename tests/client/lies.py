@@ -198,6 +198,23 @@ def shows_a_change_under_another_n(world: World, reader: Reader) -> None:
     reader.read(altered(honest, n=SendNumber(honest.n + 1)))
 
 
+def shows_a_change_of_another_target(world: World, reader: Reader) -> None:
+    reader.read(altered(world.room.change(world.ann, Action.KICK, world.bob), target=world.cleo.user))
+
+
+def shows_a_policy_with_a_target(world: World, reader: Reader) -> None:
+    reader.read(altered(world.room.policy(world.ann, Policy()), target=world.bob.user))
+
+
+def shows_a_device_list_of_another_target(world: World, reader: Reader) -> None:
+    world.bob.list_version = ListVersion(2)
+    reader.read(altered(world.room.devices(world.bob), target=world.cleo.user))
+
+
+def shows_a_change_with_a_messages_fields(world: World, reader: Reader) -> None:
+    reader.read(altered(world.room.change(world.ann, Action.KICK, world.bob), epoch=Seq(2)))
+
+
 def adds_a_member_with_an_invitation_in_the_owners_name(world: World, reader: Reader) -> None:
     invitation = world.room.invitation(world.ann.with_other_keys(), world.ghost)
     reader.read(world.room.change(world.ghost, Action.JOIN, world.ghost, invitation=invitation))
@@ -397,6 +414,10 @@ LIES: list[tuple[Lies, Reason, tuple[str, ...]]] = [
     (shows_a_change_of_another_room, Reason.BAD_SIGNATURE, ("check_signature", "check_claims")),
     (shows_a_change_under_another_sender, Reason.BAD_SIGNATURE, ("check_signature",)),
     (shows_a_change_under_another_n, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (shows_a_change_of_another_target, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (shows_a_policy_with_a_target, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (shows_a_device_list_of_another_target, Reason.MALFORMED_EVENT, ("check_signature",)),
+    (shows_a_change_with_a_messages_fields, Reason.MALFORMED_EVENT, ("check_signature",)),
     (adds_a_member_with_an_invitation_in_the_owners_name, Reason.BAD_SIGNATURE, ("check_signature",)),
     (sits_in_a_direct_room_of_two_others, Reason.FORGED_MEMBERSHIP, ("check_authority",)),
     (lets_an_invitation_outlive_a_kick, Reason.FORGED_MEMBERSHIP, ("check_authority",)),

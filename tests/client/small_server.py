@@ -312,9 +312,10 @@ class SmallServer:
         content = DevicesContent(user=user, list_version=ListVersion(record.list_version), list_digest=record.digest)
         for room in self.rooms.values():
             if user in room.joined():
-                await self.append(
-                    room, TimelineEvent(room=room.id, seq=Seq(0), time=0, kind=Kind.DEVICES, body=body_bytes(content))
+                event = TimelineEvent(
+                    room=room.id, seq=Seq(0), time=0, kind=Kind.DEVICES, target=user, body=body_bytes(content)
                 )
+                await self.append(room, event)
 
     async def _revoke(self, device: Device) -> None:
         device.is_live = False
@@ -366,6 +367,7 @@ class SmallServer:
             sender=change.sender,
             device=change.device,
             n=change.n,
+            target=change.target,
             signature=_raw(signed.signature),
             body=body_bytes(content),
         )

@@ -93,6 +93,10 @@ async def change_as_eve(scene: Scene, action: Action, **how: Any) -> None:
         return
 
 
+async def eve_gets_another_device_list(scene: Scene) -> None:
+    await scene.server.list_changed(scene.eve.user)
+
+
 async def a_promotion_is_shown_again(scene: Scene) -> None:
     [promotion] = [event for event in scene.stored.events if b'"role":"admin"' in (event.body or b"")]
     await scene.server.append(scene.stored, promotion)
@@ -210,6 +214,20 @@ ROWS = {
         deed=eve_becomes_admin,
         lie=altering(body=demoting),
         reason=Reason.BAD_SIGNATURE,
+        checks=("check_signature", "check_head_claim"),
+        has_eve=True,
+    ),
+    "names another target of a change": Row(
+        deed=eve_becomes_admin,
+        lie=altering(target="@ann:example.org"),
+        reason=Reason.BAD_SIGNATURE,
+        checks=("check_signature", "check_head_claim"),
+        has_eve=True,
+    ),
+    "names another target of a device list": Row(
+        deed=eve_gets_another_device_list,
+        lie=altering(target="@ann:example.org"),
+        reason=Reason.MALFORMED_EVENT,
         checks=("check_signature", "check_head_claim"),
         has_eve=True,
     ),
