@@ -2,7 +2,6 @@
 
 frame_bytes_max = 262_144  # one WebSocket message, either direction's default
 ciphertext_bytes_max = 65_536  # body of one message
-state_body_bytes_max = 16_384  # canonical JSON of a create, member, policy or devices event
 to_device_content_bytes_max = 65_536  # one to-device content
 to_device_recipients_max = 250  # devices addressed by one request
 requests_per_frame_max = 256  # a frame holds one request or a list of at most this many
