@@ -67,6 +67,7 @@ LAYER_FILES = {
     },
     "web": {
         "addresses",
+        "admission",
         "application",
         "asyncapi",
         "gateway",

@@ -36,7 +36,7 @@ from chatty.services.caller import Caller
 from chatty.services.messages import draft
 from chatty.services.permissions import frame_permission
 from chatty.services.streams import Resume
-from chatty.wire import frames
+from chatty.wire import frames, limits
 from chatty.wire.frames import ClientFrame, Cursor, Encoding
 
 close_default = 4411
@@ -65,6 +65,10 @@ class Socket(Protocol):
 
     async def send(self, frame: bytes) -> None:
         """Raises: SocketClosed. May block for as long as the peer does not read."""
+        ...
+
+    def admit(self) -> None:
+        """Whose it is is known: until now the peer could send one message, and no large one."""
         ...
 
     async def close(self, code: int, reason: str) -> None:
@@ -158,6 +162,7 @@ class Connection:
             with trio.fail_after(self._parts.limits.hello_timeout_s):
                 hello = await self._first_frame()
                 caller = await self._signed_in(hello)
+                self._socket.admit()
                 cursors = await self._cursors(hello)
         except trio.TooSlowError:
             await self._refuse(HelloTimeout("no hello in time"))
@@ -181,10 +186,8 @@ class Connection:
             await trio.sleep_forever()
 
     async def _first_frame(self) -> frames.Hello:
-        requests = await self._requests()
-        if len(requests) != 1 or not isinstance(requests[0], frames.Hello):
-            raise HelloExpected("hello is the first request, alone in its frame")
-        return requests[0]
+        bytes_max = min(limits.hello_bytes_max, self._parts.limits.frame_bytes_max)
+        return frames.decode_hello(await self._socket.receive(), encoding=self._socket.encoding, bytes_max=bytes_max)
 
     async def _cursors(self, hello: frames.Hello) -> list[Cursor]:
         cursors = list(hello.cursors)

@@ -16,7 +16,9 @@ from chatty.actors.sessions import Socket, SocketClosed
 from chatty.errors import BadRequest, UnsupportedVersion
 from chatty.telemetry import Metrics
 from chatty.web.addresses import Network, client_address
+from chatty.web.admission import admission_of
 from chatty.wire.frames import ENCODINGS, Encoding
+from chatty.wire.limits import hello_bytes_max
 
 path = "/v1/ws"
 ServeSocket = Callable[[Socket], Awaitable[None]]
@@ -73,6 +75,11 @@ class QuartSocket(Socket):
             self._is_closed = True
             await self._inner.close(code, reason)
 
+    def admit(self) -> None:
+        admission = admission_of(self._inner.scope)
+        if admission is not None:
+            admission.admit()
+
     def note_gone(self) -> None:
         """The peer has gone: nothing more is sent, and who waits for its next message is told."""
         self._is_closed = True
@@ -94,6 +101,9 @@ def add_gateway(app: QuartTrio, serve: ServeSocket, metrics: Metrics, *, proxies
 async def serve_websocket(inner: Websocket, serve: ServeSocket, metrics: Metrics, address: str) -> None:
     offered = inner.requested_subprotocols
     chosen = next((name for name in offered if name in ENCODINGS), None)
+    admission = admission_of(inner.scope)
+    if admission is not None:
+        admission.require(bytes_max=hello_bytes_max)
     await inner.accept(subprotocol=chosen)
     if chosen is None:
         await inner.close(UnsupportedVersion.close_code or 4406, UnsupportedVersion.code)

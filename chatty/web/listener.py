@@ -1,4 +1,5 @@
 """Hypercorn's server, with six faults of its connections mended. Any peer could bring them about, without an account.
+What a peer may send before the application knows it is bounded too (admission.py).
 
 *A close between writes.* Its writes take turns under a lock, its close does not take it: a write that comes between raises
 BusyResourceError. In its ping task nobody catches that, and the whole server ends. Here such a write is what it is: too late.
@@ -39,6 +40,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from wsproto.events import CloseConnection, Message, Ping
 from wsproto.frame_protocol import CloseReason
 
+from chatty.web.admission import Admission, MessageTooLarge, admission_of, extension
 from chatty.web.tcp import QuickTcpServer
 
 close_timeout_s = 1.0  # nothing waits in a close but TLS, for a peer that does not read
@@ -73,6 +75,8 @@ class ConnectionTasks(TaskGroup):
 
     async def spawn_app(self, app: Any, config: Config, scope: Any, send: Any) -> Callable[[Any], Awaitable[None]]:
         assert self._nursery is not None
+        if scope["type"] == "websocket":
+            scope["extensions"][extension] = Admission()
         queue = AppQueue(config.max_app_queue_size)
         run_sync, from_thread = trio.to_thread.run_sync, trio.from_thread.run
         self._nursery.start_soon(_handle, app, config, scope, queue.receive, send, run_sync, from_thread)
@@ -93,8 +97,8 @@ class Stream(WSStream):
             match event:
                 case Message():
                     try:
-                        self.buffer.extend(event)
-                    except FrameTooLargeError:
+                        await self._take(event)
+                    except (FrameTooLargeError, MessageTooLarge):
                         await self._end(CloseConnection(code=CloseReason.MESSAGE_TOO_BIG))
                         return
                     if event.message_finished:
@@ -104,6 +108,12 @@ class Stream(WSStream):
                     await self._send_wsproto_event(event.response())
                 case CloseConnection():  # the peer's own, or what it did wrong
                     await self._end(event.response())
+
+    async def _take(self, event: Message[Any]) -> None:
+        admission = admission_of(self.scope)
+        if admission is not None and not admission.is_over:
+            await admission.take(event.data, is_last=event.message_finished)
+        self.buffer.extend(event)
 
     async def _end(self, last: CloseConnection) -> None:
         await self._send_wsproto_event(last)

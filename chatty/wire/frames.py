@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from chatty.errors import BadRequest, TooLarge
+from chatty.errors import BadRequest, HelloExpected, TooLarge
 from chatty.wire import limits
 from chatty.wire.events import TimelineEvent
 from chatty.wire.types import (
@@ -269,6 +269,57 @@ _event_decoders: dict[Encoding, Any] = {
 _encoders: dict[Encoding, Any] = {"json": msgspec.json.Encoder(), "msgpack": msgspec.msgpack.Encoder()}
 
 
+class _Kind(Struct):
+    """Of a frame that is looked at no further."""
+
+    type: str = ""
+
+
+_hello_decoders: dict[Encoding, Any] = {
+    "json": msgspec.json.Decoder(Hello | list[Hello]),
+    "msgpack": msgspec.msgpack.Decoder(Hello | list[Hello]),
+}
+_kind_decoders: dict[Encoding, Any] = {
+    "json": msgspec.json.Decoder(_Kind),
+    "msgpack": msgspec.msgpack.Decoder(_Kind),
+}
+
+
+def decode_hello(data: bytes | str, *, encoding: Encoding, bytes_max: int = limits.hello_bytes_max) -> Hello:
+    """The first frame of somebody who is not known yet: of anything but a hello nothing is made, however much it holds.
+
+    Raises: HelloExpected; BadRequest for a hello that is not valid, and for what is no frame; TooLarge above bytes_max.
+    """
+    _check_size(data, limit="hello_bytes_max", bytes_max=bytes_max)
+    try:
+        decoded: Hello | list[Hello] = _hello_decoders[encoding].decode(data)
+    except msgspec.ValidationError as error:
+        if _kind_of(data, encoding) == "hello":
+            raise BadRequest(f"hello refused: {error}") from None
+        raise HelloExpected("hello is the first request, alone in its frame") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"frame refused: {error}") from None
+    if isinstance(decoded, Hello):
+        return decoded
+    if len(decoded) != 1:
+        raise HelloExpected("hello is the first request, alone in its frame")
+    return decoded[0]
+
+
+def _kind_of(data: bytes | str, encoding: Encoding) -> str:
+    try:
+        kind: _Kind = _kind_decoders[encoding].decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return kind.type
+
+
+def _check_size(data: bytes | str, *, limit: str, bytes_max: int) -> None:
+    size_bytes = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode(errors="replace"))
+    if size_bytes > bytes_max:
+        raise TooLarge(limit=limit, bytes_max=bytes_max)
+
+
 def decode_requests(
     data: bytes | str, *, encoding: Encoding, bytes_max: int = limits.frame_bytes_max
 ) -> list[ClientFrame]:
@@ -276,9 +327,7 @@ def decode_requests(
 
     Raises: BadRequest for anything that is not one; TooLarge above bytes_max or requests_per_frame_max.
     """
-    size_bytes = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode(errors="replace"))
-    if size_bytes > bytes_max:
-        raise TooLarge(limit="frame_bytes_max", bytes_max=bytes_max)
+    _check_size(data, limit="frame_bytes_max", bytes_max=bytes_max)
     try:
         decoded = _decoders[encoding].decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -1,6 +1,7 @@
 """Bounds that are part of the protocol: both sides know them, no setting changes them. Documented in docs/protocol.md."""
 
 frame_bytes_max = 262_144  # one WebSocket message, either direction's default
+hello_bytes_max = 65_536  # the first message on a socket: whose it is is not known yet
 ciphertext_bytes_max = 65_536  # body of one message
 to_device_content_bytes_max = 65_536  # one to-device content
 to_device_recipients_max = 250  # devices addressed by one request

@@ -121,6 +121,39 @@ async def test_hello_stands_alone_in_its_frame(chat: RunningApp) -> None:
         assert await ended_with(socket) == (4400, "hello_expected")
 
 
+@pytest.mark.parametrize("padding", [0, 1])
+async def test_the_first_message_is_as_large_as_its_limit_and_no_larger(chat: RunningApp, padding: int) -> None:
+    ann = await chat.sign_up("ann")
+    async with open_greeted(ann) as socket:
+        hello = frames.encode(await socket.proven(socket.hello()), encoding="json")
+        await socket.write_raw(hello + b" " * (limits.hello_bytes_max - len(hello) + padding))
+        if padding == 0:
+            await socket.event(frames.Welcome)
+        else:
+            assert (await socket.closed()).code == 1009
+
+
+@pytest.mark.parametrize("character", ["a", "é", "😀"])
+async def test_the_limit_of_the_first_message_counts_bytes(chat: RunningApp, character: str) -> None:
+    count_max = limits.hello_bytes_max // len(character.encode())
+    for count, code in ((count_max, 4411), (count_max + 1, 1009)):
+        async with open_raw_socket(chat.origin, encoding="json") as socket:
+            await socket.write_raw(character * count)
+            assert (await socket.closed()).code == code
+
+
+async def test_what_follows_a_hello_at_once_may_be_as_large_as_a_frame(chat: RunningApp) -> None:
+    ann = await chat.sign_up("ann")
+    cursors = [cursor(room_like(at), 0) for at in range(limits.cursors_per_frame_max)]
+    async with open_greeted(ann, encoding="msgpack") as socket:
+        hello = socket.hello(more=True)
+        pages = [frames.Cursors(id=socket.request_id(), cursors=cursors, more=at < 7) for at in range(8)]
+        assert len(frames.encode(pages, encoding="msgpack")) > 3 * limits.hello_bytes_max
+        await socket.write(hello)
+        await socket.write(*pages)
+        assert isinstance(await socket.answer(hello.id), frames.Welcome)
+
+
 async def test_a_second_hello_is_refused_and_the_connection_goes_on(chat: RunningApp) -> None:
     ann = await chat.sign_up("ann")
     async with open_live_socket(ann) as socket:

@@ -92,10 +92,11 @@ class WireSocket:
 
     async def write(self, *requests: ClientFrame) -> None:
         """One frame: one request as such, several as a list. Proofs that are still missing are made."""
-        requests = tuple([await self._proven(request) for request in requests])
+        requests = tuple([await self.proven(request) for request in requests])
         await self.write_raw(frames.encode(requests[0] if len(requests) == 1 else requests, encoding=self.encoding))
 
-    async def _proven(self, request: ClientFrame) -> ClientFrame:
+    async def proven(self, request: ClientFrame) -> ClientFrame:
+        """With the proof that it still lacks, as write() writes it."""
         if not isinstance(request, frames.Hello | frames.Token) or request.dpop_proof != UNPROVEN:
             return request
         if self.nonce is None:

@@ -45,6 +45,9 @@ class MemorySocket(Socket):
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise SocketClosed from None
 
+    def admit(self) -> None:
+        """It was never bounded."""
+
     async def close(self, code: int, reason: str) -> None:
         self._sent.close()
 

@@ -1,5 +1,6 @@
 """The codecs of the WebSocket: whatever is encoded decodes to the same in both encodings, and nothing else is let in."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -8,11 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatty.errors import BadRequest, TooLarge
+from chatty.errors import BadRequest, HelloExpected, TooLarge
 from chatty.ids import MailboxId, RoomId, SendNumber, Seq, UserSeq
 from chatty.wire import frames, limits
 from chatty.wire.events import Kind, TimelineEvent
-from chatty.wire.frames import ClientFrame, Encoding, ServerFrame, decode_events, decode_requests, encode, join_events
+from chatty.wire.frames import (
+    ClientFrame,
+    Encoding,
+    ServerFrame,
+    decode_events,
+    decode_hello,
+    decode_requests,
+    encode,
+    join_events,
+)
 
 CORPUS = Path(__file__).parent.parent / "corpus"
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
@@ -154,11 +164,11 @@ def _mutated(data: bytes, drawn: st.DataObject) -> bytes:
 
 
 def _decode_or_refuse(data: bytes | str, *, encoding: Encoding) -> None:
-    try:
+    with suppress(BadRequest):
         for request in decode_requests(data, encoding=encoding):
             assert isinstance(request, get_args(ClientFrame))
-    except BadRequest:
-        pass
+    with suppress(BadRequest, HelloExpected):
+        assert isinstance(decode_hello(data, encoding=encoding), frames.Hello)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -168,6 +178,50 @@ def test_a_frame_is_as_large_as_the_limit_and_no_larger(encoding: Encoding) -> N
     with pytest.raises(TooLarge) as refused:
         decode_requests(data, encoding=encoding, bytes_max=len(data) - 1)
     assert refused.value.fields() == {"limit": "frame_bytes_max", "bytes_max": len(data) - 1}
+
+
+HELLO = frames.Hello(id=1, access_token="token", dpop_proof="proof", low=SendNumber(1), user_seq=UserSeq(0))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_first_frame_is_a_hello_alone(encoding: Encoding) -> None:
+    def first(value: Any) -> frames.Hello:
+        return decode_hello(as_received(encode(value, encoding=encoding), encoding), encoding=encoding)
+
+    assert first(HELLO) == first([HELLO]) == HELLO
+    ping = frames.Ping(id=1)
+    for other in (ping, [HELLO, ping], [ping, HELLO], [HELLO, HELLO], [], 7, "hello", {}, {"type": 7}):
+        with pytest.raises(HelloExpected):
+            first(other)
+    for wrong in ({"type": "hello"}, msgspec.to_builtins(HELLO) | {"id": 0}, msgspec.to_builtins(HELLO) | {"x": 1}):
+        with pytest.raises(BadRequest):
+            first(wrong)
+    with pytest.raises(BadRequest):
+        decode_hello(as_received(encode(HELLO, encoding=encoding)[:-1], encoding), encoding=encoding)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_first_frame_is_as_large_as_its_limit_and_no_larger(encoding: Encoding) -> None:
+    data = encode(HELLO, encoding=encoding)
+    assert decode_hello(data, encoding=encoding, bytes_max=len(data)) == HELLO
+    with pytest.raises(TooLarge) as refused:
+        decode_hello(data, encoding=encoding, bytes_max=len(data) - 1)
+    assert refused.value.fields() == {"limit": "hello_bytes_max", "bytes_max": len(data) - 1}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_largest_hello_is_not_too_large(encoding: Encoding) -> None:
+    rooms_named = [RoomId(f"!{at:043}") for at in range(limits.cursors_per_frame_max)]
+    hello = frames.Hello(
+        id=4_294_967_295,
+        access_token="t" * 4096,
+        dpop_proof="p" * 4096,
+        low=SendNumber(limits.integer_max),
+        user_seq=UserSeq(limits.integer_max),
+        cursors=[frames.Cursor(room=room, seq=Seq(limits.integer_max)) for room in rooms_named],
+        more=True,
+    )
+    assert decode_hello(encode(hello, encoding=encoding), encoding=encoding) == hello
 
 
 def test_a_text_frame_is_measured_in_bytes() -> None:
