@@ -52,10 +52,22 @@ class RoomPage:
         return self.has_left or self.to_seq >= self.head_seq
 
 
+@dataclass(frozen=True, kw_only=True)
+class DeviceState:
+    """How far the server is with a device. user_head: where its user's stream ends. has_mail: rows wait in its mailbox."""
+
+    send_row: SendRow
+    user_head: UserSeq
+    has_mail: bool
+
+
 class Streams(Protocol):
     """The store's reading side, inside one unit of work."""
 
-    async def send_row(self, device: DeviceNumber) -> SendRow | None: ...
+    async def device_state(self, device: DeviceNumber, user: UserNumber) -> DeviceState | None:
+        """None: the device is gone."""
+        ...
+
     async def rooms_of(self, user: UserNumber) -> list[RoomPosition]: ...
     async def left_rooms(self, user: UserNumber, rooms: Collection[RoomId]) -> list[RoomPosition]:
         """Those of `rooms` that the user was in once and is not now; head_seq: of the removal."""
@@ -139,24 +151,24 @@ class StreamSteps:
     async def resume(self, caller: Caller, *, user_seq: UserSeq, named: Collection[RoomId]) -> Resume | None:
         """None: the device is gone."""
         async with self._units.snapshot() as unit:
-            row = await unit.streams.send_row(caller.device_number)
-            if row is None:
+            state = await unit.streams.device_state(caller.device_number, caller.user_number)
+            if state is None:
                 return None
             rooms = await unit.streams.rooms_of(caller.user_number)
             missing = set(named) - {room.room for room in rooms}
             if missing:
                 rooms += await unit.streams.left_rooms(caller.user_number, missing)
-            heads = await unit.streams.stream_seqs([caller.user_number])
             return Resume(
-                send_row=row,
-                mailbox=await self._mailbox(unit, caller, given=()),
-                user_events=await unit.streams.user_page(
-                    caller.user_number, after=user_seq, count_max=limits.page_events_max
-                ),
-                user_head=heads.get(caller.user_number, UserSeq(0)),
+                send_row=state.send_row,
+                mailbox=await self._mailbox(unit, caller, given=()) if state.has_mail else (),
+                user_events=await self._user_events(unit, caller, user_seq) if state.user_head > user_seq else (),
+                user_head=state.user_head,
                 rooms=rooms,
                 counts=await unit.keys.counts(caller.device_number),
             )
+
+    async def _user_events(self, unit: StreamUnit, caller: Caller, after: UserSeq) -> list[UserEvent]:
+        return await unit.streams.user_page(caller.user_number, after=after, count_max=limits.page_events_max)
 
     async def _mailbox(self, unit: StreamUnit, caller: Caller, *, given: Collection[MailboxId]) -> list[frames.Mailbox]:
         return await unit.mailbox.rows(
@@ -178,12 +190,12 @@ class StreamSteps:
 
     async def user_page(self, caller: Caller, *, after: UserSeq) -> list[UserEvent]:
         async with self._units.autocommit() as unit:
-            return await unit.streams.user_page(caller.user_number, after=after, count_max=limits.page_events_max)
+            return await self._user_events(unit, caller, after)
 
     async def stream(self, caller: Caller, *, after: UserSeq) -> UserPage:
         """A page of the caller's own stream, for HTTP."""
         async with self._units.snapshot() as unit:
-            events = await unit.streams.user_page(caller.user_number, after=after, count_max=limits.page_events_max)
+            events = await self._user_events(unit, caller, after)
             seqs = await unit.streams.stream_seqs([caller.user_number])
         return UserPage(head_seq=seqs.get(caller.user_number, UserSeq(0)), events=events)
 

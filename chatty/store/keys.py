@@ -28,8 +28,9 @@ WITH ORDINALITY AS added (key_id, key_json, key_hash, place) ORDER BY place"""  
 _SET_FALLBACK = """INSERT INTO fallback_keys AS f (device_number, algorithm, key_id, key_json) VALUES (%s, %s, %s, %s)
 ON CONFLICT (device_number, algorithm) DO UPDATE SET key_id = excluded.key_id, key_json = excluded.key_json, is_used = false
 WHERE (f.key_id, f.key_json) IS DISTINCT FROM (excluded.key_id, excluded.key_json)"""
-_COUNT = "SELECT count(*) FROM one_time_keys WHERE device_number = %s AND key_json IS NOT NULL"  # …_unclaimed
-_UNUSED = "SELECT algorithm FROM fallback_keys WHERE device_number = %s AND NOT is_used ORDER BY algorithm"
+_COUNTS = """SELECT (SELECT count(*) FROM one_time_keys k WHERE k.device_number = d.device_number AND k.key_json IS NOT NULL),
+ARRAY(SELECT algorithm FROM fallback_keys f WHERE f.device_number = d.device_number AND NOT f.is_used ORDER BY algorithm)
+FROM (VALUES (%s::bigint)) AS d (device_number)"""  # index: one_time_keys_unclaimed, fallback_keys_pkey
 _USABLE = """SELECT u.user_id, d.device_id, d.device_number FROM unnest(%s::text[], %s::text[]) AS wanted (user_id, device_id)
 JOIN devices d ON d.device_id = wanted.device_id JOIN users u ON u.user_number = d.user_number AND u.user_id = wanted.user_id
 WHERE d.is_live AND d.in_set"""
@@ -79,8 +80,7 @@ class PostgresKeys(Keys):
 
     async def counts(self, device: DeviceNumber) -> OneTimeKeyCounts:
         """What the device's session is sent: unclaimed one-time keys, and algorithms whose fallback key is unused."""
-        ((count,),) = await self._rows(_COUNT, device)
-        unused = [algorithm for (algorithm,) in await self._rows(_UNUSED, device)]
+        ((count, unused),) = await self._rows(_COUNTS, device)
         return OneTimeKeyCounts(counts={SIGNED_CURVE25519: count}, unused_fallback_algorithms=unused)
 
     async def user_devices(self, users: Collection[UserId]) -> dict[UserId, UserDevices]:

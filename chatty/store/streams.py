@@ -13,14 +13,16 @@ import msgspec
 
 from chatty.ids import DeviceId, DeviceNumber, RoomId, RoomNumber, SendNumber, Seq, UserId, UserNumber, UserSeq
 from chatty.services.requests import SendRow
-from chatty.services.streams import RoomPage, RoomPosition, Streams
+from chatty.services.streams import DeviceState, RoomPage, RoomPosition, Streams
 from chatty.store.connection import TrioConnection
 from chatty.wire.events import Kind, TimelineEvent
 from chatty.wire.frames import Gap, RoomEntry, UserEvent
 
 _NEXT = "UPDATE users SET stream_seq = stream_seq + 1 WHERE user_number = %s RETURNING stream_seq"
 _INSERT = "INSERT INTO user_stream (user_number, seq, time, kind, content) VALUES (%s, %s, %s, %s, %s)"
-_SEND_ROW = "SELECT low, highest_n, is_live FROM device_send WHERE device_number = %s"
+_DEVICE_STATE = """SELECT s.low, s.highest_n, s.is_live, u.stream_seq,
+EXISTS (SELECT FROM mailbox m WHERE m.device_number = s.device_number)
+FROM device_send s, users u WHERE s.device_number = %s AND u.user_number = %s"""  # index: device_send_pkey, mailbox_device
 _ROOMS_OF = """SELECT r.room_id, r.room_number, r.seq FROM members m JOIN rooms r ON r.room_number = m.room_number
 WHERE m.user_number = %s AND m.standing = 'joined' ORDER BY r.room_number"""  # members_user
 # Where a reader's last time inside ended; nobody's who was only banned from outside, nor a later ban of one who had left.
@@ -87,9 +89,12 @@ class PostgresStreams(Streams):
     def __init__(self, connection: TrioConnection) -> None:
         self._connection = connection
 
-    async def send_row(self, device: DeviceNumber) -> SendRow | None:
-        row = await self._row(_SEND_ROW, (device,))
-        return None if row is None else SendRow(low=SendNumber(row[0]), highest_n=SendNumber(row[1]), is_live=row[2])
+    async def device_state(self, device: DeviceNumber, user: UserNumber) -> DeviceState | None:
+        row = await self._row(_DEVICE_STATE, (device, user))
+        if row is None:
+            return None
+        send_row = SendRow(low=SendNumber(row[0]), highest_n=SendNumber(row[1]), is_live=row[2])
+        return DeviceState(send_row=send_row, user_head=UserSeq(row[3]), has_mail=row[4])
 
     async def rooms_of(self, user: UserNumber) -> list[RoomPosition]:
         return [_position(row, is_joined=True) for row in await self._rows(_ROOMS_OF, (user,))]
