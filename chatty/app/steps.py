@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from chatty.app.database import Store
 from chatty.app.process import now_s
 from chatty.config import Settings
-from chatty.crypto.nonces import Nonces
+from chatty.crypto.nonces import Nonces, login_slot_s
 from chatty.crypto.passwords import DEFAULT_DERIVATION
 from chatty.crypto.tokens import AccessTokens, RefreshTokens
 from chatty.services.accounts import AccountSteps
@@ -102,7 +102,7 @@ class _Maker:
         self._issuer = Issuer(
             access=self._access,
             refresh=self._refresh,
-            nonces=Nonces(keys.nonce_key, purpose="login"),
+            nonces=Nonces(keys.nonce_key, purpose="login", slot_s=login_slot_s),
             origin=origin,
             clock_s=clock_s,
             generation=store.identity.generation.number,

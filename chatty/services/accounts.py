@@ -80,7 +80,7 @@ class AccountSteps:
         self._requests_max = requests_max
 
     def salt(self, body: SaltRequest) -> Salt:
-        """The same for a known and an unknown name: nothing is looked up. The nonce lives at most a minute."""
+        """The same for a known and an unknown name: nothing is looked up. The nonce lives some minutes."""
         mac = hmac.digest(self._salt_key, b"chatty.served_salt.v1/" + body.user.encode(), sha256)
         return Salt(
             salt=encode_base64(mac[:salt_bytes]),

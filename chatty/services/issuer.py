@@ -67,7 +67,7 @@ class Issuer:
     def check_statement(
         self, *, login_key: str, user: UserId, nonce: str, dpop_thumbprint: str, purpose: str, signature: str
     ) -> None:
-        """Did the holder of the log-in key sign this, within the last minute? Raises: LoginRefused."""
+        """Did the holder of the log-in key sign this, within the last minutes? Raises: LoginRefused."""
         statement = login_bytes(
             origin=self._origin, user=user, nonce=nonce, dpop_thumbprint=dpop_thumbprint, purpose=purpose
         )

@@ -1,6 +1,6 @@
 """Log-in sessions: a device signs in, proves itself again, signs out. What becomes of its tokens, tokens.py says.
 
-A log-in proves the log-in key, derived on the client from the password, over a nonce of ours that lives a minute. It makes a
+A log-in proves the log-in key, derived on the client from the password, over a nonce of ours that lives some minutes. It makes a
 new device and a family of refresh tokens, bound to the client's DPoP key. A step-up proves the same key again, for acts that a
 stolen device alone must not be able to do.
 """
