@@ -213,6 +213,16 @@ class Settings(BaseSettings):
     login_delay_max_s: Seconds = Field(
         default=900.0, description="Longest wait between failed log-ins, seconds; it doubles from one second on."
     )
+    second_factor_free_count: Count = Field(
+        default=5, description="Wrong second factors of one account before the next code must wait, count."
+    )
+    second_factor_delay_max_s: Seconds = Field(
+        default=3_600.0, description="Longest wait between wrong codes, seconds; it doubles from one second on."
+    )
+    passkey_rp_id: str = Field(
+        default="",
+        description="Domain that passkeys belong to, the public origin's or one above it; empty: the public origin's.",
+    )
     signing_key_rotation_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=90.0, description="Age at which the key that signs access tokens gives way to a new one, days."
     )
@@ -316,6 +326,15 @@ class Settings(BaseSettings):
         return self.registration or ("open" if self.is_embedded else "closed")
 
     @property
+    def relying_party_id(self) -> str:
+        """Of passkeys (WebAuthn): a domain."""
+        return self.passkey_rp_id or self._origin_host
+
+    @property
+    def _origin_host(self) -> str:
+        return urlsplit(self.public_origin).hostname or ""
+
+    @property
     def rates(self) -> Mapping[str, Rate]:
         """Of each limiter, by its name."""
         return {name: parse_rate(getattr(self, _LIMIT + name)) for name in limiters()}
@@ -366,6 +385,8 @@ class Settings(BaseSettings):
     def _fits_together(self) -> Self:
         if self.outbox_bytes_max < self.frame_bytes_max:
             raise ValueError("outbox_bytes_max must be at least frame_bytes_max: one frame must fit")
+        if not f".{self._origin_host}".endswith(f".{self.relying_party_id}"):
+            raise ValueError("passkey_rp_id must be the public origin's domain or one above it")
         if self.refresh_absolute_lifetime_s < self.refresh_idle_lifetime_s:
             raise ValueError("refresh_absolute_lifetime_s must be at least refresh_idle_lifetime_s")
         if self.journal_queue_max < self.journal_batch_max:

@@ -6,7 +6,7 @@ request may be sent again. `fields()` carries what mends it. web/problems.py tur
 admin and cli into exit codes; nothing else does.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from chatty.ids import DeviceId, ListVersion, SendNumber, Seq, UserId
@@ -136,6 +136,34 @@ class LoginRefused(ChattyError):
     """Unknown name or wrong signature: the two are not told apart."""
 
     code = "login_refused"
+    http_status = 401
+
+
+class SecondFactorRequired(ChattyError):
+    """The password is right, and this user has second factors: the same request again, with one of them.
+
+    factors: "totp", "recovery_code", "passkey", as far as there are any. rp_id, allow_credentials: what WebAuthn needs to know.
+    """
+
+    code = "second_factor_required"
+    http_status = 401
+
+    def __init__(
+        self, *, factors: Sequence[str], rp_id: str, allow_credentials: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        super().__init__(f"show one of: {', '.join(factors)}")
+        self.factors = list(factors)
+        self.rp_id = rp_id
+        self.allow_credentials = [dict(one) for one in allow_credentials]
+
+    def fields(self) -> dict[str, Any]:
+        return {"factors": self.factors, "rp_id": self.rp_id, "allow_credentials": self.allow_credentials}
+
+
+class SecondFactorRefused(ChattyError):
+    """The second factor is wrong, was used before, or is not for this very request."""
+
+    code = "second_factor_refused"
     http_status = 401
 
 

@@ -42,12 +42,12 @@ class Person:
         answer = await self.http.post("/v1/salt", json={"user": self.user})
         return str(answer.json()["nonce"])
 
-    def sign(self, nonce: str, purpose: str, *, dpop_thumbprint: str | None = None) -> str:
+    def statement(self, nonce: str, purpose: str, *, dpop_thumbprint: str | None = None) -> bytes:
         thumbprint = self.prover.thumbprint if dpop_thumbprint is None else dpop_thumbprint
-        statement = login_bytes(
-            origin=self.origin, user=self.user, nonce=nonce, dpop_thumbprint=thumbprint, purpose=purpose
-        )
-        return signatures.sign(self.login_seed, statement)
+        return login_bytes(origin=self.origin, user=self.user, nonce=nonce, dpop_thumbprint=thumbprint, purpose=purpose)
+
+    def sign(self, nonce: str, purpose: str, *, dpop_thumbprint: str | None = None) -> str:
+        return signatures.sign(self.login_seed, self.statement(nonce, purpose, dpop_thumbprint=dpop_thumbprint))
 
     async def registration(self, **changes: Any) -> dict[str, Any]:
         """The body of a registration."""

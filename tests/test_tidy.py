@@ -39,6 +39,7 @@ FEATURES = frozenset(
         "requests",
         "resume",
         "rooms",
+        "second_factors",
         "server",
         "sessions",
         "signing_keys",
@@ -50,7 +51,16 @@ FEATURES = frozenset(
 )
 # What belongs to one layer only: its machinery, no feature.
 LAYER_FILES = {
-    "services": {"caller", "crash_points", "issuer", "login_throttle", "names", "permissions", "server_keys"},
+    "services": {
+        "caller",
+        "crash_points",
+        "factor_check",
+        "issuer",
+        "login_throttle",
+        "names",
+        "permissions",
+        "server_keys",
+    },
     "store": {
         "audit_heads",
         "binary",

@@ -20,7 +20,7 @@ from chatty.crypto.tokens import make_jwks
 from chatty.services.limits import Limits, asker_of
 from chatty.services.messages import Draft
 from chatty.services.quotas import Quotas
-from chatty.web import accounts, devices, health, keys, mailbox, rooms, server, sessions
+from chatty.web import accounts, devices, health, keys, mailbox, rooms, second_factors, server, sessions
 from chatty.web.asyncapi import asyncapi_route
 from chatty.web.openapi import openapi_route
 from chatty.web.routes import Route
@@ -39,6 +39,7 @@ def make_routes(
     info = ServerInfo(
         server_name=settings.server_name,
         origin=settings.public_origin,
+        rp_id=settings.relying_party_id,
         version=chatty.__version__,
         generation=store.identity.generation,
         registration=settings.registration_mode,
@@ -47,6 +48,7 @@ def make_routes(
     routes = [
         *accounts.routes(steps.accounts),
         *sessions.routes(steps.sessions, steps.tokens),
+        *second_factors.routes(steps.second_factors),
         *devices.routes(steps.devices),
         *keys.routes(steps.keys),
         *mailbox.routes(steps.mailbox),

@@ -8,6 +8,7 @@ from chatty.app.database import Store
 from chatty.app.process import now_s
 from chatty.config import Settings
 from chatty.crypto.nonces import Nonces, login_slot_s
+from chatty.crypto.passkeys import RelyingParty
 from chatty.crypto.passwords import DEFAULT_DERIVATION
 from chatty.crypto.tokens import AccessTokens, RefreshTokens
 from chatty.services.accounts import AccountSteps
@@ -15,15 +16,17 @@ from chatty.services.checkpoints import Checkpoints
 from chatty.services.devices import DeviceSteps
 from chatty.services.doorbells import Doorbells
 from chatty.services.dpop import Proofs
+from chatty.services.factor_check import FactorCheck
 from chatty.services.issuer import Issuer
 from chatty.services.keys import KeySteps
 from chatty.services.limits import Limits
-from chatty.services.login_throttle import LoginThrottle
+from chatty.services.login_throttle import FactorThrottle, LoginThrottle
 from chatty.services.mailbox import MailboxSteps
 from chatty.services.permissions import Policy
 from chatty.services.quotas import Quotas, make_quotas
 from chatty.services.registration import RegistrationSteps
 from chatty.services.rooms import RoomSteps
+from chatty.services.second_factors import SecondFactorSteps
 from chatty.services.sessions import SessionSteps
 from chatty.services.signing_keys import SigningKeys, SigningKeySteps
 from chatty.services.streams import StreamSteps
@@ -35,6 +38,7 @@ class Steps:
     accounts: AccountSteps
     sessions: SessionSteps
     tokens: TokenSteps
+    second_factors: SecondFactorSteps
     registration: RegistrationSteps
     devices: DeviceSteps
     keys: KeySteps
@@ -63,6 +67,7 @@ def make_steps(
         accounts=make.accounts(),
         sessions=make.sessions(),
         tokens=make.tokens(),
+        second_factors=make.second_factors(),
         registration=RegistrationSteps(unit_of_work=store.units, mode=settings.registration_mode),
         devices=DeviceSteps(unit_of_work=store.units, doorbells=doorbells, clock_ms=make.clock_ms),
         keys=make.keys(),
@@ -107,6 +112,7 @@ class _Maker:
             clock_s=clock_s,
             generation=store.identity.generation.number,
         )
+        self._party = RelyingParty(rp_id=settings.relying_party_id, origin=origin)
 
     def clock_ms(self) -> int:
         return int(self._clock_s() * 1000)
@@ -134,6 +140,35 @@ class _Maker:
             sealer=self._store.keys.sealer,
             throttle=self._throttle,
             quotas=self.quotas,
+            factors=self._factor_check(),
+        )
+
+    def _factor_check(self) -> FactorCheck:
+        throttle = FactorThrottle(
+            self._limits,
+            free_count=self._settings.second_factor_free_count,
+            delay_max_s=self._settings.second_factor_delay_max_s,
+        )
+        return FactorCheck(
+            unit_of_work=self._store.units,
+            doorbells=self._doorbells,
+            sealer=self._store.keys.sealer,
+            party=self._party,
+            handle_key=self._store.keys.salt_key,
+            throttle=throttle,
+            clock_s=self._clock_s,
+        )
+
+    def second_factors(self) -> SecondFactorSteps:
+        return SecondFactorSteps(
+            unit_of_work=self._store.units,
+            doorbells=self._doorbells,
+            issuer=self._issuer,
+            sealer=self._store.keys.sealer,
+            party=self._party,
+            handle_key=self._store.keys.salt_key,
+            issuer_name=self._settings.server_name,
+            clock_s=self._clock_s,
         )
 
     def tokens(self) -> TokenSteps:

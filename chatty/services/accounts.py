@@ -152,14 +152,11 @@ class AccountSteps:
             raise BadRequest("key_derivation must be one of those that /v1/server names")
         check_ed25519_key(body.login_key)
         check_ed25519_key(body.identity_key)
-        self._issuer.check_statement(
-            login_key=body.login_key,
-            user=user,
-            nonce=body.nonce,
-            dpop_thumbprint=body.dpop_thumbprint,
-            purpose="register",
-            signature=body.signature,
+        statement = self._issuer.statement(
+            user=user, nonce=body.nonce, dpop_thumbprint=body.dpop_thumbprint, purpose="register"
         )
+        self._issuer.check_signature(statement, login_key=body.login_key, signature=body.signature)
+        self._issuer.check_nonce(body.nonce)
 
     def _new_user(self, user: UserId, role: str, body: Registration) -> NewUser:
         login_key = decode_base64(body.login_key, length=32)

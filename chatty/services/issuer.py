@@ -64,16 +64,20 @@ class Issuer:
             expires_in_s=self._access.lifetime_s,
         )
 
-    def check_statement(
-        self, *, login_key: str, user: UserId, nonce: str, dpop_thumbprint: str, purpose: str, signature: str
-    ) -> None:
-        """Did the holder of the log-in key sign this, within the last minutes? Raises: LoginRefused."""
-        statement = login_bytes(
+    def statement(self, *, user: UserId, nonce: str, dpop_thumbprint: str, purpose: str) -> bytes:
+        """What somebody signs who proves who they are."""
+        return login_bytes(
             origin=self._origin, user=user, nonce=nonce, dpop_thumbprint=dpop_thumbprint, purpose=purpose
         )
+
+    def check_signature(self, statement: bytes, *, login_key: str, signature: str) -> None:
+        """Did the holder of the log-in key sign this? Raises: LoginRefused."""
         try:
             signatures.verify(login_key, statement, signature)
         except BadSignature:
             raise LoginRefused("unknown name or wrong password") from None
+
+    def check_nonce(self, nonce: str) -> None:
+        """Of a statement that was signed: within the last minutes? Raises: LoginRefused."""
         if not self._nonces.is_fresh(nonce, now_s=self._clock_s()):
             raise LoginRefused("the nonce is not fresh: ask for the salt again")

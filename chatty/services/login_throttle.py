@@ -1,4 +1,5 @@
-"""How fast passwords may be tried: delays that grow with failures, and never one that a stranger causes for a known device.
+"""How fast passwords and second factors may be tried: delays that grow with failures, and never one that a stranger causes for
+a known device.
 
 An attempt is counted as failed before it is looked at, so a thousand at once are a thousand; success clears the count, and any
 other outcome than "wrong" takes the one count back. Known and unknown names are counted alike: the throttle never looks at the
@@ -10,22 +11,27 @@ store.
 | `logins_account_address` | one account from one address | `login_free_count` | `login_delay_max_s` |
 | `logins_account` | one account from anywhere unfamiliar | ten times as many | at most a minute |
 | `logins_known_device` | one known device | `login_free_count` | `login_delay_max_s` |
+| `second_factors_account` | one account, or one known device | `second_factor_free_count` | `second_factor_delay_max_s` |
 
 Whoever tries somebody's name from many addresses runs into `logins_account`, and so does everybody else who is unfamiliar. Not
 affected are: an address from which this account signed in or refreshed its tokens within a day, and an attempt that shows a
 refresh token of one of the account's devices, living or not: that one has a count of its own, which nobody else can raise.
+
+Second factors are tried only by who has the password. What has to wait is a TOTP code alone: a recovery code and a passkey cannot
+be guessed, so whoever has one gets in while somebody else guesses codes. When so many failed that the next has to wait, the user
+is told: somebody else has the password.
 
 In memory, bounded like the buckets: beyond `subjects_max` the one that failed least recently is forgotten.
 """
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from chatty.errors import LoginRefused
+from chatty.errors import ChattyError, LoginRefused, SecondFactorRefused
 from chatty.ids import DeviceId, UserId
 from chatty.services.limits import Asker, Clock, Limits, subject_of_address, subjects_max
 
@@ -59,6 +65,11 @@ class GrowingDelay:
         delay_s = min(self._delay_max_s, 2.0 ** min(known.count - self._free_count, 30))
         return max(0.0, known.last_at_s + delay_s - now_s)
 
+    def is_used_up(self, subject: str) -> bool:
+        """Did this failure use up the last one that costs nothing?"""
+        known = self._failures.get(subject)
+        return known is not None and known.count == self._free_count
+
     def note(self, subject: str, now_s: float) -> None:
         known = self._failures.setdefault(subject, _Failures())
         if now_s - known.last_at_s > forgotten_after_s:
@@ -85,6 +96,26 @@ class GrowingDelay:
             "buckets_count": len(self._failures),
             "refused_count": refused_count,
         }
+
+
+Counters = Sequence[tuple[GrowingDelay, str]]
+
+
+@contextmanager
+def _counted(counters: Counters, now_s: float, failure: type[ChattyError]) -> Iterator[None]:
+    """The block is one attempt: failure out of it is counted, its end clears the count, all else counts for nothing."""
+    for delay, subject in counters:
+        delay.note(subject, now_s)
+    try:
+        yield
+    except failure:
+        raise
+    except BaseException:
+        for delay, subject in counters:
+            delay.take_back(subject)
+        raise
+    for delay, subject in counters:
+        delay.clear(subject)
 
 
 class LoginThrottle:
@@ -136,20 +167,15 @@ class LoginThrottle:
             if wait_s := delay.wait_s(subject, now_s):
                 raise self._limits.refused(delay.limiter, wait_s, asker)
         bucket = self._limits.take("logins_address", subject_of_address(address), asker)
-        for delay, subject in counters:
-            delay.note(subject, now_s)
         try:
-            yield
+            with _counted(counters, now_s, LoginRefused):
+                yield
         except LoginRefused:
             raise
         except BaseException:
             bucket.give_back()
-            for delay, subject in counters:
-                delay.take_back(subject)
             raise
         bucket.give_back()
-        for delay, subject in counters:
-            delay.clear(subject)
         self.note_familiar(user, address)
 
     def _counters(self, user: UserId, address: str, known_device: DeviceId | None) -> list[tuple[GrowingDelay, str]]:
@@ -160,6 +186,41 @@ class LoginThrottle:
         if self._clock_s() - self._familiar.get(pair, float("-inf")) < familiar_s:
             return [by_pair]
         return [by_pair, (self._by_account, user)]
+
+
+class FactorThrottle:
+    """Of second factors. Both numbers are settings."""
+
+    def __init__(self, limits: Limits, *, free_count: int, delay_max_s: float, clock_s: Clock = time.monotonic) -> None:
+        self._limits = limits
+        self._clock_s = clock_s
+        self._by_account = GrowingDelay(
+            "second_factors_account",
+            "Wrong second factors of one account, or of one known device of it.",
+            free_count=free_count,
+            delay_max_s=delay_max_s,
+        )
+        limits.show(self._by_account)
+
+    @contextmanager
+    def attempt(self, asker: Asker, kind: str, *, on_many: Callable[[], None]) -> Iterator[None]:
+        """The block tries a second factor: SecondFactorRefused out of it is a failure, its end a success.
+
+        asker: of a user whose password was right; its device: proven to be that user's. kind: in the protocol's words. on_many:
+        called once, at the failure from which on there is a wait. Raises: RateLimited, before the block.
+        """
+        subject, now_s = asker.device or asker.user, self._clock_s()
+        wait_s = self._by_account.wait_s(subject, now_s)
+        if kind == "totp" and wait_s:
+            raise self._limits.refused(self._by_account.limiter, wait_s, asker)
+        with _counted([(self._by_account, subject)], now_s, SecondFactorRefused):
+            is_last_free = self._by_account.is_used_up(subject)
+            try:
+                yield
+            except SecondFactorRefused:
+                if is_last_free:
+                    on_many()
+                raise
 
 
 def _pair(user: UserId, address: str) -> str:

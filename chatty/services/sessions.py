@@ -1,11 +1,12 @@
 """Log-in sessions: a device signs in, proves itself again, signs out. What becomes of its tokens, tokens.py says.
 
-A log-in proves the log-in key, derived on the client from the password, over a nonce of ours that lives some minutes. It makes a
-new device and a family of refresh tokens, bound to the client's DPoP key. A step-up proves the same key again, for acts that a
-stolen device alone must not be able to do.
+A log-in proves the log-in key, derived on the client from the password, over a nonce of ours that lives some minutes; then a
+second factor, of a user who has one; or, in place of both, a passkey that verified its user (factor_check.py). It makes a new
+device and a family of refresh tokens, bound to the client's DPoP key. A step-up proves the same again, for acts that a stolen
+device alone must not be able to do.
 """
 
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,13 +17,14 @@ from chatty.ids import DeviceId, DeviceNumber, FamilyId, UserId, UserNumber
 from chatty.services.caller import Caller
 from chatty.services.devices import end_device, revoke, tell_own_devices
 from chatty.services.doorbells import Doorbell, Doorbells
+from chatty.services.factor_check import Attempt, FactorCheck, FactorCheckUnit
 from chatty.services.issuer import Issuer
 from chatty.services.login_throttle import LoginThrottle
 from chatty.services.quotas import Quotas
 from chatty.services.registration import Registrations
 from chatty.services.tokens import Lifetimes, TokensUnit, end_session
 from chatty.services.units import Transactions
-from chatty.wire.accounts import Login, NewDevice, StepUp, Tokens
+from chatty.wire.accounts import Login, NewDevice, PasskeyAssertion, StepUp, Tokens
 from chatty.wire.canonical import encode_base64
 
 # Any Ed25519 key: under an unknown name the same work is done, and refused whoever signs for it.
@@ -57,7 +59,7 @@ class Sessions(Protocol):
         ...
 
 
-class SessionsUnit(TokensUnit, Protocol):
+class SessionsUnit(TokensUnit, FactorCheckUnit, Protocol):
     """What these steps need of a transaction."""
 
     @property
@@ -80,6 +82,7 @@ class SessionSteps:
         sealer: Sealer,
         throttle: LoginThrottle,
         quotas: Quotas,
+        factors: FactorCheck,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._doorbells = doorbells
@@ -88,28 +91,41 @@ class SessionSteps:
         self._sealer = sealer
         self._throttle = throttle
         self._quotas = quotas
+        self._factors = factors
 
     async def log_in(self, body: Login, *, address: str = "") -> Tokens:
         """A new device for this user.
 
-        Raises: LoginRefused, ApprovalPending, DeviceIdTaken, TooManyDevices, NotFound (what it replaces), RateLimited.
+        Raises: LoginRefused, SecondFactorRequired, SecondFactorRefused, ApprovalPending, DeviceIdTaken, TooManyDevices,
+        NotFound (what it replaces), RateLimited.
         """
-        known = await self._known_device(body)
-        with self._throttle.attempt(body.user, what="post_v1_login", address=address, known_device=known):
-            return await self._log_in(body)
+        attempt = Attempt(
+            user=body.user,
+            what="post_v1_login",
+            address=address,
+            device=body.new_device.device,
+            known_device=await self._known_device(body),
+            nonce=body.nonce,
+            statement=self._issuer.statement(
+                user=body.user, nonce=body.nonce, dpop_thumbprint=body.dpop_thumbprint, purpose="login"
+            ),
+        )
+        with self._trying(attempt):
+            async with self._factors.telling(attempt):
+                return await self._log_in(attempt, body)
 
-    async def _log_in(self, body: Login) -> Tokens:
+    async def _log_in(self, attempt: Attempt, body: Login) -> Tokens:
         async with self._unit_of_work.begin() as unit:
-            user = await self._verified(unit, body)
+            user, factor = await self._proven(unit, attempt, body)
             ended = await self._make_room(unit, user, body)
             family = await start_session(unit, self._issuer, user.user_number, body.new_device, body.dpop_thumbprint)
-            await record_login(unit, body.user, body.new_device.device, "session.started", family)
+            await record_login(unit, body.user, attempt.device, "session.started", family, factor=factor)
             doorbell = await tell_own_devices(unit, user.user_number, now_ms=self._issuer.now_ms())
         self._doorbells.ring(doorbell)
         self._doorbells.ring(ended)
         return self._issuer.issue(
             user=body.user,
-            device=body.new_device.device,
+            device=attempt.device,
             family=family,
             k=1,
             role=user.role,
@@ -143,23 +159,36 @@ class SessionSteps:
         return row.device if row is not None and row.user == body.user else None
 
     async def step_up(self, caller: Caller, body: StepUp, *, address: str = "") -> None:
-        """The caller proves the log-in key once more: its session is fresh again. Raises: LoginRefused, RateLimited."""
-        what, device = "post_v1_step_up", caller.device
-        with self._throttle.attempt(caller.user, what=what, address=address, known_device=device):
-            async with self._unit_of_work.begin() as unit:
-                found = await unit.sessions.find_login(caller.user)
-                if found is None:
-                    raise LoginRefused("wrong password")
-                self._issuer.check_statement(
-                    login_key=self._open_login_key(caller.user, found.login_key_sealed),
-                    user=caller.user,
-                    nonce=body.nonce,
-                    dpop_thumbprint=caller.thumbprint,
-                    purpose="step_up",
-                    signature=body.signature,
-                )
-                await unit.families.note_step_up(caller.family)
-                await record_login(unit, caller.user, caller.device, "session.stepped_up", caller.family)
+        """The caller proves who they are once more: its session is fresh again.
+
+        Raises: LoginRefused, SecondFactorRequired, SecondFactorRefused, RateLimited.
+        """
+        attempt = Attempt(
+            user=caller.user,
+            what="post_v1_step_up",
+            address=address,
+            device=caller.device,
+            known_device=caller.device,
+            nonce=body.nonce,
+            statement=self._issuer.statement(
+                user=caller.user, nonce=body.nonce, dpop_thumbprint=caller.thumbprint, purpose="step_up"
+            ),
+        )
+        with self._trying(attempt):
+            async with self._factors.telling(attempt):
+                await self._step_up(attempt, caller, body)
+
+    async def _step_up(self, attempt: Attempt, caller: Caller, body: StepUp) -> None:
+        async with self._unit_of_work.begin() as unit:
+            user, factor = await self._proven(unit, attempt, body)
+            await unit.families.note_step_up(caller.family)
+            await record_login(unit, caller.user, caller.device, "session.stepped_up", caller.family, factor=factor)
+        self._doorbells.ring(Doorbell(users=[user.user_number]))
+
+    def _trying(self, attempt: Attempt) -> AbstractContextManager[None]:
+        return self._throttle.attempt(
+            attempt.user, what=attempt.what, address=attempt.address, known_device=attempt.known_device
+        )
 
     async def log_out(self, caller: Caller) -> None:
         """End the log-in session and revoke its device. Raises: NotFound when another request was first."""
@@ -167,38 +196,50 @@ class SessionSteps:
             doorbell = await revoke(unit, caller, caller.device, now_ms=self._issuer.now_ms())
         self._doorbells.ring(doorbell)
 
-    async def _verified(self, unit: SessionsUnit, body: Login) -> LoginRow:
-        """The user, locked, after the proof: whoever cannot sign makes nobody wait."""
-        found = await unit.sessions.find_login(body.user)
-        login_key = _ANY_KEY if found is None else self._open_login_key(body.user, found.login_key_sealed)
+    async def _proven(self, unit: SessionsUnit, attempt: Attempt, body: Login | StepUp) -> tuple[LoginRow, str]:
+        """The user, locked, after the proof, for whoever cannot sign makes nobody wait; and the factor, if there was one."""
+        if isinstance(body.signature, PasskeyAssertion):
+            return await self._proven_by_passkey(unit, attempt, body.signature), "passkey_alone"
+        user = await self._proven_by_password(unit, attempt, body.signature)
+        return user, await self._factors.check_beside_password(unit, attempt, user.user_number, body.second_factor)
+
+    async def _proven_by_password(self, unit: SessionsUnit, attempt: Attempt, signature: str) -> LoginRow:
+        found = await unit.sessions.find_login(attempt.user)
+        login_key = _ANY_KEY if found is None else self._open_login_key(attempt.user, found.login_key_sealed)
         try:
-            self._check_statement(body, login_key)
+            self._check_signed(attempt, login_key, signature)
         except LoginRefused:
-            await self._check_pending(unit, body)
+            await self._check_pending(unit, attempt, signature)
             raise
+        return await self._locked(unit, attempt, found)
+
+    async def _proven_by_passkey(self, unit: SessionsUnit, attempt: Attempt, shown: PasskeyAssertion) -> LoginRow:
+        found = await unit.sessions.find_login(attempt.user)
+        await self._factors.check_passkey_alone(unit, attempt, shown)
+        self._issuer.check_nonce(attempt.nonce)
+        user = await self._locked(unit, attempt, found)
+        await self._factors.take_passkey_alone(unit, attempt, user.user_number, shown)
+        return user
+
+    async def _locked(self, unit: SessionsUnit, attempt: Attempt, found: LoginRow | None) -> LoginRow:
         if found is not None:
             await unit.devices.lock_user(found.user_number)
-            locked = await unit.sessions.find_login(body.user)
+            locked = await unit.sessions.find_login(attempt.user)
             if locked == found and not found.is_locked:
                 return found
         raise LoginRefused("unknown name or wrong password")
 
-    async def _check_pending(self, unit: SessionsUnit, body: Login) -> None:
+    async def _check_pending(self, unit: SessionsUnit, attempt: Attempt, signature: str) -> None:
         """Whoever applied for an account proves it by the password, and by nothing else. Raises: ApprovalPending."""
-        for sealed in await unit.registrations.request_keys(body.user):
+        for sealed in await unit.registrations.request_keys(attempt.user):
             with suppress(LoginRefused):
-                self._check_statement(body, self._open_login_key(body.user, sealed))
+                self._check_signed(attempt, self._open_login_key(attempt.user, sealed), signature)
                 raise ApprovalPending("an admin has not decided yet")
 
-    def _check_statement(self, body: Login, login_key: str) -> None:
-        self._issuer.check_statement(
-            login_key=login_key,
-            user=body.user,
-            nonce=body.nonce,
-            dpop_thumbprint=body.dpop_thumbprint,
-            purpose="login",
-            signature=body.signature,
-        )
+    def _check_signed(self, attempt: Attempt, login_key: str, signature: str) -> None:
+        """Raises: LoginRefused."""
+        self._issuer.check_signature(attempt.statement, login_key=login_key, signature=signature)
+        self._issuer.check_nonce(attempt.nonce)
 
     def _open_login_key(self, user: UserId, sealed: bytes) -> str:
         return encode_base64(self._sealer.open(sealed, purpose=login_key_purpose(user)))
@@ -215,11 +256,25 @@ async def start_session(
 
 
 async def record_login(
-    unit: SessionsUnit, user: UserId, device: DeviceId, action: str, family: FamilyId, *, role: str | None = None
+    unit: SessionsUnit,
+    user: UserId,
+    device: DeviceId,
+    action: str,
+    family: FamilyId,
+    *,
+    role: str | None = None,
+    factor: str = "",
 ) -> None:
-    """role: of an account that was made just now."""
-    after = {"role": role} if role is not None else None
-    await unit.audit.record(actor=user, device=device, action=action, object_=user, after=after, family=family)
+    """role: of an account that was made just now. factor: which was shown beside the password, or "passkey_alone"."""
+    await unit.audit.record(
+        actor=user,
+        device=device,
+        action=action,
+        object_=user,
+        detail={"factor": factor} if factor else None,
+        after={"role": role} if role is not None else None,
+        family=family,
+    )
 
 
 class EndExpiredSessions:

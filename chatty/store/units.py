@@ -15,6 +15,7 @@ from chatty.store.pool import Pool
 from chatty.store.registration import PostgresRegistrations
 from chatty.store.requests import PostgresRequests
 from chatty.store.rooms import PostgresRooms
+from chatty.store.second_factors import PostgresSecondFactors
 from chatty.store.server import PostgresServer
 from chatty.store.sessions import PostgresSessions
 from chatty.store.streams import PostgresStreams
@@ -31,6 +32,7 @@ class PostgresUnit(Unit):
         self._devices = PostgresDevices(connection)
         self._server = PostgresServer(connection)
         self._sessions = PostgresSessions(connection)
+        self._second_factors = PostgresSecondFactors(connection)
         self._families = PostgresFamilies(connection)
         self._requests = PostgresRequests(connection)
         self._keys = PostgresKeys(connection)
@@ -58,6 +60,10 @@ class PostgresUnit(Unit):
     @property
     def sessions(self) -> PostgresSessions:
         return self._sessions
+
+    @property
+    def second_factors(self) -> PostgresSecondFactors:
+        return self._second_factors
 
     @property
     def families(self) -> PostgresFamilies:

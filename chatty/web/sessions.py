@@ -7,6 +7,8 @@ from chatty.errors import (
     LoginRefused,
     NotFound,
     RefreshRefused,
+    SecondFactorRefused,
+    SecondFactorRequired,
     TooManyDevices,
     UseDpopNonce,
 )
@@ -24,7 +26,15 @@ def routes(sessions: SessionSteps, tokens: TokenSteps) -> list[Route]:
         "/v1/login",
         permission=PUBLIC,
         statuses=(201,),
-        errors=(LoginRefused, ApprovalPending, DeviceIdTaken, TooManyDevices, NotFound),
+        errors=(
+            LoginRefused,
+            SecondFactorRequired,
+            SecondFactorRefused,
+            ApprovalPending,
+            DeviceIdTaken,
+            TooManyDevices,
+            NotFound,
+        ),
     )
     async def log_in(body: Login, request: RequestInfo) -> Tokens:
         """Sign in on a new device."""
@@ -35,9 +45,14 @@ def routes(sessions: SessionSteps, tokens: TokenSteps) -> list[Route]:
         """Both tokens anew, for a refresh token and a DPoP proof of its key."""
         return await tokens.refresh(body, request.proven, address=request.address)
 
-    @route("POST", "/v1/step-up", permission=SIGNED_IN, errors=(LoginRefused,))
+    @route(
+        "POST",
+        "/v1/step-up",
+        permission=SIGNED_IN,
+        errors=(LoginRefused, SecondFactorRequired, SecondFactorRefused),
+    )
     async def step_up(caller: Caller, body: StepUp, request: RequestInfo) -> Empty:
-        """Prove the log-in key once more, for what needs a fresh proof."""
+        """Prove once more who is there, for what needs a fresh proof."""
         await sessions.step_up(caller, body, address=request.address)
         return Empty()
 

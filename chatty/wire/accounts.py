@@ -10,14 +10,18 @@ from chatty.wire.types import (
     DeviceIdField,
     KeyField,
     NameField,
+    PasskeyIdField,
+    RecoveryCodeField,
     SignatureField,
     TextField,
     ThumbprintField,
     TokenField,
+    TotpCodeField,
     UserIdField,
 )
 
 WrappedField = Annotated[bytes, Meta(min_length=1, max_length=limits.wrapped_secret_bytes_max)]
+PasskeyBytesField = Annotated[bytes, Meta(max_length=limits.passkey_bytes_max)]
 DeviceNameField = Annotated[str, Meta(max_length=limits.device_name_chars_max, pattern=r"^[^\u0000-\u001f]*$(?!\n)")]
 
 
@@ -34,10 +38,11 @@ class KeyDerivation(HttpBody, frozen=True, kw_only=True):
 
 
 class ServerInfo(HttpBody, frozen=True, kw_only=True):
-    """What a client must know before it speaks: GET /v1/server."""
+    """What a client must know before it speaks: GET /v1/server. rp_id: the domain that passkeys belong to (WebAuthn)."""
 
     server_name: str
     origin: str
+    rp_id: str
     version: str
     generation: Generation
     registration: str
@@ -77,26 +82,63 @@ class Registration(HttpBody, frozen=True, kw_only=True):
     registration_token: TextField = ""
 
 
-class Login(HttpBody, frozen=True, kw_only=True):
-    """POST /v1/login. `signature`: login_bytes with purpose "login". known_refresh_token: the last of a device of this user.
+class PasskeyAssertion(HttpBody, frozen=True, kw_only=True):
+    """What an authenticator signed: the parts of a WebAuthn assertion, over signing.passkey_challenge() of the log-in statement.
 
-    replaces: a device of this user that is ended for the new one; empty: none.
+    Its extension results are no part of it: that of `prf` is the client's secret.
+    """
+
+    passkey: PasskeyIdField
+    client_data: PasskeyBytesField
+    authenticator_data: PasskeyBytesField
+    signature: PasskeyBytesField
+    user_handle: PasskeyBytesField = b""
+
+
+class SecondFactor(HttpBody, frozen=True, kw_only=True):
+    """Exactly one of the three."""
+
+    totp: TotpCodeField | None = None
+    recovery_code: RecoveryCodeField | None = None
+    passkey: PasskeyAssertion | None = None
+
+    def __post_init__(self) -> None:
+        if sum(shown is not None for shown in (self.totp, self.recovery_code, self.passkey)) != 1:
+            raise ValueError("exactly one second factor is wanted")
+
+    def __repr__(self) -> str:
+        return f"SecondFactor({self.kind})"
+
+    @property
+    def kind(self) -> str:
+        if self.totp is not None:
+            return "totp"
+        return "recovery_code" if self.recovery_code is not None else "passkey"
+
+
+class Login(HttpBody, frozen=True, kw_only=True):
+    """POST /v1/login. known_refresh_token: the last of a device of this user.
+
+    `signature`: of the log-in key, or an assertion by a passkey alone, over login_bytes with purpose "login". second_factor:
+    beside the log-in key's, of a user who has one. replaces: a device of this user that is ended for the new one; empty: none.
     """
 
     user: UserIdField
     new_device: NewDevice
     nonce: TokenField
-    signature: SignatureField
+    signature: SignatureField | PasskeyAssertion
     dpop_thumbprint: ThumbprintField
     known_refresh_token: TextField = ""
     replaces: TextField = ""
+    second_factor: SecondFactor | None = None
 
 
 class StepUp(HttpBody, frozen=True, kw_only=True):
-    """POST /v1/step-up. `signature`: login_bytes with purpose "step_up" and the log-in session's own DPoP key."""
+    """POST /v1/step-up. As in a Login, with purpose "step_up" and the log-in session's own DPoP key."""
 
     nonce: TokenField
-    signature: SignatureField
+    signature: SignatureField | PasskeyAssertion
+    second_factor: SecondFactor | None = None
 
 
 class Refresh(HttpBody, frozen=True, kw_only=True):

@@ -15,4 +15,7 @@ claim_devices_max = 500  # devices in one key claim
 mailbox_ack_ids_max = 1_000  # ids in one mailbox_ack
 device_name_chars_max = 64
 wrapped_secret_bytes_max = 4_096  # the recovery secret or the private master key, wrapped by the client
+passkeys_user_max = 10  # passkeys of one user
+recovery_codes_count = 10  # made at once; each is good once
+passkey_bytes_max = 8_192  # of each binary part of what an authenticator made
 epoch_wait_s = 10.0  # a client waits this long for a Megolm key before it calls a message undecryptable

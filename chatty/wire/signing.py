@@ -4,6 +4,7 @@ Signed objects are JSON: what is signed is the canonical JSON of the object (its
 Log-in and checkpoint statements are objects made here of their parts.
 """
 
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -35,7 +36,10 @@ def body_bytes(content: Body) -> bytes:
 
 
 def login_bytes(*, origin: str, user: UserId, nonce: str, dpop_thumbprint: str, purpose: str) -> bytes:
-    """What the log-in key signs. purpose: "register", "login" or "step_up". dpop_thumbprint: of the session's key."""
+    """What the log-in key signs, and a passkey through passkey_challenge(). dpop_thumbprint: of the session's key.
+
+    purpose: "register", "login" or "step_up"; of a passkey also "add_passkey".
+    """
     statement = {
         "domain": "chatty.login.v1",
         "origin": origin,
@@ -45,6 +49,11 @@ def login_bytes(*, origin: str, user: UserId, nonce: str, dpop_thumbprint: str, 
         "purpose": purpose,
     }
     return canonical_json(statement)
+
+
+def passkey_challenge(statement: bytes) -> bytes:
+    """The WebAuthn challenge over a log-in statement: what an authenticator signs holds all that the statement says."""
+    return sha256(statement).digest()
 
 
 def checkpoint_bytes(*, server: str, room: RoomId, generation: int, seq: Seq, head: bytes, time: int) -> bytes:

@@ -152,6 +152,7 @@ class SmallServer:
                 return accounts.ServerInfo(
                     server_name=SERVER,
                     origin=self.origin,
+                    rp_id="small.test",
                     version="0",
                     generation=GENERATION,
                     registration="open",

@@ -46,6 +46,7 @@ CIPHERTEXT = sha512(b"a message").digest() * 7
 INFO = ServerInfo(
     server_name="demo",
     origin="http://127.0.0.1:1",
+    rp_id="127.0.0.1",
     version="1",
     generation=Generation(number=Seq(1), id="first"),
     registration="open",

@@ -175,6 +175,27 @@ def test_a_rate_or_network_that_is_none_is_refused_by_name(name: str, value: str
         Settings.model_validate({name: value})
 
 
+@pytest.mark.parametrize(
+    ("origin", "chosen", "expected"),
+    [
+        ("https://chat.example.org:8443", "", "chat.example.org"),
+        ("https://chat.example.org", "chat.example.org", "chat.example.org"),
+        ("https://chat.example.org", "example.org", "example.org"),
+        ("https://chat.example.org", "ample.org", None),
+        ("https://chat.example.org", "other.org", None),
+        ("https://chat.example.org", "www.chat.example.org", None),
+    ],
+)
+def test_passkeys_belong_to_the_public_origins_domain_or_one_above_it(
+    origin: str, chosen: str, expected: str | None
+) -> None:
+    if expected is None:
+        with pytest.raises(ValidationError, match="passkey_rp_id"):
+            Settings(public_origin=origin, passkey_rp_id=chosen)
+    else:
+        assert Settings(public_origin=origin, passkey_rp_id=chosen).relying_party_id == expected
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1

@@ -190,6 +190,8 @@ def test_a_log_in_is_signed_over_origin_user_nonce_and_purpose(case: dict[str, A
     statement = {"domain": "chatty.login.v1", "dpop": parts["dpop_thumbprint"]}
     statement |= {name: parts[name] for name in ("origin", "user", "nonce", "purpose")}
     assert signing.login_bytes(**parts) == canonical(statement) == case["message"].encode()
+    challenge = bytes.fromhex(case["passkey_challenge"])
+    assert signing.passkey_challenge(signing.login_bytes(**parts)) == sha256(canonical(statement)).digest() == challenge
     check_signature(case)
 
 
