@@ -119,6 +119,7 @@ LAYER_FILES = {
         "nursery",
         "olm",
         "outbox",
+        "own_factors",
         "pending",
         "reasons",
         "room",

@@ -7,15 +7,25 @@ from chatty.client.errors import RemoteError, Unreachable
 from chatty.client.reasons import (
     ClientError,
     Lie,
+    NoRecoverySecret,
     NotSignedIn,
     Reason,
     RoomFrozen,
     SessionEnded,
     StoreInUse,
     UnacceptableDerivation,
+    WrongRelyingParty,
     WrongStoreKey,
 )
 from chatty.client.room import Room
+from chatty.client.second_factors import (
+    PRF_INPUT,
+    FactorAsked,
+    PasskeyAsked,
+    PasskeyMade,
+    PasskeyToMake,
+    SignedByPasskey,
+)
 from chatty.client.updates import (
     Invited,
     MembershipChanged,
@@ -28,22 +38,32 @@ from chatty.client.updates import (
     Unsent,
     Update,
 )
+from chatty.wire.accounts import PasskeyAssertion, SecondFactor
 
 __all__ = [
+    "PRF_INPUT",
     "Client",
     "ClientError",
+    "FactorAsked",
     "Invited",
     "Lie",
     "MembershipChanged",
     "Message",
+    "NoRecoverySecret",
     "NotSignedIn",
+    "PasskeyAsked",
+    "PasskeyAssertion",
+    "PasskeyMade",
+    "PasskeyToMake",
     "Reason",
     "RemoteError",
     "Room",
     "RoomFrozen",
+    "SecondFactor",
     "Sent",
     "ServerLied",
     "SessionEnded",
+    "SignedByPasskey",
     "SignedOut",
     "StoreInUse",
     "StoreRolledBack",
@@ -52,6 +72,7 @@ __all__ = [
     "Unreachable",
     "Unsent",
     "Update",
+    "WrongRelyingParty",
     "WrongStoreKey",
     "open_client",
 ]

@@ -3,7 +3,7 @@
 At registration the client makes the identity key (Ed25519) and the recovery secret (32 random bytes). The recovery secret is
 wrapped under the password's wrapping key, the identity key under the recovery secret; the server keeps both, opaque. A second
 device logs in with the password's signing key, unwraps both and checks that they belong to the identity that the server
-names.
+names. A passkey alone may take the password's place, if it keeps the recovery secret too.
 """
 
 import secrets
@@ -13,20 +13,39 @@ from msgspec import Struct
 
 from chatty.client.dpop import new_key
 from chatty.client.http import Api
-from chatty.client.reasons import Lie, Reason, UnacceptableDerivation
+from chatty.client.reasons import Lie, NoRecoverySecret, Reason, UnacceptableDerivation
+from chatty.client.second_factors import (
+    AskForFactor,
+    PasskeyAsked,
+    SignByPasskey,
+    SignedByPasskey,
+    check_rp_id,
+    show_factor,
+)
 from chatty.client.store import LocalStore
 from chatty.crypto import passwords
 from chatty.crypto.dpop import DpopKey
 from chatty.crypto.passwords import DerivationLimits, PasswordKeys
 from chatty.crypto.signatures import public_key, sign
-from chatty.errors import BadRequest
+from chatty.errors import BadRequest, SealBroken
 from chatty.ids import DeviceId, UserId
-from chatty.wire.accounts import KeyDerivation, Login, NewDevice, Registration, Salt, SaltRequest, Tokens
+from chatty.wire.accounts import (
+    KeyDerivation,
+    Login,
+    NewDevice,
+    PasskeyAssertion,
+    Registration,
+    Salt,
+    SaltRequest,
+    SecondFactor,
+    StepUp,
+    Tokens,
+)
 from chatty.wire.canonical import decode_base64, encode_base64url
-from chatty.wire.signing import login_bytes
+from chatty.wire.signing import login_bytes, passkey_challenge
 
 _IDENTITY = "identity"
-_WRAP_RECOVERY, _WRAP_IDENTITY = "recovery", "identity"
+WRAP_RECOVERY, _WRAP_IDENTITY = "recovery", "identity"
 
 
 class Identity(Struct, frozen=True, kw_only=True):
@@ -49,7 +68,7 @@ def load_identity(store: LocalStore) -> Identity | None:
 
 
 class Enrolment:
-    """The two ways in. derivation_limits: what the client accepts as password hashing."""
+    """The ways in. derivation_limits: what the client accepts as password hashing."""
 
     def __init__(self, api: Api, store: LocalStore, *, derivation_limits: DerivationLimits | None = None) -> None:
         self._api = api
@@ -68,14 +87,14 @@ class Enrolment:
             name=name,
             login_key=public_key(keys.login_seed),
             identity_key=identity.identity_key,
-            wrapped_recovery=passwords.wrap(identity.recovery_secret, key=keys.wrapping_key, purpose=_WRAP_RECOVERY),
+            wrapped_recovery=passwords.wrap(identity.recovery_secret, key=keys.wrapping_key, purpose=WRAP_RECOVERY),
             wrapped_identity=passwords.wrap(
                 identity.identity_seed, key=identity.recovery_secret, purpose=_WRAP_IDENTITY
             ),
             key_derivation=salt.key_derivation,
             new_device=NewDevice(device=identity.device, name=device_name),
             nonce=salt.nonce,
-            signature=self._signature(keys, user, salt, key.thumbprint, purpose="register"),
+            signature=sign(keys.login_seed, self.statement(user, salt.nonce, key.thumbprint, purpose="register")),
             dpop_thumbprint=key.thumbprint,
             registration_token=token,
         )
@@ -85,31 +104,108 @@ class Enrolment:
             self._take_tokens(tokens, key)
         return identity
 
-    async def login(self, user: UserId, password: str, *, device_name: str) -> Identity:
+    async def login(
+        self,
+        user: UserId,
+        password: str,
+        *,
+        device_name: str,
+        second_factor: SecondFactor | AskForFactor | None = None,
+    ) -> Identity:
         """Each log-in is a new device.
 
-        Raises: LoginRefused, ApprovalPending, RateLimited, SealBroken, UnacceptableDerivation, Lie.
+        Raises: LoginRefused, SecondFactorRequired, SecondFactorRefused, ApprovalPending, RateLimited, SealBroken,
+        UnacceptableDerivation, WrongRelyingParty, Lie.
         """
         server_name = (await self._api.server()).server_name
         salt, keys = await self._password_keys(password, server_name=server_name, user=user)
-        device, key = new_device_id(), new_key()
-        login = Login(
+        key = new_key()
+        statement = self.statement(user, salt.nonce, key.thumbprint, purpose="login")
+        login = self._login(user, salt.nonce, key, sign(keys.login_seed, statement), device_name)
+        tokens = await show_factor(
+            self._api.login, login, origin=self._api.origin, statement=statement, second_factor=second_factor
+        )
+        self._take_tokens(tokens, key)
+        account = await self._api.account()
+        recovery = passwords.unwrap(account.wrapped_recovery, key=keys.wrapping_key, purpose=WRAP_RECOVERY)
+        return await self._unwrapped(login, server_name, recovery)
+
+    async def login_with_passkey(self, user: UserId, sign_: SignByPasskey, *, device_name: str) -> Identity:
+        """As login(), by a passkey alone.
+
+        Raises: LoginRefused, RateLimited, NoRecoverySecret (the log-in session is ended again), WrongRelyingParty, Lie.
+        """
+        server = await self._api.server()
+        nonce, key = (await self._api.salt(SaltRequest(user=user))).nonce, new_key()
+        signed = await self._signed(sign_, server.rp_id, self.statement(user, nonce, key.thumbprint, purpose="login"))
+        login = self._login(user, nonce, key, signed.assertion, device_name)
+        self._take_tokens(await self._api.login(login), key)
+        try:
+            return await self._unwrapped(login, server.server_name, await self._kept_with(signed))
+        except NoRecoverySecret:
+            await self._api.logout()
+            self._api.tokens.forget()
+            raise
+
+    async def step_up(
+        self, identity: Identity, password: str, *, second_factor: SecondFactor | AskForFactor | None = None
+    ) -> None:
+        """Raises: LoginRefused, SecondFactorRequired, SecondFactorRefused, RateLimited, WrongRelyingParty."""
+        salt, keys = await self._password_keys(password, server_name=identity.server_name, user=identity.user)
+        statement = self.statement(identity.user, salt.nonce, self._api.proofs.thumbprint, purpose="step_up")
+        body = StepUp(nonce=salt.nonce, signature=sign(keys.login_seed, statement))
+        await show_factor(
+            self._api.step_up, body, origin=self._api.origin, statement=statement, second_factor=second_factor
+        )
+
+    async def step_up_with_passkey(self, identity: Identity, sign_: SignByPasskey) -> None:
+        """Raises: LoginRefused, RateLimited, WrongRelyingParty."""
+        server = await self._api.server()
+        nonce = (await self._api.salt(SaltRequest(user=identity.user))).nonce
+        statement = self.statement(identity.user, nonce, self._api.proofs.thumbprint, purpose="step_up")
+        signed = await self._signed(sign_, server.rp_id, statement)
+        await self._api.step_up(StepUp(nonce=nonce, signature=signed.assertion))
+
+    def statement(self, user: UserId, nonce: str, thumbprint: str, *, purpose: str) -> bytes:
+        """Over the origin as the user typed it: a server in between cannot pass it on."""
+        return login_bytes(origin=self._api.origin, user=user, nonce=nonce, dpop_thumbprint=thumbprint, purpose=purpose)
+
+    def _login(
+        self, user: UserId, nonce: str, key: DpopKey, signature: str | PasskeyAssertion, device_name: str
+    ) -> Login:
+        return Login(
             user=user,
-            new_device=NewDevice(device=device, name=device_name),
-            nonce=salt.nonce,
-            signature=self._signature(keys, user, salt, key.thumbprint, purpose="login"),
+            new_device=NewDevice(device=new_device_id(), name=device_name),
+            nonce=nonce,
+            signature=signature,
             dpop_thumbprint=key.thumbprint,
             known_refresh_token=self._api.tokens.last_refresh_token,
         )
-        self._take_tokens(await self._api.login(login), key)
+
+    async def _signed(self, sign_: SignByPasskey, rp_id: str, statement: bytes) -> SignedByPasskey:
+        check_rp_id(self._api.origin, rp_id)
+        return await sign_(PasskeyAsked(rp_id=rp_id, challenge=passkey_challenge(statement)))
+
+    async def _kept_with(self, signed: SignedByPasskey) -> bytes:
+        """The recovery secret that this passkey opens. Raises: NoRecoverySecret."""
+        own = (await self._api.second_factors()).passkeys
+        wrapped = next((one.wrapped_recovery for one in own if one.passkey == signed.assertion.passkey), None)
+        if wrapped is None or signed.wrapping_key is None:
+            raise NoRecoverySecret("nothing is kept with this passkey, or it gave no key")
+        try:
+            return passwords.unwrap(wrapped, key=signed.wrapping_key, purpose=WRAP_RECOVERY)
+        except SealBroken:
+            raise NoRecoverySecret("what is kept with this passkey does not open") from None
+
+    async def _unwrapped(self, login: Login, server_name: str, recovery: bytes) -> Identity:
+        """Raises: SealBroken, Lie."""
         account = await self._api.account()
-        recovery = passwords.unwrap(account.wrapped_recovery, key=keys.wrapping_key, purpose=_WRAP_RECOVERY)
         seed = passwords.unwrap(account.wrapped_identity, key=recovery, purpose=_WRAP_IDENTITY)
-        check_identity_key(user, seed, account.identity_key)
+        check_identity_key(login.user, seed, account.identity_key)
         identity = Identity(
             server_name=server_name,
-            user=user,
-            device=device,
+            user=login.user,
+            device=login.new_device.device,
             identity_key=account.identity_key,
             identity_seed=seed,
             recovery_secret=recovery,
@@ -121,13 +217,6 @@ class Enrolment:
         salt = await self._api.salt(SaltRequest(user=user))
         bound_salt = passwords.salt(server_name=server_name, user=user, served_salt=decode_base64(salt.salt))
         return salt, await derive(password, bound_salt, salt.key_derivation, limits=self._limits)
-
-    def _signature(self, keys: PasswordKeys, user: UserId, salt: Salt, thumbprint: str, *, purpose: str) -> str:
-        """Over the origin as the user typed it: a server in between cannot pass the log-in on."""
-        signed = login_bytes(
-            origin=self._api.origin, user=user, nonce=salt.nonce, dpop_thumbprint=thumbprint, purpose=purpose
-        )
-        return sign(keys.login_seed, signed)
 
     def _take_tokens(self, tokens: Tokens, key: DpopKey) -> None:
         with self._store.transaction():

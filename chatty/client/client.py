@@ -21,8 +21,10 @@ from chatty.client.engine import Engine
 from chatty.client.http import Api
 from chatty.client.nursery import open_serving_nursery
 from chatty.client.outbox import unsent
+from chatty.client.own_factors import OwnFactors
 from chatty.client.reasons import Lie, NotSignedIn, Reason
 from chatty.client.room import Room, member_change, sign, take_number, target_identity
+from chatty.client.second_factors import AskForFactor, SignByPasskey
 from chatty.client.store import LocalStore, store_salt
 from chatty.client.update_queue import UpdateQueue
 from chatty.client.updates import Invited, SignedOut, Unsent, Update
@@ -31,7 +33,7 @@ from chatty.crypto.passwords import DEFAULT_DERIVATION, DerivationLimits
 from chatty.errors import NotFound
 from chatty.ids import DeviceId, RoomId, SendNumber, UserId
 from chatty.wire import chain
-from chatty.wire.accounts import Device
+from chatty.wire.accounts import Device, SecondFactor
 from chatty.wire.canonical import encode_base64
 from chatty.wire.events import Action, CreateContent, Policy, RoomRole
 from chatty.wire.frames import Encoding
@@ -150,14 +152,43 @@ class Client:
         identity = await self._enrolment.register(name, password, token=token, device_name=device_name)
         await self._begin(identity).wait_published()
 
-    async def login(self, user: UserId, password: str, *, device_name: str = "") -> None:
+    async def login(
+        self,
+        user: UserId,
+        password: str,
+        *,
+        device_name: str = "",
+        second_factor: SecondFactor | AskForFactor | None = None,
+    ) -> None:
         """Make this store a new device of an account. Returns when others can write to it.
 
-        Raises: LoginRefused, ApprovalPending, RateLimited, UnacceptableDerivation,
-        Lie (the server names another identity than ours).
+        second_factor: one, or whom to ask when the server wants one.
+        Raises: LoginRefused, SecondFactorRequired, SecondFactorRefused, ApprovalPending, RateLimited, UnacceptableDerivation,
+        WrongRelyingParty, Lie (the server names another identity than ours).
         """
-        identity = await self._enrolment.login(user, password, device_name=device_name)
+        identity = await self._enrolment.login(user, password, device_name=device_name, second_factor=second_factor)
         await self._begin(identity).wait_published()
+
+    async def login_with_passkey(self, user: UserId, sign: SignByPasskey, *, device_name: str = "") -> None:
+        """As login(), without a password: by a passkey that keeps the recovery secret.
+
+        Raises: LoginRefused, RateLimited, NoRecoverySecret, WrongRelyingParty, Lie.
+        """
+        identity = await self._enrolment.login_with_passkey(user, sign, device_name=device_name)
+        await self._begin(identity).wait_published()
+
+    async def step_up(self, password: str, *, second_factor: SecondFactor | AskForFactor | None = None) -> None:
+        """Prove once more who is there, for what needs a proof of the last minutes. Raises: as login()."""
+        await self._enrolment.step_up(self._engine.identity, password, second_factor=second_factor)
+
+    async def step_up_with_passkey(self, sign: SignByPasskey) -> None:
+        """Raises: LoginRefused, RateLimited, WrongRelyingParty."""
+        await self._enrolment.step_up_with_passkey(self._engine.identity, sign)
+
+    @property
+    def second_factors(self) -> OwnFactors:
+        """The account's own: list, add, remove."""
+        return OwnFactors(self._api, self._enrolment, self._engine.identity)
 
     async def logout(self) -> None:
         """End this log-in session and revoke this device; messages() ends with SignedOut."""

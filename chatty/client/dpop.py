@@ -32,6 +32,11 @@ class ProofMaker:
         self._key = None if seed is None else DpopKey(seed)
         self.nonce = ""
 
+    @property
+    def thumbprint(self) -> str:
+        """Of the key that this store's tokens are bound to; empty: there is none."""
+        return "" if self._key is None else self._key.thumbprint
+
     def adopt(self, key: DpopKey) -> None:
         """Prove with this one from now on: in one transaction with the tokens that are bound to it."""
         self._store.put(DPOP_KEY, "", key.seed)

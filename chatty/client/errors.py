@@ -13,7 +13,9 @@ from chatty.errors import (
     Overloaded,
     QuotaExceeded,
     RateLimited,
+    SecondFactorRequired,
     SendWindowFull,
+    StepUpRequired,
     TooLarge,
 )
 from chatty.ids import SendNumber, Seq
@@ -65,6 +67,8 @@ def _builders() -> dict[str, Callable[[str, Details], ChattyError]]:
     """By code. Classes whose constructor wants more than a message are named; the others are found in the tree."""
     named: dict[type[ChattyError], Callable[[str, Details], ChattyError]] = {
         DeviceSetStale: _device_set_stale,
+        SecondFactorRequired: _second_factor_required,
+        StepUpRequired: lambda _, details: StepUpRequired(age_s_max=float(details["age_s_max"])),
         TooLarge: lambda _, details: TooLarge(limit=str(details["limit"]), bytes_max=int(details["bytes_max"])),
     }
     for number_class in (MessageIdConflict, MessageIdClosed, SendWindowFull):
@@ -88,6 +92,14 @@ def _plain(leaf: type[ChattyError]) -> Callable[[str, Details], ChattyError]:
 def _device_set_stale(_: str, details: Details) -> ChattyError:
     changed = {item["user"]: item.get("list_version") for item in details["changed"]}
     return DeviceSetStale(epoch=Seq(int(details["epoch"])), changed=changed)
+
+
+def _second_factor_required(_: str, details: Details) -> ChattyError:
+    return SecondFactorRequired(
+        factors=[str(one) for one in details["factors"]],
+        rp_id=str(details["rp_id"]),
+        allow_credentials=list(details["allow_credentials"]),
+    )
 
 
 def _about_number(

@@ -19,7 +19,7 @@ from chatty.client.errors import RemoteError, Unreachable, error_from, is_retrya
 from chatty.client.store import LocalStore
 from chatty.client.tokens import TokenKeeper
 from chatty.errors import ChattyError, TokenExpired, UseDpopNonce
-from chatty.ids import DeviceId, RoomId, SendNumber, Seq
+from chatty.ids import DeviceId, PasskeyId, RoomId, SendNumber, Seq
 from chatty.wire.accounts import (
     Account,
     Devices,
@@ -31,11 +31,22 @@ from chatty.wire.accounts import (
     Salt,
     SaltRequest,
     ServerInfo,
+    StepUp,
     Tokens,
 )
 from chatty.wire.keys import ClaimedKeys, KeyAnswer, KeyClaim, KeyCounts, KeyQuery, KeyUpload, ToDevice, ToDeviceAnswer
 from chatty.wire.limits import page_events_max
 from chatty.wire.rooms import Page, RoomCommitted, RoomCreation, SignedInvitationBody, SignedMemberChange, UserPage
+from chatty.wire.second_factors import (
+    AddedPasskey,
+    NewPasskey,
+    NewTotp,
+    OwnSecondFactors,
+    PasskeyChange,
+    PasskeyOptions,
+    RecoveryCodes,
+    TotpConfirmation,
+)
 
 T = TypeVar("T")
 
@@ -85,6 +96,9 @@ class Api:
     async def logout(self) -> None:
         await self._call("POST", "/v1/logout", Empty, body=Empty())
 
+    async def step_up(self, request: StepUp) -> None:
+        await self._call("POST", "/v1/step-up", Empty, body=request, may_repeat=False)
+
     async def account(self) -> Account:
         return await self._call("GET", "/v1/account", Account)
 
@@ -96,6 +110,35 @@ class Api:
 
     async def user_stream(self, *, after: int) -> UserPage:
         return await self._call("GET", f"/v1/stream?after={after}", UserPage)
+
+    # Second factors. What makes something anew is not asked for twice: its answer is told once.
+
+    async def second_factors(self) -> OwnSecondFactors:
+        return await self._call("GET", "/v1/second-factors", OwnSecondFactors)
+
+    async def begin_totp(self) -> NewTotp:
+        return await self._call("POST", "/v1/totp", NewTotp, body=Empty(), may_repeat=False)
+
+    async def confirm_totp(self, request: TotpConfirmation) -> RecoveryCodes:
+        return await self._call("POST", "/v1/totp/confirm", RecoveryCodes, body=request, may_repeat=False)
+
+    async def remove_totp(self) -> None:
+        await self._call("DELETE", "/v1/totp", Empty)
+
+    async def make_recovery_codes(self) -> RecoveryCodes:
+        return await self._call("POST", "/v1/recovery-codes", RecoveryCodes, body=Empty(), may_repeat=False)
+
+    async def passkey_options(self) -> PasskeyOptions:
+        return await self._call("GET", "/v1/passkeys/options", PasskeyOptions)
+
+    async def add_passkey(self, request: NewPasskey) -> AddedPasskey:
+        return await self._call("POST", "/v1/passkeys", AddedPasskey, body=request, may_repeat=False)
+
+    async def change_passkey(self, passkey: PasskeyId, request: PasskeyChange) -> None:
+        await self._call("PUT", f"/v1/passkeys/{quote(passkey)}", Empty, body=request)
+
+    async def remove_passkey(self, passkey: PasskeyId) -> None:
+        await self._call("DELETE", f"/v1/passkeys/{quote(passkey)}", Empty)
 
     # Keys
 

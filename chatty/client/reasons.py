@@ -101,6 +101,14 @@ class UnacceptableDerivation(ClientError):
     """The server asks for password hashing that is too weak to protect, or too strong to finish."""
 
 
+class WrongRelyingParty(ClientError):
+    """The server asks a passkey to sign for a domain that is neither its own nor one above it."""
+
+
+class NoRecoverySecret(ClientError):
+    """This passkey cannot open the account's secrets: nothing was kept with it, or it gave no key. Log in with the password."""
+
+
 class NotSignedIn(ClientError):
     """Register or log in first."""
 

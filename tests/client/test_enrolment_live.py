@@ -4,28 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from chatty.client.accounts import Enrolment
-from chatty.client.http import Api
-from chatty.client.store import LocalStore
 from chatty.errors import LoginRefused, NameTaken, SealBroken
 from chatty.ids import UserId
-from tests.server.conftest import ORIGIN, RunningServer, open_server
+from tests.client.enrolled import Enrolled
+from tests.server.conftest import open_server
 
 PASSWORD = "correct horse battery staple"
-
-
-class Enrolled:
-    """A store, and the real server under the origin that its log-ins are signed for."""
-
-    def __init__(self, path: Path, server: RunningServer) -> None:
-        self.store = LocalStore(path, key=b"k" * 32)
-        self.api = Api(ORIGIN, self.store)
-        self.api._http.base_url = server.http.base_url
-        self.enrolment = Enrolment(self.api, self.store)
-
-    async def close(self) -> None:
-        await self.api.aclose()
-        self.store.close()
 
 
 async def test_a_second_device_unwraps_the_same_identity(database: str, tmp_path: Path) -> None:

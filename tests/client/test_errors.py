@@ -22,7 +22,9 @@ from chatty.errors import (
     Overloaded,
     RateLimited,
     RefreshRefused,
+    SecondFactorRequired,
     SendWindowFull,
+    StepUpRequired,
     StoreUnavailable,
 )
 from chatty.ids import DeviceId, ListVersion, SendNumber, Seq, UserId
@@ -54,6 +56,8 @@ ERRORS = [
     Overloaded(limiter="journal", retry_after_s=2.0),
     RateLimited(limiter="sends", retry_after_s=2.0),
     MailboxQuotaExceeded(quota="mailbox", count_max=5),
+    SecondFactorRequired(factors=["passkey"], rp_id="x", allow_credentials=[{"passkey": "A", "transports": ["usb"]}]),
+    StepUpRequired(age_s_max=600.0),
     StoreUnavailable("no database"),
     LastOwner("the last owner"),
 ]
