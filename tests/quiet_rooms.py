@@ -13,10 +13,11 @@ list_digest, identity) SELECT %s, user_number, 'joined', 'member', 0, 0, list_ve
 WHERE user_number = %s"""
 _LEAVE = "UPDATE members SET standing = 'left' WHERE room_number = %s AND user_number = %s"
 _EVENTS = """SELECT t.seq, t.kind, convert_from(b.body, 'UTF8')::jsonb->>'user',
-(convert_from(b.body, 'UTF8')::jsonb->>'list_version')::bigint
+(convert_from(b.body, 'UTF8')::jsonb->>'list_version')::bigint,
+(convert_from(b.body, 'UTF8')::jsonb->>'previous')::bigint
 FROM timeline t JOIN bodies b USING (room_number, seq) WHERE room_number = %s ORDER BY seq"""
-_ROOM_NOW = "SELECT seq, epoch, head FROM rooms WHERE room_number = %s"
-_LAST = "SELECT seq, seq, head FROM timeline WHERE room_number = %s ORDER BY seq DESC LIMIT 1"
+_ROOM_NOW = "SELECT seq, epoch, state_seq, head FROM rooms WHERE room_number = %s"
+_LAST = "SELECT seq, seq, seq, head FROM timeline WHERE room_number = %s ORDER BY seq DESC LIMIT 1"
 _numbers = count(1)
 
 
@@ -36,12 +37,13 @@ async def leave(world: World, room: RoomNumber, member: SignedIn) -> None:
 
 
 async def events(world: World, room: RoomNumber) -> list[tuple[int, str, str, int]]:
-    """seq, kind, user and list version of each; checks that the room's row stands at the last."""
+    """seq, kind, user and list version of each; checks that each names the one before, and that the room stands at the last."""
     async with world.pool.connection() as connection:
         found = await (await connection.execute(_EVENTS, (room,))).fetchall()
         if found:
             last = await (await connection.execute(_LAST, (room,))).fetchone()
             assert await (await connection.execute(_ROOM_NOW, (room,))).fetchone() == last
+    assert [row[4] for row in found] == [row[0] - 1 for row in found]
     return [(row[0], row[1], row[2], row[3]) for row in found]
 
 

@@ -13,6 +13,7 @@ Each `check_…` is one rule; tests/client takes out each in turn and shows the 
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -22,7 +23,7 @@ from chatty.client.reasons import KeysNeeded, Lie, Reason, RoomFrozen
 from chatty.client.taken_changes import TakenChanges
 from chatty.crypto.events import verify_event
 from chatty.errors import BadRequest, BadSignature, ChattyError
-from chatty.ids import DeviceId, RoomId, Seq, UserId
+from chatty.ids import DeviceId, ListVersion, RoomId, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.authority import (
     Membership,
@@ -35,6 +36,7 @@ from chatty.wire.authority import (
 )
 from chatty.wire.canonical import encode_base64
 from chatty.wire.events import (
+    STATE_KINDS,
     Action,
     Content,
     CreateContent,
@@ -48,8 +50,6 @@ from chatty.wire.events import (
 from chatty.wire.frames import Gap, RoomEntry
 
 recent_heads_max = 512
-
-_STATE_KINDS = frozenset({Kind.CREATE, Kind.MEMBER, Kind.POLICY, Kind.DEVICES})
 
 
 class Position(Struct, frozen=True, kw_only=True):
@@ -98,7 +98,7 @@ class RoomVerifier:
         self.check_order(entry.seq)
         self.check_time(entry)
         verified = None
-        if entry.kind in _STATE_KINDS:
+        if entry.kind in STATE_KINDS:
             verified = self._verify_state(entry, keys_are_fresh=keys_are_fresh)
         else:
             self._verify_message(entry)
@@ -167,7 +167,7 @@ class RoomVerifier:
             self._lists.pin(user, identity)
         named = device_list_of(verified.content)
         if named is not None:
-            self._lists.note_digest(named.user, named.list_version, named.list_digest)
+            self._lists.note_digest(named.user, named.version, named.digest)
 
     def _need_keys(self, content: Content) -> None:
         unknown = {user for user, device in signers_of(content) if self._lists.signing_key(user, device) is None}
@@ -245,9 +245,9 @@ class RoomVerifier:
         named = device_list_of(content)
         if named is None:
             return
-        self._lists.check_named_digest(named.user, named.list_version, named.list_digest)
+        self._lists.check_named_digest(named.user, named.version, named.digest)
         before = self.state.membership(named.user) if self.state is not None else None
-        is_older = before is not None and before.is_joined and named.list_version <= before.list_version
+        is_older = before is not None and before.is_joined and named.version <= before.list_version
         if is_older and isinstance(content, DevicesContent):
             raise Lie(Reason.DEVICE_LIST_MISMATCH, f"{named.user} went back to an older device list", room=self.room)
 
@@ -349,13 +349,19 @@ def identities_of(content: Content) -> list[tuple[UserId, str]]:
             return []
 
 
-def device_list_of(content: Content) -> DevicesContent | None:
+class NamedList(NamedTuple):
+    user: UserId
+    version: ListVersion
+    digest: str
+
+
+def device_list_of(content: Content) -> NamedList | None:
     """The device list that the content names, of a join, an add or a devices event."""
     match content:
         case DevicesContent():
-            return content
+            return NamedList(content.user, content.list_version, content.list_digest)
         case MemberContent(signed=change, list_version=version, list_digest=digest) if version is not None and digest:
-            return DevicesContent(user=change.target, list_version=version, list_digest=digest)
+            return NamedList(change.target, version, digest)
         case _:
             return None
 

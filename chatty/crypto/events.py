@@ -12,6 +12,7 @@ from chatty.wire.authority import VerifiedEvent
 from chatty.wire.canonical import encode_base64
 from chatty.wire.events import (
     Action,
+    Content,
     CreateContent,
     DevicesContent,
     MemberContent,
@@ -38,6 +39,7 @@ def verify_event(event: TimelineEvent, *, server: str, device_key: DeviceKey) ->
     if body_bytes(content) != event.body:
         raise BadRequest("the body is not the canonical JSON of its content")
     _verify_no_message(event)
+    _verify_previous(event, content)
     match content:
         case CreateContent():
             if chain.room_id(event.body) != event.room or event.seq != 1:
@@ -112,6 +114,12 @@ def _verify_no_message(event: TimelineEvent) -> None:
     fields = (event.algorithm, event.session_id, event.epoch, event.silent, event.expiry, event.body_hash)
     if fields != ("", "", 0, False, 0, None):
         raise BadRequest("an envelope with a message's fields")
+
+
+def _verify_previous(event: TimelineEvent, content: Content) -> None:
+    """Whether the newest state event stands there is known to who folds the room."""
+    if not isinstance(content, CreateContent) and content.previous >= event.seq:
+        raise BadRequest("previous is no place before the event")
 
 
 def _verify_member_form(content: MemberContent) -> None:

@@ -16,7 +16,7 @@ from typing import Protocol
 from chatty.ids import RoomNumber, Seq
 from chatty.services.crash_points import NO_CRASH_POINTS, CrashPoints
 from chatty.services.doorbells import Doorbell, Doorbells
-from chatty.services.timeline import Appended, OwedDevices, RoomHead, append, devices_event
+from chatty.services.timeline import Appended, OwedDevices, RoomHead, append_owed
 
 owed_rooms_a_step_max = 100
 revocation_age_s = 600.0
@@ -117,7 +117,7 @@ class AppendOwedDevices:
         """Returns the rooms that have new events: not all, for some members left, and some lists are named already."""
         owed = await rooms.owed(list(heads))
         due, now_ms = [one for one in owed if one.is_due], self._clock()
-        appended = [append(heads[one.room_number], devices_event(one), now_ms=now_ms) for one in due]
+        appended = [append_owed(heads[one.room_number], one, now_ms=now_ms) for one in due]
         told = {one.room_number for one in due}
         if appended:
             await rooms.write([heads[number] for number in sorted(told)], appended)

@@ -16,7 +16,7 @@ from chatty.errors import BadRequest, ChattyError, DeviceSetStale, NotAMember
 from chatty.ids import DeviceNumber, ListVersion, RoomId, RoomNumber, SendNumber, Seq, UserId, UserNumber
 from chatty.services.caller import Caller
 from chatty.services.requests import SendRow, check_number
-from chatty.services.timeline import Appended, NewEvent, OwedDevices, RoomHead, append, devices_event
+from chatty.services.timeline import Appended, NewEvent, OwedDevices, RoomHead, append, append_owed
 from chatty.wire import chain
 from chatty.wire.events import Committed, Kind
 from chatty.wire.frames import Send
@@ -115,7 +115,7 @@ def decide_batch(drafts: Sequence[Draft], facts: Facts, *, now_ms: int) -> Decis
     decision = Decision()
     for owed in facts.owed:
         if owed.is_due:
-            decision.appended.append(append(facts.heads[owed.room_number], devices_event(owed), now_ms=now_ms))
+            decision.appended.append(append_owed(facts.heads[owed.room_number], owed, now_ms=now_ms))
     for index, one in enumerate(drafts):
         if one.caller.device_number not in facts.rows or one.room_number not in facts.heads:
             decision.answers.append(None)

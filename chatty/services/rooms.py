@@ -95,10 +95,6 @@ class LockedRoom:
     memberships: dict[UserId, Membership] = field(default_factory=dict)
     joined_count: int = 0
 
-    @property
-    def seq(self) -> Seq:
-        return self.head.seq
-
     def membership(self, user: UserId) -> Membership | None:
         return self.memberships.get(user)
 
@@ -289,7 +285,7 @@ class RoomSteps:
         keys: "Keys",
     ) -> Appended:
         target = await self._require_user(unit, member.signed.target)
-        appended = append(head, _member_event(caller, member, target), now_ms=head.last_time)
+        appended = append(head, _member_event(caller, member, target, previous=head.state_seq), now_ms=head.last_time)
         verified = verify_event(appended.event, server=self._server_name, device_key=keys)
         if member.signed.target_identity != target.identity_key:
             raise BadSignature("another identity than the user's")
@@ -340,7 +336,8 @@ class RoomSteps:
         if signed.target_identity != target.identity_key:
             raise BadSignature("another identity than the user's")
         keys = await self._device_keys(unit, signers)
-        appended = append(locked.head, _member_event(caller, request, target), now_ms=self._clock())
+        new = _member_event(caller, request, target, previous=locked.head.state_seq)
+        appended = append(locked.head, new, now_ms=self._clock())
         verified = verify_event(appended.event, server=self._server_name, device_key=keys)
         authorize(locked, verified)
         await self._check_members_count(unit, locked, signed.action)
@@ -407,7 +404,7 @@ class RoomSteps:
             await unit.rooms.append_user_event(
                 target.user_number, kind="invitation", content=content, time_ms=self._clock()
             )
-            committed = RoomCommitted(room=room, seq=locked.seq, epoch=locked.head.epoch)
+            committed = RoomCommitted(room=room, seq=locked.head.seq, epoch=locked.head.epoch)
             return await self._record(unit, change, committed), Doorbell(users=[target.user_number])
 
         await self._settle(change, act)
@@ -427,7 +424,8 @@ class RoomSteps:
             locked = await unit.rooms.lock(number, {signed.sender})
             await self._check_position(unit, locked, signed.last_seq, signed.last_head)
             keys = await self._device_keys(unit, [(signed.sender, signed.device)])
-            appended = append(locked.head, _policy_event(caller, request), now_ms=self._clock())
+            new = _policy_event(caller, request, previous=locked.head.state_seq)
+            appended = append(locked.head, new, now_ms=self._clock())
             authorize(locked, verify_event(appended.event, server=self._server_name, device_key=keys))
             await unit.rooms.write(locked.head, [appended])
             await unit.rooms.set_policy(number, signed.policy)
@@ -560,11 +558,12 @@ def _create_event(caller: Caller, request: RoomCreation, body: bytes) -> NewEven
     )
 
 
-def _member_event(caller: Caller, request: SignedMemberChange, target: UserRow) -> NewEvent:
+def _member_event(caller: Caller, request: SignedMemberChange, target: UserRow, *, previous: Seq) -> NewEvent:
     signed = request.signed
     is_addition = signed.action in _additions
     content = MemberContent(
         signed=signed,
+        previous=previous,
         list_version=target.list_version if is_addition else None,
         list_digest=target.list_digest if is_addition else None,
     )
@@ -582,10 +581,10 @@ def _member_event(caller: Caller, request: SignedMemberChange, target: UserRow) 
     )
 
 
-def _policy_event(caller: Caller, request: SignedPolicyChange) -> NewEvent:
+def _policy_event(caller: Caller, request: SignedPolicyChange, *, previous: Seq) -> NewEvent:
     return NewEvent(
         kind=Kind.POLICY,
-        body=body_bytes(PolicyContent(signed=request.signed)),
+        body=body_bytes(PolicyContent(signed=request.signed, previous=previous)),
         sender=caller.user,
         sender_number=caller.user_number,
         device=caller.device,

@@ -1,34 +1,50 @@
 """Room timelines: one function gives seq.
 
 A RoomHead is a room's row as the holder of its lock has it. append() numbers one event behind it, extends the hash chain and
-moves the head on; the caller writes head and events in the transaction that holds the lock. Whoever holds no lock has no
-RoomHead that counts, so nothing else can give a seq. Pure: it can be tested and model-checked without a database.
+moves the head on; the caller writes head and events in the transaction that holds the lock. A state event names the newest one
+before it, so its body is made for the head that it is appended to. Whoever holds no lock has no RoomHead that counts, so nothing
+else can give a seq. Pure: it can be tested and model-checked without a database.
 """
 
 from dataclasses import dataclass
 
-from chatty.ids import DeviceId, DeviceNumber, RoomId, RoomNumber, SendNumber, Seq, UserId, UserNumber
+from chatty.ids import DeviceId, DeviceNumber, ListVersion, RoomId, RoomNumber, SendNumber, Seq, UserId, UserNumber
 from chatty.wire import chain
-from chatty.wire.events import Action, Committed, DevicesContent, Kind, TimelineEvent, changes_epoch
+from chatty.wire.events import (
+    STATE_KINDS,
+    Action,
+    Committed,
+    DevicesContent,
+    Kind,
+    TimelineEvent,
+    changes_epoch,
+)
 from chatty.wire.signing import body_bytes
 
 
 @dataclass(kw_only=True, slots=True)
 class RoomHead:
-    """The locked row; append() moves it. last_time: ms since 1970, never backwards within a room."""
+    """The locked row; append() moves it. state_seq: of the newest state event. last_time: ms since 1970, never backwards."""
 
     room_number: RoomNumber
     room: RoomId
     seq: Seq
     head: bytes
     epoch: Seq
+    state_seq: Seq
     last_time: int
 
 
 def new_room_head(room: RoomId) -> RoomHead:
     """The head of a room that nobody else can know of yet; it gets its number when its row is inserted."""
     return RoomHead(
-        room_number=RoomNumber(0), room=room, seq=Seq(0), head=chain.empty_head(room), epoch=Seq(0), last_time=0
+        room_number=RoomNumber(0),
+        room=room,
+        seq=Seq(0),
+        head=chain.empty_head(room),
+        epoch=Seq(0),
+        state_seq=Seq(0),
+        last_time=0,
     )
 
 
@@ -91,6 +107,8 @@ def append(head: RoomHead, new: NewEvent, *, now_ms: int) -> Appended:
     )
     leaf = chain.leaf(event)
     head.seq, head.last_time, head.head = seq, event.time, chain.next_head(head.head, leaf)
+    if new.kind in STATE_KINDS:
+        head.state_seq = seq
     if changes_epoch(new.kind, new.action):
         head.epoch = seq
     return Appended(event=event, leaf=leaf, head=head.head, new=new, room_number=head.room_number)
@@ -105,14 +123,20 @@ class OwedDevices:
 
     room_number: RoomNumber
     user_number: UserNumber
-    content: DevicesContent
+    user: UserId
+    list_version: ListVersion
+    list_digest: str
     member_version: int | None
 
     @property
     def is_due(self) -> bool:
         """Written only for members and only for a version above the member's."""
-        return self.member_version is not None and self.content.list_version > self.member_version
+        return self.member_version is not None and self.list_version > self.member_version
 
 
-def devices_event(owed: OwedDevices) -> NewEvent:
-    return NewEvent(kind=Kind.DEVICES, body=body_bytes(owed.content), target=owed.content.user)
+def append_owed(head: RoomHead, owed: OwedDevices, *, now_ms: int) -> Appended:
+    """The devices event that is owed, at the room's head."""
+    content = DevicesContent(
+        user=owed.user, list_version=owed.list_version, list_digest=owed.list_digest, previous=head.state_seq
+    )
+    return append(head, NewEvent(kind=Kind.DEVICES, body=body_bytes(content), target=owed.user), now_ms=now_ms)

@@ -20,13 +20,12 @@ from chatty.services.timeline import OwedDevices, RoomHead
 from chatty.store import binary, timeline
 from chatty.store.pipeline import Params, PipelineConnection, Row, open_pipeline
 from chatty.wire.canonical import encode_base64
-from chatty.wire.events import DevicesContent
 
 lock_timeout_s = 1.0
 
 _LOCK_DEVICES = """SELECT device_number, low, highest_n, is_live FROM device_send
 WHERE device_number = ANY($1::bigint[]) ORDER BY device_number FOR NO KEY UPDATE"""
-_LOCK_ROOMS = """SELECT room_number, room_id, seq, head, epoch, last_time FROM rooms
+_LOCK_ROOMS = """SELECT room_number, room_id, seq, head, epoch, state_seq, last_time FROM rooms
 WHERE room_number = ANY($1::bigint[]) ORDER BY room_number FOR NO KEY UPDATE"""
 _LOOK_UP = """SELECT r.device_number, r.n, r.digest, r.room_number, r.seq, r.time, r.leaf, r.refusal
 FROM unnest($1::bigint[], $2::bigint[]) AS w(device_number, n)
@@ -163,7 +162,7 @@ class PostgresJournal(Journal):
             }
             for owed in facts.owed:
                 if owed.room_number == one.room_number and owed.is_due:
-                    changed[owed.content.user] = owed.content.list_version
+                    changed[owed.user] = owed.list_version
             decision.answers[index] = DeviceSetStale(epoch=facts.heads[one.room_number].epoch, changed=changed)
 
     async def _pipeline(self, *, waits: bool) -> PipelineConnection:
@@ -215,7 +214,8 @@ def _head(row: Row) -> RoomHead:
         seq=Seq(row[2]),
         head=row[3],
         epoch=Seq(row[4]),
-        last_time=row[5],
+        state_seq=Seq(row[5]),
+        last_time=row[6],
     )
 
 
@@ -233,8 +233,14 @@ def _recorded(row: Row, ids: dict[RoomNumber, RoomId]) -> Recorded:
 
 def _owed(row: Row) -> OwedDevices:
     room_number, user_number, user, version, digest, member_version = row
-    content = DevicesContent(user=user, list_version=version, list_digest=encode_base64(digest))
-    return OwedDevices(room_number=room_number, user_number=user_number, content=content, member_version=member_version)
+    return OwedDevices(
+        room_number=room_number,
+        user_number=user_number,
+        user=user,
+        list_version=version,
+        list_digest=encode_base64(digest),
+        member_version=member_version,
+    )
 
 
 def _writes(facts: Facts, decision: Decision) -> Statements:
@@ -276,15 +282,15 @@ def _request_writes(decision: Decision) -> Statements:
 
 
 def _owed_writes(owed: Sequence[OwedDevices], decision: Decision) -> Statements:
-    settled = [(one.room_number, one.user_number, one.content.list_version) for one in owed]
+    settled = [(one.room_number, one.user_number, one.list_version) for one in owed]
     settle: Params = [binary.int8_array(list(column)) for column in zip(*settled, strict=True)]
     due = [one for one in owed if one.is_due]
     seqs = [one.event.seq for one in decision.appended[: len(due)]]  # decide_batch() appends these first, in this order
     lists: Params = [
         binary.int8_array([one.room_number for one in due]),
         binary.int8_array([one.user_number for one in due]),
-        binary.int8_array([one.content.list_version for one in due]),
-        binary.text_array([one.content.list_digest for one in due]),
+        binary.int8_array([one.list_version for one in due]),
+        binary.text_array([one.list_digest for one in due]),
         binary.int8_array(list(seqs)),
     ]
     return [("settle_owed", settle), ("name_lists", lists)]

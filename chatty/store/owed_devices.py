@@ -9,10 +9,9 @@ from chatty.services.timeline import Appended, OwedDevices, RoomHead
 from chatty.store.connection import TrioConnection
 from chatty.store.timeline import write_rooms
 from chatty.wire.canonical import encode_base64
-from chatty.wire.events import DevicesContent
 
 # The limit stands after SKIP LOCKED, so that a hundred busy rooms do not hide the others.
-_LOCK = """SELECT room_number, room_id, seq, head, epoch, last_time FROM rooms
+_LOCK = """SELECT room_number, room_id, seq, head, epoch, state_seq, last_time FROM rooms
 WHERE room_number IN (SELECT room_number FROM owed_devices)
 ORDER BY room_number LIMIT %s FOR NO KEY UPDATE SKIP LOCKED"""
 # A statement of its own, after the locks: a version or a membership read before them may be an old one.
@@ -49,15 +48,12 @@ class PostgresOwedRooms(OwedRooms):
         await write_rooms(self._connection, heads, appended)
 
     async def name_lists(self, named: Sequence[tuple[OwedDevices, Seq]]) -> None:
-        rows = [
-            (one.room_number, one.user_number, one.content.list_version, one.content.list_digest, seq)
-            for one, seq in named
-        ]
+        rows = [(one.room_number, one.user_number, one.list_version, one.list_digest, seq) for one, seq in named]
         await self._connection.execute(_NAME_LISTS, _columns(rows))
 
     async def settle(self, owed: Sequence[OwedDevices]) -> None:
         if owed:
-            rows = [(one.room_number, one.user_number, one.content.list_version) for one in owed]
+            rows = [(one.room_number, one.user_number, one.list_version) for one in owed]
             await self._connection.execute(_SETTLE, _columns(rows))
 
 
@@ -66,25 +62,25 @@ def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
 
 
 def _head(row: tuple[Any, ...]) -> RoomHead:
-    room_number, room, seq, head, epoch, last_time = row
+    room_number, room, seq, head, epoch, state_seq, last_time = row
     return RoomHead(
         room_number=RoomNumber(room_number),
         room=RoomId(room),
         seq=Seq(seq),
         head=bytes(head),
         epoch=Seq(epoch),
+        state_seq=Seq(state_seq),
         last_time=last_time,
     )
 
 
 def _owed(row: tuple[Any, ...]) -> OwedDevices:
     room_number, user_number, user, version, digest, member_version = row
-    content = DevicesContent(
-        user=UserId(user), list_version=ListVersion(version), list_digest=encode_base64(bytes(digest))
-    )
     return OwedDevices(
         room_number=RoomNumber(room_number),
         user_number=UserNumber(user_number),
-        content=content,
+        user=UserId(user),
+        list_version=ListVersion(version),
+        list_digest=encode_base64(bytes(digest)),
         member_version=member_version,
     )

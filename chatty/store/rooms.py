@@ -19,14 +19,14 @@ from chatty.wire.rooms import Member, Members, RoomSummary
 
 _ROOM_NUMBER = "SELECT room_number FROM rooms WHERE room_id = %s"
 _USER = "SELECT user_id, user_number, identity_key, list_version, list_digest FROM users WHERE user_id = %s AND NOT is_locked"
-_LOCK = """SELECT room_number, room_id, seq, head, epoch, last_time, create_body, policy::text FROM rooms
+_LOCK = """SELECT room_number, room_id, seq, head, epoch, state_seq, last_time, create_body, policy::text FROM rooms
 WHERE room_number = %s FOR NO KEY UPDATE"""
 _CONCERNED = """SELECT u.user_id, m.standing, m.role, m.changed_seq, m.removed_seq, m.list_version, m.list_digest, m.identity
 FROM members m JOIN users u ON u.user_number = m.user_number
 WHERE m.room_number = %s AND (u.user_id = ANY(%s) OR (m.standing = 'joined' AND m.role = 'owner'))"""
 _JOINED_COUNT = "SELECT count(*) FROM members WHERE room_number = %s AND standing = 'joined'"
-_INSERT = """INSERT INTO rooms (room_id, seq, head, epoch, last_time, policy, create_body, direct_pair)
-VALUES (%s, 0, %s, 0, 0, %s, %s, %s) RETURNING room_number"""
+_INSERT = """INSERT INTO rooms (room_id, seq, head, epoch, state_seq, last_time, policy, create_body, direct_pair)
+VALUES (%s, 0, %s, 0, 0, 0, %s, %s, %s) RETURNING room_number"""
 _DIRECT = "SELECT room_id, seq, epoch FROM rooms WHERE direct_pair = %s"
 _CREATED = "SELECT room_id, seq, epoch FROM rooms WHERE room_id = %s"
 _HEAD_AT = "SELECT head FROM timeline WHERE room_number = %s AND seq = %s"
@@ -88,10 +88,11 @@ class PostgresRooms(Rooms):
             seq=Seq(row[2]),
             head=row[3],
             epoch=Seq(row[4]),
-            last_time=row[5],
+            state_seq=Seq(row[5]),
+            last_time=row[6],
         )
-        create = msgspec.json.decode(row[6], type=CreateContent)
-        policy = msgspec.json.decode(row[7], type=Policy)
+        create = msgspec.json.decode(row[7], type=CreateContent)
+        policy = msgspec.json.decode(row[8], type=Policy)
         memberships = {
             UserId(found[0]): _membership(found[1:]) for found in await self._rows(_CONCERNED, room, sorted(concerned))
         }

@@ -21,8 +21,9 @@ SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::b
 INSERT_BODIES = (
     "INSERT INTO bodies (room_number, seq, body) SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bytea[])"
 )
-UPDATE_ROOMS = """UPDATE rooms SET seq = u.seq, head = u.head, epoch = u.epoch, last_time = u.time
-FROM unnest($1::bigint[], $2::bigint[], $3::bytea[], $4::bigint[], $5::bigint[]) AS u(room_number, seq, head, epoch, time)
+UPDATE_ROOMS = """UPDATE rooms SET seq = u.seq, head = u.head, epoch = u.epoch, state_seq = u.state_seq, last_time = u.time
+FROM unnest($1::bigint[], $2::bigint[], $3::bytea[], $4::bigint[], $5::bigint[], $6::bigint[])
+ AS u(room_number, seq, head, epoch, state_seq, time)
 WHERE rooms.room_number = u.room_number"""
 
 Params = list[bytes | None]
@@ -67,6 +68,7 @@ def rooms_params(heads: Sequence[RoomHead]) -> Params:
         binary.int8_array([head.seq for head in heads]),
         binary.bytea_array([head.head for head in heads]),
         binary.int8_array([head.epoch for head in heads]),
+        binary.int8_array([head.state_seq for head in heads]),
         binary.int8_array([head.last_time for head in heads]),
     ]
 

@@ -81,8 +81,6 @@ class RoomFacts(Protocol):
     def create(self) -> CreateContent: ...
     @property
     def policy(self) -> Policy: ...
-    @property
-    def seq(self) -> Seq: ...
     def membership(self, user: UserId) -> Membership | None: ...
     def is_last_owner(self, user: UserId) -> bool:
         """The only owner, while somebody else is a member."""
@@ -302,7 +300,10 @@ def _after_member_event(room: RoomFacts, content: MemberContent, seq: Seq) -> Me
 
 @dataclass(kw_only=True)
 class RoomState:
-    """A client's fold of a room: facts for the rule, and who must be able to read. `epoch`: see docs/protocol.md."""
+    """A client's fold of a room: facts for the rule, and who must be able to read. `epoch`: see docs/protocol.md.
+
+    seq: of the newest state event, which the next one names as its `previous`.
+    """
 
     create: CreateContent
     policy: Policy

@@ -3,6 +3,9 @@
 A TimelineEvent is all that the server keeps and sends of an event. `body` is the ciphertext of a message and, for every other
 kind, the canonical JSON of one of the contents below. The chain (chain.py) covers every field but `body` itself, of which it
 covers the SHA-256, so that a deleted message keeps its place.
+
+Every content but the creation's names the state event before it (`previous`), so that none can be hidden from a later member in
+a gap. Like a device list it is the server's word, inside the hash: whoever saw all state events knows whether it is true.
 """
 
 from enum import Enum
@@ -141,9 +144,13 @@ class MemberChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class MemberContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Body of a member event: what was signed, and the target's device list as it was under the user's lock (join, add)."""
+    """Body of a member event: what was signed, and the target's device list as it was under the user's lock (join, add).
+
+    previous: seq of the room's newest state event before this one.
+    """
 
     signed: MemberChange
+    previous: SeqField
     list_version: ListVersionField | None = None
     list_digest: HeadField | None = None
 
@@ -163,15 +170,22 @@ class PolicyChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class PolicyContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """previous: as in MemberContent."""
+
     signed: PolicyChange
+    previous: SeqField
 
 
 class DevicesContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of a devices event: from here on the user's messages keys go to this list. Made by the server, unsigned."""
+    """Body of a devices event: from here on the user's messages keys go to this list. Made by the server, unsigned.
+
+    previous: as in MemberContent.
+    """
 
     user: UserIdField
     list_version: ListVersionField
     list_digest: HeadField
+    previous: SeqField
 
 
 Content = CreateContent | MemberContent | PolicyContent | DevicesContent
@@ -179,6 +193,9 @@ Content = CreateContent | MemberContent | PolicyContent | DevicesContent
 # Kinds that change who must be able to read; of MEMBER, a ROLE change does not.
 EPOCH_ACTIONS = frozenset({Action.JOIN, Action.ADD, Action.LEAVE, Action.KICK, Action.BAN})
 REMOVALS = frozenset({Action.LEAVE, Action.KICK, Action.BAN})
+
+# Shown to every member from seq 1 on; each names the one before it.
+STATE_KINDS = frozenset({Kind.CREATE, Kind.MEMBER, Kind.POLICY, Kind.DEVICES})
 
 _CONTENTS: dict[Kind, msgspec.json.Decoder[Content]] = {
     Kind.CREATE: msgspec.json.Decoder(CreateContent),

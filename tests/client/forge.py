@@ -15,6 +15,7 @@ from chatty.wire.canonical import encode_base64
 from chatty.wire.events import (
     MEGOLM,
     OLM,
+    STATE_KINDS,
     Action,
     Content,
     CreateContent,
@@ -29,6 +30,7 @@ from chatty.wire.events import (
     RoomRole,
     SignedInvitation,
     TimelineEvent,
+    decode_content,
 )
 from chatty.wire.frames import Gap
 from chatty.wire.keys import DeviceKeys, DeviceList, KeyAnswer, SignedKey
@@ -132,6 +134,7 @@ class ForgedRoom:
         self.events: list[TimelineEvent] = []
         self.heads = [chain.empty_head(self.room)]
         self.epoch = Seq(0)
+        self.state_seq = Seq(0)
         self._append_state(Kind.CREATE, create, creator, signature=sign(creator.seed, signed_bytes(create)), n=create.n)
         self.change(creator, Action.JOIN, creator)
 
@@ -148,11 +151,13 @@ class ForgedRoom:
         placed = msgspec.structs.replace(event, room=self.room, seq=Seq(self.seq + 1))
         self.events.append(placed)
         self.heads.append(chain.next_head(self.heads[-1], chain.leaf(placed)))
+        if placed.kind in STATE_KINDS:
+            self.state_seq = placed.seq
         return placed
 
     def again(self, event: TimelineEvent) -> TimelineEvent:
         """What was signed once, at the next place."""
-        return self.append(msgspec.structs.replace(event, time=1_000 + self.seq))
+        return self.append(msgspec.structs.replace(naming(event, self.state_seq), time=1_000 + self.seq))
 
     def _append_state(
         self,
@@ -236,6 +241,7 @@ class ForgedRoom:
         is_addition = action in (Action.JOIN, Action.ADD)
         content = MemberContent(
             signed=change,
+            previous=self.state_seq,
             list_version=target.list_version if is_addition else None,
             list_digest=target.digest if is_addition else None,
         )
@@ -264,10 +270,16 @@ class ForgedRoom:
             n=by.n(),
         )
         signature = sign(by.seed, signed_bytes(change))
-        return self._append_state(Kind.POLICY, PolicyContent(signed=change), by, signature=signature, n=change.n)
+        content = PolicyContent(signed=change, previous=self.state_seq)
+        return self._append_state(Kind.POLICY, content, by, signature=signature, n=change.n)
 
     def devices(self, of: Person, *, digest: str = "") -> TimelineEvent:
-        content = DevicesContent(user=of.user, list_version=of.list_version, list_digest=digest or of.digest)
+        content = DevicesContent(
+            user=of.user,
+            list_version=of.list_version,
+            list_digest=digest or of.digest,
+            previous=self.state_seq,
+        )
         event = self._append_state(Kind.DEVICES, content, None, target=of.user)
         self.epoch = event.seq
         return event
@@ -294,6 +306,13 @@ class ForgedRoom:
 
 def _raw(signature: str) -> bytes:
     return base64.b64decode(signature + "==")
+
+
+def naming(event: TimelineEvent, previous: int) -> TimelineEvent:
+    """The event as it would be behind another state event: nobody signed what it names."""
+    content = decode_content(event)
+    assert not isinstance(content, CreateContent)
+    return altered(event, body=body_bytes(msgspec.structs.replace(content, previous=Seq(previous))))
 
 
 def altered(event: TimelineEvent, **changes: object) -> TimelineEvent:

@@ -21,7 +21,16 @@ from chatty.ids import DeviceId, ListVersion, MailboxId, RoomId, Seq, UserId, Us
 from chatty.wire import accounts, chain, frames, keys, rooms
 from chatty.wire.accounts import KeyDerivation
 from chatty.wire.canonical import encode_base64
-from chatty.wire.events import Action, DevicesContent, Kind, MemberChange, MemberContent, TimelineEvent, changes_epoch
+from chatty.wire.events import (
+    STATE_KINDS,
+    Action,
+    DevicesContent,
+    Kind,
+    MemberChange,
+    MemberContent,
+    TimelineEvent,
+    changes_epoch,
+)
 from chatty.wire.signing import body_bytes
 
 SERVER = "example.org"
@@ -74,6 +83,7 @@ class StoredRoom:
     heads: list[bytes] = field(default_factory=list)
     members: dict[UserId, tuple[Seq, Seq | None]] = field(default_factory=dict)
     epoch: Seq = Seq(0)
+    state_seq: Seq = Seq(0)
 
     def joined(self) -> list[UserId]:
         return [user for user, (_, until) in self.members.items() if until is None]
@@ -310,9 +320,14 @@ class SmallServer:
     async def list_changed(self, user: UserId) -> None:
         record = self.users[user]
         record.list_version += 1
-        content = DevicesContent(user=user, list_version=ListVersion(record.list_version), list_digest=record.digest)
         for room in self.rooms.values():
             if user in room.joined():
+                content = DevicesContent(
+                    user=user,
+                    list_version=ListVersion(record.list_version),
+                    list_digest=record.digest,
+                    previous=room.state_seq,
+                )
                 event = TimelineEvent(
                     room=room.id, seq=Seq(0), time=0, kind=Kind.DEVICES, target=user, body=body_bytes(content)
                 )
@@ -357,6 +372,7 @@ class SmallServer:
         target = self.users[change.target]
         content = MemberContent(
             signed=change,
+            previous=room.state_seq,
             list_version=ListVersion(target.list_version) if is_addition else None,
             list_digest=target.digest if is_addition else None,
         )
@@ -390,6 +406,8 @@ class SmallServer:
         placed = msgspec.structs.replace(event, seq=seq, time=1_000 + seq)
         room.events.append(placed)
         room.heads.append(chain.next_head(room.heads[-1], chain.leaf(placed)))
+        if placed.kind in STATE_KINDS:
+            room.state_seq = seq
         if changes_epoch(placed.kind, action):
             room.epoch = seq
         if joining is not None:

@@ -5,6 +5,7 @@ under an epoch at which the chain names that list, or a newer one. A device coun
 revocation was answered. Everything here is pure. Whether all is there, once and in order, says ledger.py.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -139,14 +140,23 @@ def change_faults(
 
 
 def authority_faults(history: Sequence[TimelineEvent], *, server: str, device_key: DeviceKey) -> Iterator[str]:
-    """What every client checks: signatures, and whether each change was allowed."""
+    """What every client checks: signatures, whether each change was allowed, and the place of the one before it."""
     state = created_room(verify_event(history[0], server=server, device_key=device_key))
+    before = Seq(1)
     for event in history[1:]:
         if event.kind is not Kind.MESSAGE:
+            yield from _previous_faults(event, before)
+            before = event.seq
             try:
                 state.apply(verify_event(event, server=server, device_key=device_key))
             except ChattyError as error:
                 yield f"{event.kind.value} at {event.seq}: {error.code}: {error}"
+
+
+def _previous_faults(event: TimelineEvent, before: Seq) -> Iterator[str]:
+    named = json.loads(event.body or b"")["previous"]
+    if named != before:
+        yield f"{event.kind.value} at {event.seq} names {named} as the state event before it, which stands at {before}"
 
 
 # Who has read what ---------------------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ class Timeline:
         create = msgspec.convert(creation["create"]["signed"], CreateContent)
         self.room = chain.room_id(body_bytes(create))
         self.events: list[TimelineEvent] = []
+        self.state_seq = Seq(0)
         self.sendings: list[Sending] = []
         self._add(Kind.CREATE, create, by=ANN, n=create.n, signature=creation["create"]["signature"])
         self._member(msgspec.convert(creation["members"][0]["signed"], MemberChange), by=ANN)
@@ -82,14 +83,14 @@ class Timeline:
     def _add(self, kind: Kind, content: Any, *, by: WireDevice | None, signature: str = "", **more: Any) -> None:
         if by is not None:
             more |= {"sender": by.user, "device": by.device, "signature": decode_base64(signature)}
-        seq = Seq(len(self.events) + 1)
+        seq = self.state_seq = Seq(len(self.events) + 1)
         self.events.append(TimelineEvent(room=self.room, seq=seq, time=1, kind=kind, body=body_bytes(content), **more))
 
     def _member(self, change: MemberChange, *, by: WireDevice, digest: str | None = None) -> None:
-        content = MemberContent(signed=change)
+        content = MemberContent(signed=change, previous=self.state_seq)
         if change.action not in REMOVALS:
             named = LISTS[change.target][0]
-            content = MemberContent(signed=change, list_version=named.version, list_digest=digest or named.digest)
+            content = msgspec.structs.replace(content, list_version=named.version, list_digest=digest or named.digest)
         self._add(Kind.MEMBER, content, by=by, n=change.n, signature=by.sign(change), target=change.target)
 
     def join(self, who: WireDevice, *, digest: str | None = None) -> None:
@@ -114,11 +115,12 @@ class Timeline:
         action = Action.LEAVE if by is target else Action.KICK
         self._member(by.change(self.room, action, target, (Seq(0), chain.empty_head(self.room))), by=by)
 
-    def devices(self, who: WireDevice, version: int, *, digest: str | None = None) -> None:
+    def devices(self, who: WireDevice, version: int, *, digest: str | None = None, previous: int | None = None) -> None:
         content = DevicesContent(
             user=who.user,
             list_version=ListVersion(version),
             list_digest=digest or LISTS[who.user][version - 1].digest,
+            previous=self.state_seq if previous is None else Seq(previous),
         )
         self._add(Kind.DEVICES, content, by=None, target=who.user)
 
@@ -225,6 +227,11 @@ def list_of_nobody(made: Timeline) -> None:
     made.devices(BEN, 4, digest=LISTS[BEN.user][1].digest)
 
 
+def another_previous(made: Timeline) -> None:
+    made.join(BEN)
+    made.devices(BEN, 2, previous=9)
+
+
 def revoked_writes(made: Timeline) -> None:
     made.join(BEN)
     made.devices(BEN, 3)
@@ -252,6 +259,7 @@ def member_kicks_owner(made: Timeline) -> None:
         (joined_with_another_list, "list 1 of @ben:localhost at 11 is not what was uploaded"),
         (another_list, "list 3 of @ben:localhost at 12 is not what was uploaded"),
         (list_of_nobody, "list 4 of @ben:localhost at 12 is not what was uploaded"),
+        (another_previous, "devices at 12 names 9 as the state event before it, which stands at 11"),
         (revoked_writes, "at 13 was sent after the revocation"),
         (revoked_comes_late, "at 13 was committed after the revocation"),
         (member_kicks_owner, "member at 12: forbidden"),

@@ -76,7 +76,12 @@ async def add_member(database: str, room: Room, ghost: Ghost) -> None:
         assert number is not None
         assert row is not None
         locked = await unit.rooms.lock(number, [])
-        content = MemberContent(signed=ghost.join.signed, list_version=row.list_version, list_digest=row.list_digest)
+        content = MemberContent(
+            signed=ghost.join.signed,
+            previous=locked.head.state_seq,
+            list_version=row.list_version,
+            list_digest=row.list_digest,
+        )
         event = NewEvent(
             kind=Kind.MEMBER,
             body=body_bytes(content),

@@ -19,7 +19,7 @@ from chatty.wire.events import (
     SignedInvitation,
     TimelineEvent,
 )
-from chatty.wire.frames import UserEvent
+from chatty.wire.frames import Gap, UserEvent
 from chatty.wire.limits import send_window
 from chatty.wire.signing import body_bytes
 from tests.server.app_fixtures import RunningApp, open_chat
@@ -432,6 +432,33 @@ async def test_every_member_computes_the_head_that_the_server_signs(chat: Runnin
     signed = await ann.get(f"/v1/rooms/{room.id}/checkpoint")
     assert signed["seq"] == position[0]
     assert msgspec.json.decode(msgspec.json.encode(signed["head"]), type=bytes) == position[1]
+
+
+async def test_each_state_event_names_the_one_before_it(chat: RunningApp) -> None:
+    ann, bob, cid = await chat.sign_up_all("ann", "bob", "cid")
+    room = await ann.create_room(bob)
+    async with open_live_socket(ann) as anns:
+        await anns.send(room.id, ciphertext(), epoch=room.epoch)
+        await room.change(ann, Action.ROLE, bob, role=RoomRole.ADMIN)
+        await anns.send(room.id, ciphertext(), epoch=room.epoch)
+        await room.set_policy(bob, Policy(invite=RoomRole.OWNER))
+        await sign_in(bob)
+        while (event := await anns.event(TimelineEvent)).kind.value != "devices":
+            pass
+        await anns.send(room.id, ciphertext(), epoch=event.seq)
+        await room.change(bob, Action.BAN, cid)
+        await room.change(bob, Action.UNBAN, cid)
+        await anns.send(room.id, ciphertext(), epoch=room.epoch)
+        await room.join(cid, invited_by=ann)
+    assert previous_of(await cid.all_history(room.id)) == {1: None, 2: 1, 3: 2, 5: 3, 7: 5, 8: 7, 10: 8, 11: 10, 13: 11}
+    direct = await ann.create_direct(cid)
+    assert previous_of(await cid.all_history(direct.id)) == {1: None, 2: 1, 3: 2}
+
+
+def previous_of(entries: list[TimelineEvent | Gap]) -> dict[int, int | None]:
+    """Of each state event by its seq: which it names."""
+    events = [entry for entry in entries if isinstance(entry, TimelineEvent) and entry.kind.value != "message"]
+    return {event.seq: msgspec.json.decode(event.body or b"").get("previous") for event in events}
 
 
 async def test_a_device_change_reaches_every_room_of_its_user(chat: RunningApp) -> None:

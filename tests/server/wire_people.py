@@ -20,6 +20,7 @@ from chatty.wire.events import (
     Action,
     CreateContent,
     Invitation,
+    Kind,
     MemberChange,
     Policy,
     PolicyChange,
@@ -353,8 +354,8 @@ def last_seq(entries: list[TimelineEvent | Gap]) -> Seq:
 
 
 def fold_chain(room: RoomId, entries: list[TimelineEvent | Gap]) -> tuple[Seq, bytes]:
-    """(seq, head) after these entries, from the room's beginning; checks that they are gapless."""
-    seq, head = Seq(0), chain.empty_head(room)
+    """(seq, head) after these entries, from the room's beginning; checks that they are gapless and hide no state event."""
+    seq, head, state_seq = Seq(0), chain.empty_head(room), Seq(0)
     for entry in entries:
         first = entry.from_seq if isinstance(entry, Gap) else entry.seq
         assert first == seq + 1, f"a hole: {first} after {seq}"
@@ -362,6 +363,10 @@ def fold_chain(room: RoomId, entries: list[TimelineEvent | Gap]) -> tuple[Seq, b
             seq, head = entry.to_seq, entry.head
         else:
             seq, head = entry.seq, chain.next_head(head, chain.leaf(entry))
+            if entry.kind is not Kind.MESSAGE:
+                named = msgspec.json.decode(entry.body or b"").get("previous", 0)
+                assert named == state_seq, f"{seq} names {named} as the state event before it, not {state_seq}"
+                state_seq = seq
     return seq, head
 
 

@@ -25,6 +25,8 @@ from tests.signed_in import SignedIn, World, open_world
 
 _END_BACKENDS = """SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 WHERE application_name = 'chatty journal' AND datname = %s"""
+_PREVIOUS = """SELECT seq, (convert_from(body, 'UTF8')::jsonb->>'previous')::bigint FROM timeline
+JOIN bodies USING (room_number, seq) WHERE room_number = %s AND kind = 'devices' ORDER BY seq"""
 EMPTY = Result(answers=[], appended=[])
 
 
@@ -64,7 +66,9 @@ async def world(database: str) -> AsyncIterator[World]:
         yield world
 
 
-def draft(sender: SignedIn, room: RoomNumber, *, body: bytes = b"body", session_id: str = "session") -> Draft:
+def draft(
+    sender: SignedIn, room: RoomNumber, *, body: bytes = b"body", session_id: str = "session", epoch: int = 0
+) -> Draft:
     number = sender.n()
     new = NewEvent(
         kind=Kind.MESSAGE,
@@ -75,6 +79,7 @@ def draft(sender: SignedIn, room: RoomNumber, *, body: bytes = b"body", session_
         device_number=sender.number,
         n=number["n"],
         session_id=session_id,
+        epoch=Seq(epoch),
     )
     return Draft(
         caller=sender.caller,
@@ -199,6 +204,21 @@ async def test_a_batch_of_many_rooms_is_one_transaction_and_each_room_gapless(wo
     assert await world.value("SELECT pg_current_xact_id()::text::bigint") == before + 2  # the batch, and this look
     assert {type(answer) for answer in result.answers} == {Committed}
     assert [await stored_seqs(world, room) for room in rooms] == [[Seq(seq) for seq in range(1, 9)]] * 5
+
+
+async def test_devices_events_name_the_one_before_them_whatever_stands_between(world: World, database: str) -> None:
+    ann, bob = await world.device("ann", "annsphone"), await world.device("bob", "bobsphone")
+    room = await make_room(world, ann, bob)
+    async with open_journal(database, clock=lambda: 1) as journal:
+        for names, epoch in ((("ann", "bob"), 2), (("ann",), 5)):
+            for name in names:
+                await world.device(name, f"{name}slaptop{epoch}")
+            batch = [draft(bob, room, epoch=epoch) for _ in range(2)]
+            assert {type(answer) for answer in (await journal.commit(batch, waits=False)).answers} == {Committed}
+    async with world.pool.connection() as connection:
+        found = await (await connection.execute(_PREVIOUS, (room,))).fetchall()
+    assert found == [(1, 0), (2, 1), (5, 2)]
+    assert await world.value("SELECT state_seq FROM rooms") == 5
 
 
 async def test_the_points_before_and_after_a_commit_are_where_they_say(world: World, database: str) -> None:

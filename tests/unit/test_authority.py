@@ -104,7 +104,7 @@ def change(
         role=role if role is not None or action is not Action.ROLE else RoomRole.ADMIN,
         invitation=invitation,
     )
-    content = MemberContent(signed=signed, list_version=ListVersion(3), list_digest=HEAD)
+    content = MemberContent(signed=signed, previous=state.seq, list_version=ListVersion(3), list_digest=HEAD)
     return verified(state, content, Kind.MEMBER, None if is_by_server else sender)
 
 
@@ -182,7 +182,7 @@ def policy_change(state: RoomState, sender: UserId, policy: Policy | None = None
         last_head=HEAD,
         n=SendNumber(1),
     )
-    return verified(state, PolicyContent(signed=signed), Kind.POLICY, sender)
+    return verified(state, PolicyContent(signed=signed, previous=state.seq), Kind.POLICY, sender)
 
 
 def direct_room() -> RoomState:
@@ -342,9 +342,9 @@ def test_an_unban_leaves_the_removal_it_follows_the_newest() -> None:
 def test_a_devices_event_is_about_a_member() -> None:
     state = full_room()
     for user, expected in ((MEMBER, None), (LEFT, NotAMember), (STRANGER, NotAMember)):
-        content = DevicesContent(user=user, list_version=ListVersion(9), list_digest=HEAD)
+        content = DevicesContent(user=user, list_version=ListVersion(9), list_digest=HEAD, previous=state.seq)
         assert outcome(state, verified(state, content, Kind.DEVICES, None)) is expected
-    content = DevicesContent(user=MEMBER, list_version=ListVersion(9), list_digest=HEAD)
+    content = DevicesContent(user=MEMBER, list_version=ListVersion(9), list_digest=HEAD, previous=state.seq)
     before = state.memberships[MEMBER]
     state.apply(verified(state, content, Kind.DEVICES, None))
     after = state.memberships[MEMBER]

@@ -24,7 +24,7 @@ from chatty.services.messages import Decision, Draft, Facts, Recorded, decide_ba
 from chatty.services.requests import SendRow
 from chatty.services.timeline import NewEvent, OwedDevices, RoomHead
 from chatty.wire import chain
-from chatty.wire.events import Committed, DevicesContent, Kind
+from chatty.wire.events import Committed, DevicesContent, Kind, decode_content
 
 EPOCH, NOW_MS = Seq(2), 1_000
 
@@ -59,7 +59,13 @@ def draft(n: int, *, body: bytes = b"body", room: int = 1, device: int = 1, low:
 
 def head(room: int = 1) -> RoomHead:
     return RoomHead(
-        room_number=RoomNumber(room), room=RoomId(f"!{room}"), seq=Seq(2), head=b"h" * 32, epoch=EPOCH, last_time=900
+        room_number=RoomNumber(room),
+        room=RoomId(f"!{room}"),
+        seq=Seq(2),
+        head=b"h" * 32,
+        epoch=EPOCH,
+        state_seq=EPOCH,
+        last_time=900,
     )
 
 
@@ -182,11 +188,13 @@ def test_a_stale_message_is_refused_and_leaves_its_number_free() -> None:
 
 
 def owed(version: int, member_version: int | None, *, user: int = 7) -> OwedDevices:
-    content = DevicesContent(
-        user=UserId(f"@user{user}:example.org"), list_version=ListVersion(version), list_digest="D" * 43
-    )
     return OwedDevices(
-        room_number=RoomNumber(1), user_number=UserNumber(user), content=content, member_version=member_version
+        room_number=RoomNumber(1),
+        user_number=UserNumber(user),
+        user=UserId(f"@user{user}:example.org"),
+        list_version=ListVersion(version),
+        list_digest="D" * 43,
+        member_version=member_version,
     )
 
 
@@ -198,6 +206,18 @@ def test_owed_devices_go_first_and_make_the_older_epoch_stale() -> None:
     first = decision.answers[0]
     assert isinstance(first, DeviceSetStale)
     assert first.epoch == 3
+
+
+def test_each_devices_event_of_a_batch_names_the_state_event_before_it() -> None:
+    known, locked = facts(), head()
+    locked.seq, locked.state_seq = Seq(9), Seq(5)
+    known.heads[RoomNumber(1)] = locked
+    known.owed = [owed(2, 1), owed(2, 1, user=8)]
+    decision = decide([draft(1, epoch=11)], known)
+    assert seqs(decision) == [10, 11, 12]
+    contents = [decode_content(one.event) for one in decision.appended[:2]]
+    assert [content.previous for content in contents if isinstance(content, DevicesContent)] == [5, 10]
+    assert (locked.seq, locked.state_seq) == (12, 11)
 
 
 def test_nothing_is_owed_to_who_left_or_knows_the_version() -> None:

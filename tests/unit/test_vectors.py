@@ -146,6 +146,16 @@ def test_an_event_without_its_body_keeps_its_leaf() -> None:
     assert chain.leaf(withheld) == leaf_of(CHAIN["withheld"]) == bytes.fromhex(CHAIN["events"][3]["leaf"])
 
 
+def test_each_state_event_names_the_one_before_it() -> None:
+    before = None
+    for case in CHAIN["events"]:
+        event = case["event"]
+        if event["kind"] != "message":
+            assert json.loads(base64.b64decode(event["body"])).get("previous") == before
+            before = event["seq"]
+    assert before == 8
+
+
 def test_a_client_believes_the_room() -> None:
     keys = {
         case["object"]["device"]: case["public_key"]
