@@ -5,8 +5,9 @@ state is the fold of events whose signature *and* authority were checked, each s
 `RoomVerifier.joined()` and nobody else.
 *A lie* raises Lie before anything was taken; the caller freezes the room. *An unknown signer* raises KeysNeeded: query and
 try again.
-*Gaps* hold messages only, from before this member's time or outside it. A gap's head is the server's word; it is compared
-with what others claim, inside encrypted messages and in signed changes, about the same place.
+*Gaps* hold messages only, from before this member's time or outside it: a state event that one hides is missed when the next,
+this member's own join at the latest, names it. A gap's head is the server's word; it is compared with what others claim, inside
+encrypted messages and in signed changes, about the same place.
 *Bound*: the newest `recent_heads_max` heads are kept for comparison; a claim about an older place is not compared.
 
 Each `check_…` is one rule; tests/client takes out each in turn and shows the lie that then passes unnoticed.
@@ -149,6 +150,7 @@ class RoomVerifier:
             self._need_keys(content)
         verified = self.check_signature(event, content)
         self.check_not_repeated(event)
+        self.check_previous(event.seq, content)
         self.check_authority(verified)
         self.check_claims(event.seq, content)
         self.check_identities(content)
@@ -212,6 +214,13 @@ class RoomVerifier:
         if event.sender and self.changes.has(event):
             detail = f"the change n {event.n} of {event.device} stood before {event.seq} already"
             raise Lie(Reason.DUPLICATE_EVENT, detail, room=self.room)
+
+    def check_previous(self, seq: Seq, content: Content) -> None:
+        """The server names the newest state event, and all are shown: another one than was folded last is hidden or made up."""
+        newest = self.state.seq if self.state is not None else Seq(0)
+        if not isinstance(content, CreateContent) and content.previous != newest:
+            detail = f"the state event before {seq} is said to stand at {content.previous}, the last shown stands at {newest}"
+            raise Lie(Reason.WRONG_PREVIOUS, detail, room=self.room)
 
     def check_authority(self, verified: VerifiedEvent) -> None:
         seq = verified.event.seq

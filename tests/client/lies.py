@@ -15,14 +15,24 @@ import msgspec
 from chatty.client.device_lists import DeviceLists, UserKeys
 from chatty.client.reasons import KeysNeeded, Lie, Reason
 from chatty.client.rooms import RoomVerifier
-from chatty.ids import ListVersion, SendNumber, Seq, UserId
+from chatty.ids import DeviceId, ListVersion, SendNumber, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.authority import VerifiedEvent
 from chatty.wire.canonical import encode_base64
-from chatty.wire.events import Action, Content, Kind, Policy, RoomRole, TimelineEvent, decode_content
+from chatty.wire.events import (
+    Action,
+    Content,
+    DevicesContent,
+    Kind,
+    Policy,
+    RoomRole,
+    TimelineEvent,
+    decode_content,
+)
 from chatty.wire.frames import RoomEntry
 from chatty.wire.limits import send_window
-from tests.client.forge import SERVER, ForgedRoom, Person, altered, key_answer
+from chatty.wire.signing import body_bytes
+from tests.client.forge import SERVER, ForgedRoom, Person, altered, key_answer, naming
 
 REMOVABLE: dict[str, Any] = {
     "check_order": lambda self, seq: None,
@@ -31,6 +41,7 @@ REMOVABLE: dict[str, Any] = {
     "check_kind": lambda self, event: None,
     "check_signature": lambda self, event, content: believed(event, content),
     "check_not_repeated": lambda self, event: None,
+    "check_previous": lambda self, seq, content: None,
     "check_authority": lambda self, verified: None,
     "check_claims": lambda self, seq, content: None,
     "check_head_claim": lambda self, seq, last_seq, last_head: None,
@@ -254,6 +265,100 @@ def shows_a_change_without_sense(world: World, reader: Reader) -> None:
     reader.read(altered(world.room.change(world.ann, Action.KICK, world.bob), body=b"{}"))
 
 
+def newcomer(world: World, reader: Reader, *, first_hidden: int) -> Reader:
+    """Cleo joins, and is shown as a gap what stands from there up to her join; with the same checks taken out."""
+    gap = world.room.gap(first_hidden, world.room.seq)
+    shown = world.room.events[: first_hidden - 1]
+    cleo = world.reader(world.cleo, removed_checks=reader.removed_checks)
+    cleo.read(*shown, gap, world.room.join(world.cleo, invited_by=world.ann))
+    return cleo
+
+
+def hides_a_kick_from_a_newcomer(world: World, reader: Reader) -> None:
+    kick = world.room.change(world.ann, Action.KICK, world.bob)
+    world.room.message(world.ann)
+    assert world.bob.user in newcomer(world, reader, first_hidden=kick.seq).verifier.joined()
+
+
+def hides_a_ban_from_a_newcomer(world: World, reader: Reader) -> None:
+    ban = world.room.change(world.ann, Action.BAN, world.bob)
+    assert world.bob.user in newcomer(world, reader, first_hidden=ban.seq).verifier.joined()
+
+
+def hides_a_demotion_from_a_newcomer(world: World, reader: Reader) -> None:
+    world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.ADMIN)
+    demotion = world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.MEMBER)
+    cleo = newcomer(world, reader, first_hidden=demotion.seq)
+    assert cleo.verifier.joined()[world.bob.user].role is RoomRole.ADMIN
+
+
+def hides_a_policy_from_a_newcomer(world: World, reader: Reader) -> None:
+    policy = world.room.policy(world.ann, Policy(history="joined", invite=RoomRole.OWNER))
+    state = newcomer(world, reader, first_hidden=policy.seq).verifier.state
+    assert state is not None
+    assert state.policy.invite is RoomRole.ADMIN
+
+
+def hides_a_device_list_from_a_newcomer(world: World, reader: Reader) -> None:
+    world.bob.list_version = ListVersion(2)
+    devices = world.room.devices(world.bob)
+    assert newcomer(world, reader, first_hidden=devices.seq).verifier.joined()[world.bob.user].list_version == 1
+
+
+def hides_a_kick_from_who_comes_back(world: World, reader: Reader) -> None:
+    world.room.join(world.cleo, invited_by=world.ann)
+    world.room.change(world.bob, Action.LEAVE, world.bob)
+    bob = world.reader(world.bob, removed_checks=reader.removed_checks)
+    bob.read(*world.room.events)
+    kick = world.room.change(world.ann, Action.KICK, world.cleo)
+    bob.read(world.room.gap(kick.seq, kick.seq), world.room.join(world.bob, invited_by=world.ann))
+    assert world.cleo.user in bob.verifier.joined()
+
+
+def makes_up_a_device_list_for_a_newcomer(world: World, reader: Reader) -> None:
+    """In the place of a message that is not for her, behind a gap whose head everybody knows."""
+    place = world.room.message(world.ann).seq
+    world.room.message(world.ann)
+    made_up = DevicesContent(
+        user=world.bob.user, list_version=ListVersion(2), list_digest=world.bob.digest, previous=Seq(3)
+    )
+    event = altered(
+        world.room.events[place - 1],
+        kind=Kind.DEVICES,
+        sender=UserId(""),
+        device=DeviceId(""),
+        n=SendNumber(0),
+        algorithm="",
+        session_id="",
+        epoch=Seq(0),
+        target=world.bob.user,
+        body=body_bytes(made_up),
+    )
+    gap, join = world.room.gap(place + 1, place + 1), world.room.join(world.cleo, invited_by=world.ann)
+    cleo = world.reader(world.cleo, removed_checks=reader.removed_checks)
+    cleo.read(*world.room.events[: place - 1], event, gap, join)
+    assert cleo.verifier.joined()[world.bob.user].list_version == 2
+
+
+def names_a_message_as_the_state_event_before(world: World, reader: Reader) -> None:
+    honest = world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.ADMIN)
+    reader.read(naming(honest, honest.seq - 1))
+
+
+def names_an_older_state_event_before_a_policy(world: World, reader: Reader) -> None:
+    reader.read(naming(world.room.policy(world.ann, Policy()), 1))
+
+
+def names_an_older_state_event_before_a_device_list(world: World, reader: Reader) -> None:
+    world.bob.list_version = ListVersion(2)
+    reader.read(naming(world.room.devices(world.bob), 2))
+
+
+def names_a_state_event_to_come(world: World, reader: Reader) -> None:
+    honest = world.room.change(world.ann, Action.KICK, world.bob)
+    reader.read(naming(honest, honest.seq))
+
+
 def alters_what_stood_before(world: World, reader: Reader) -> None:
     honest = world.room.message(world.ann)
     reader.read(altered(honest, time=honest.time + 1))
@@ -423,6 +528,17 @@ LIES: list[tuple[Lies, Reason, tuple[str, ...]]] = [
     (lets_an_invitation_outlive_a_kick, Reason.FORGED_MEMBERSHIP, ("check_authority",)),
     (alters_a_state_event, Reason.BAD_SIGNATURE, ("check_signature",)),
     (writes_a_state_event_in_another_form, Reason.MALFORMED_EVENT, ("check_signature",)),
+    (hides_a_kick_from_a_newcomer, Reason.WRONG_PREVIOUS, ("check_previous",)),
+    (hides_a_ban_from_a_newcomer, Reason.WRONG_PREVIOUS, ("check_previous",)),
+    (hides_a_demotion_from_a_newcomer, Reason.WRONG_PREVIOUS, ("check_previous",)),
+    (hides_a_policy_from_a_newcomer, Reason.WRONG_PREVIOUS, ("check_previous",)),
+    (hides_a_device_list_from_a_newcomer, Reason.WRONG_PREVIOUS, ("check_previous",)),
+    (hides_a_kick_from_who_comes_back, Reason.WRONG_PREVIOUS, ("check_previous",)),
+    (makes_up_a_device_list_for_a_newcomer, Reason.WRONG_PREVIOUS, ("check_previous",)),
+    (names_a_message_as_the_state_event_before, Reason.WRONG_PREVIOUS, ("check_previous",)),
+    (names_an_older_state_event_before_a_policy, Reason.WRONG_PREVIOUS, ("check_previous",)),
+    (names_an_older_state_event_before_a_device_list, Reason.WRONG_PREVIOUS, ("check_previous",)),
+    (names_a_state_event_to_come, Reason.MALFORMED_EVENT, ("check_signature", "check_previous")),
     (alters_what_stood_before, Reason.FORKED_HISTORY, ("check_claims",)),
     (drops_an_event, Reason.MISSING_EVENT, ("check_order",)),
     (drops_an_event_and_numbers_anew, Reason.FORKED_HISTORY, ("check_claims",)),

@@ -9,9 +9,11 @@ import pytest
 from chatty.client.device_lists import DeviceLists
 from chatty.client.reasons import KeysNeeded, Lie, Reason, RoomFrozen
 from chatty.client.rooms import RoomVerifier
-from chatty.wire.events import Action, Kind, RoomRole
+from chatty.ids import ListVersion, Seq
+from chatty.wire.events import Action, Kind, Policy, RoomRole
+from chatty.wire.frames import RoomEntry
 from chatty.wire.limits import send_window
-from tests.client.lies import LIES, LIES_OF_FORM, Lies, World
+from tests.client.lies import LIES, LIES_OF_FORM, Lies, Reader, World
 
 IDS = [lie.__name__ for lie, _, _ in LIES]
 
@@ -72,6 +74,42 @@ def test_what_was_before_ones_own_time_may_be_hidden() -> None:
     *before, _, join = world.room.events
     reader.read(*before, world.room.gap(4, 4), join)
     assert reader.verifier.position.head == world.room.heads[-1]
+
+
+@pytest.mark.parametrize("hidden", [2, 3, 5, 7, 8, 10, 11, 13, 14])
+def test_a_newcomer_misses_whichever_state_event_is_hidden(hidden: int) -> None:
+    cleo, shown = newcomers_view(hidden=Seq(hidden))
+    with pytest.raises(Lie) as caught:
+        cleo.read(*shown)
+    assert caught.value.reason is Reason.WRONG_PREVIOUS
+
+
+def test_a_newcomer_believes_a_history_whose_messages_alone_are_hidden() -> None:
+    cleo, shown = newcomers_view()
+    cleo.read(*shown)
+    assert cleo.verifier.position.head == cleo.world.room.heads[-1]
+    assert cleo.verifier.is_joined
+
+
+def newcomers_view(*, hidden: Seq | None = None) -> tuple[Reader, list[RoomEntry]]:
+    """Somebody who comes late, and what she is shown: no message, all state events but the hidden one, at the end her join."""
+    world = World()
+    room, ann, bob = world.room, world.ann, world.bob
+    room.change(ann, Action.ROLE, bob, role=RoomRole.ADMIN)
+    room.message(bob)
+    bob.list_version = ListVersion(2)
+    room.devices(bob)
+    room.policy(bob, Policy(history="joined", invite=RoomRole.OWNER))
+    room.message(ann)
+    room.change(ann, Action.BAN, bob)
+    room.change(ann, Action.UNBAN, bob)
+    room.message(ann)
+    room.join(bob, invited_by=ann)
+    room.change(bob, Action.LEAVE, bob)
+    room.join(world.cleo, invited_by=ann)
+    unseen = {event.seq for event in room.events if event.kind is Kind.MESSAGE} | {hidden}
+    shown = [room.gap(event.seq, event.seq) if event.seq in unseen else event for event in room.events]
+    return world.reader(world.cleo), shown
 
 
 @pytest.mark.parametrize(("behind", "is_believed"), [(send_window - 1, True), (send_window, False)])

@@ -4,6 +4,7 @@ Ann owns the room, Bob is who is lied to, Eve is a member or nobody. With the ch
 and never learns of it.
 """
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from chatty.ids import SendNumber, Seq, UserId
 from chatty.wire.events import MEGOLM, Action, Kind, RoomRole, TimelineEvent
 from chatty.wire.frames import Gap, RoomEntry
 from tests.client.conftest import Open, lied, pair, until
+from tests.client.forge import naming
 from tests.client.lies import REMOVABLE
 from tests.client.small_server import SmallServer, StoredRoom
 
@@ -99,7 +101,7 @@ async def eve_gets_another_device_list(scene: Scene) -> None:
 
 async def a_promotion_is_shown_again(scene: Scene) -> None:
     [promotion] = [event for event in scene.stored.events if b'"role":"admin"' in (event.body or b"")]
-    await scene.server.append(scene.stored, promotion)
+    await scene.server.append(scene.stored, naming(promotion, scene.stored.state_seq))
 
 
 async def a_stranger_writes(scene: Scene) -> None:
@@ -176,6 +178,10 @@ def demoting(body: bytes) -> bytes:
     return body.replace(b'"role":"admin"', b'"role":"member"')
 
 
+def naming_the_creation(body: bytes) -> bytes:
+    return re.sub(rb'"previous":\d+', b'"previous":1', body)
+
+
 def place(entry: RoomEntry) -> Seq:
     return entry.from_seq if isinstance(entry, Gap) else entry.seq
 
@@ -215,6 +221,13 @@ ROWS = {
         lie=altering(body=demoting),
         reason=Reason.BAD_SIGNATURE,
         checks=("check_signature", "check_head_claim"),
+        has_eve=True,
+    ),
+    "names another state event before a change": Row(
+        deed=eve_becomes_admin,
+        lie=altering(body=naming_the_creation),
+        reason=Reason.WRONG_PREVIOUS,
+        checks=("check_previous", "check_head_claim"),
         has_eve=True,
     ),
     "names another target of a change": Row(

@@ -35,6 +35,7 @@ export class Room {
     this.seq = 0;
     this.time = 0;
     this.epoch = 0;
+    this.stateSeq = 0;
     this.head = emptyHead(id);
     this.heads = new Map([[0, this.head]]);
     this.leaves = new Map();
@@ -72,6 +73,7 @@ export class Room {
     refuseUnless(!acked || acked.equals(leaf_), `another event than ours at ${entry.seq}`);
     const take = entry.kind === "message" ? this.#checkMessage(entry) : this.#checkState(entry);
     const taken = take();
+    if (entry.kind !== "message") this.stateSeq = entry.seq;
     this.time = entry.time;
     this.leaves.set(entry.seq, leaf_);
     this.#moveTo(entry.seq, nextHead(this.head, leaf_));
@@ -104,6 +106,7 @@ export class Room {
     refuseUnless(canonicalJson(content) === text, "a body that is not canonical");
     if (event.kind === "create") return this.#checkCreate(event, content, text);
     refuseUnless(this.create, "before the room was created");
+    refuseUnless(content.previous === this.stateSeq, `${event.seq} names ${content.previous} before it, not ${this.stateSeq}`);
     if (event.kind === "member") return this.#checkMember(event, content);
     if (event.kind === "policy") return this.#checkPolicy(event, content);
     refuseUnless(event.kind === "devices", `an event of kind ${event.kind}`);

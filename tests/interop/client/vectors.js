@@ -3,8 +3,9 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import * as chain from "./chain.js";
 import { DpopKey } from "./dpop.js";
-import { canonicalJson, fromText, sha256, toText } from "./encoding.js";
+import { canonicalJson, fromBytesField, fromText, sha256, toBytesField, toText } from "./encoding.js";
 import { derive, passwordSalt, wrap } from "./password.js";
+import { Room } from "./room.js";
 import { checkpointStatement, isMatrixSigned, isSigned, loginStatement, publicKey, sign } from "./signing.js";
 
 const FOLDER = new URL("../../vectors/", import.meta.url);
@@ -20,6 +21,7 @@ export async function checkVectors() {
   await checkCanonicalJson(same);
   await checkSignatures(same);
   await checkChain(same);
+  await checkHiddenChanges(same);
   await checkPassword(same);
   await checkDpop(same);
   return count;
@@ -70,8 +72,14 @@ async function checkChain(same) {
   const { create_body: body, room, head_0: first, events } = await read("chain");
   same(chain.roomId(body), room, "room id");
   let head = chain.emptyHead(room);
+  let previous;
   same(hex(head), first, "head(0)");
   for (const vector of events) {
+    const { seq, kind, body: stateBody } = vector.event;
+    if (kind !== "message") {
+      same(JSON.parse(fromBytesField(stateBody)).previous, previous, "previous");
+      previous = seq;
+    }
     const leaf = chain.leaf(vector.event);
     head = chain.nextHead(head, leaf);
     same(hex(chain.meta(vector.event)), vector.meta, "meta");
@@ -79,6 +87,25 @@ async function checkChain(same) {
   }
   const { device_lists: lists } = await read("digests");
   for (const { devices, digest } of lists) same(hex(chain.deviceListDigest(devices)), digest, "device list");
+}
+
+/** A newcomer is shown no message; hide a change too, and the next one names what is missing. */
+async function checkHiddenChanges(same) {
+  const { room: id, events } = await read("chain");
+  const { objects } = await read("signatures");
+  const keys = new Map(objects.map(({ object, public_key: key }) => [object.device, key]));
+  const lists = { signingKey: (_, device) => keys.get(device), pin: () => {}, noteDigest: () => {} };
+  const gap = ({ event: { seq }, head }) => {
+    return { type: "gap", room: id, from_seq: seq, to_seq: seq, head: toBytesField(Buffer.from(head, "hex")) };
+  };
+  const fold = (hidden) => {
+    const room = new Room(id, { me: "@newcomer:example.org", server: "example.org", lists });
+    for (const one of events) room.accept(one.event.kind === "message" || one.event.seq === hidden ? gap(one) : one.event);
+    return room.seq;
+  };
+  same(fold(), events.length, "a room without its messages");
+  const between = events.slice(1, -1).map(({ event }) => event);
+  for (const { seq } of between.filter(({ kind }) => kind !== "message")) assert.throws(() => fold(seq), new RegExp(`names ${seq} before it`));
 }
 
 async function checkPassword(same) {
