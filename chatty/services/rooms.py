@@ -8,7 +8,7 @@ A final refusal is recorded under (device, n) like an answer, so that a late cop
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -83,6 +83,7 @@ class UserRow:
     identity_key: str
     list_version: ListVersion
     list_digest: str
+    is_locked: bool
 
 
 @dataclass(kw_only=True)
@@ -144,6 +145,9 @@ class Rooms(Protocol):
     async def summaries(self, user: UserNumber, *, after: str, count_max: int) -> list[RoomSummary]: ...
     async def members(self, room: RoomNumber) -> Members: ...
     async def is_joined(self, room: RoomNumber, user: UserNumber) -> bool: ...
+    async def was_inside(self, room: RoomNumber, user: UserId) -> bool:
+        """Is or was a member, ever."""
+        ...
 
 
 class RoomUnit(Protocol):
@@ -311,7 +315,7 @@ class RoomSteps:
 
         async def act(unit: RoomUnit) -> tuple[RoomCommitted, Doorbell]:
             number = await self._visible_room(unit, room, caller, invitation=signed.invitation)
-            target = await self._require_user(unit, signed.target)
+            target = await self._require_target(unit, signed)
             await unit.rooms.lock_users([target.user_number])
             if (recorded := await self._recorded(unit, change)) is not None:
                 return recorded, Doorbell()
@@ -331,7 +335,7 @@ class RoomSteps:
             concerned.add(signed.invitation.signed.sender)
             signers.append((signed.invitation.signed.sender, signed.invitation.signed.device))
         locked = await unit.rooms.lock(number, concerned)
-        target = await self._require_user(unit, signed.target)  # read again: now under its lock
+        target = await self._require_target(unit, signed)  # read again: now under its lock
         await self._check_position(unit, locked, signed.last_seq, signed.last_head)
         if signed.target_identity != target.identity_key:
             raise BadSignature("another identity than the user's")
@@ -462,17 +466,41 @@ class RoomSteps:
     ) -> RoomNumber:
         """Raises NotFound for no room, and for a room that is none of the caller's business: the two are not told apart."""
         number = await unit.rooms.room_number(room)
-        if number is None:
-            raise NotFound("no such room")
-        if invitation is None and not await unit.rooms.is_joined(number, caller.user_number):
-            raise NotFound("no such room")
-        return number
+        if number is not None:
+            if await unit.rooms.is_joined(number, caller.user_number):
+                return number
+            if invitation is not None and await self._is_from_inside(unit, number, room, invitation):
+                return number
+        raise NotFound("no such room")
+
+    async def _is_from_inside(
+        self, unit: RoomUnit, number: RoomNumber, room: RoomId, invitation: SignedInvitation
+    ) -> bool:
+        """Was this really signed by somebody who is or was in the room? Who has it knows of the room, whether it still counts."""
+        signed = invitation.signed
+        if signed.room != room or not await unit.rooms.was_inside(number, signed.sender):
+            return False
+        keys = await self._device_keys(unit, [(signed.sender, signed.device)])
+        with suppress(BadSignature, BadRequest):
+            verify_invitation(invitation, server=self._server_name, device_key=keys)
+            return True
+        return False
 
     async def _joined_room(self, unit: RoomUnit, room: RoomId, caller: Caller) -> RoomNumber:
         return await self._visible_room(unit, room, caller, invitation=None)
 
     async def _require_user(self, unit: RoomUnit, user: UserId) -> UserRow:
+        """To be let in. Raises: NotFound for nobody, and for a locked user."""
         row = await unit.rooms.user(user)
+        if row is None or row.is_locked:
+            raise NotFound("no such user")
+        return row
+
+    async def _require_target(self, unit: RoomUnit, signed: MemberChange) -> UserRow:
+        """A locked user can be put out. Raises: NotFound."""
+        if signed.action in _additions:
+            return await self._require_user(unit, signed.target)
+        row = await unit.rooms.user(signed.target)
         if row is None:
             raise NotFound("no such user")
         return row

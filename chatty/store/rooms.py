@@ -18,7 +18,7 @@ from chatty.wire.events import CreateContent, Policy, RoomRole
 from chatty.wire.rooms import Member, Members, RoomSummary
 
 _ROOM_NUMBER = "SELECT room_number FROM rooms WHERE room_id = %s"
-_USER = "SELECT user_id, user_number, identity_key, list_version, list_digest FROM users WHERE user_id = %s AND NOT is_locked"
+_USER = "SELECT user_id, user_number, identity_key, list_version, list_digest, is_locked FROM users WHERE user_id = %s"
 _LOCK = """SELECT room_number, room_id, seq, head, epoch, state_seq, last_time, create_body, policy::text FROM rooms
 WHERE room_number = %s FOR NO KEY UPDATE"""
 _CONCERNED = """SELECT u.user_id, m.standing, m.role, m.changed_seq, m.removed_seq, m.list_version, m.list_digest, m.identity
@@ -53,6 +53,8 @@ _MEMBERS = """SELECT u.user_id, m.role, m.changed_seq, m.list_version, m.list_di
 FROM members m JOIN users u ON u.user_number = m.user_number
 WHERE m.room_number = %s AND m.standing = 'joined' ORDER BY u.user_id"""
 _POSITION = "SELECT room_id, seq, epoch FROM rooms WHERE room_number = %s"
+_WAS_INSIDE = """SELECT 1 FROM member_intervals i JOIN users u ON u.user_number = i.user_number
+WHERE i.room_number = %s AND u.user_id = %s LIMIT 1"""  # index: member_intervals_pkey
 _IS_JOINED = "SELECT 1 FROM members WHERE room_number = %s AND user_number = %s AND standing = 'joined'"
 
 
@@ -74,6 +76,7 @@ class PostgresRooms(Rooms):
             identity_key=row[2],
             list_version=ListVersion(row[3]),
             list_digest=encode_base64(row[4]),
+            is_locked=row[5],
         )
 
     async def lock_users(self, users: Iterable[UserNumber]) -> None:
@@ -183,6 +186,9 @@ class PostgresRooms(Rooms):
 
     async def is_joined(self, room: RoomNumber, user: UserNumber) -> bool:
         return await self._row(_IS_JOINED, room, user) is not None
+
+    async def was_inside(self, room: RoomNumber, user: UserId) -> bool:
+        return await self._row(_WAS_INSIDE, room, user) is not None
 
     async def _row(self, sql: str, *params: object) -> tuple[Any, ...] | None:
         return await (await self._connection.execute(sql, params)).fetchone()
