@@ -203,6 +203,13 @@ class Forbidden(ChattyError):
     http_status = 403
 
 
+class Outranked(ChattyError):
+    """Who acts on somebody, or gives a role, must hold every right of that role and more; owners also act on owners."""
+
+    code = "outranked"
+    http_status = 403
+
+
 class StepUpRequired(ChattyError):
     """The user must prove who they are once more, by POST /v1/step-up; then the same request again."""
 
@@ -318,7 +325,7 @@ class InvitationVoid(ChattyError):
 
 
 class LastOwner(ChattyError):
-    """The last owner cannot leave while others are members."""
+    """The last owner of a room cannot leave while others are members; that of the server keeps role and access."""
 
     code = "last_owner"
     http_status = 409
@@ -521,6 +528,13 @@ class AddressUnavailable(ChattyError):
 
     def __init__(self, *, address: str, reason: str) -> None:
         super().__init__(f"cannot listen on {address}: {reason}; set CHATTY_PORT (0 takes a free one) or CHATTY_HOST")
+
+
+class NotConfirmed(ChattyError):
+    """A command of the console that destroys something was not confirmed."""
+
+    code = "not_confirmed"
+    exit_code = 4
 
 
 class ServerUnreachable(ChattyError):

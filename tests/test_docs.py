@@ -15,6 +15,7 @@ import pytest
 
 from chatty.config import describe_settings
 from chatty.errors import ChattyError
+from chatty.services.permissions import PERMISSIONS, ROLES, Permission
 from chatty.telemetry import Metrics
 from chatty.wire import limits
 from chatty.wire.events import TimelineEvent
@@ -130,6 +131,27 @@ def test_every_limit_of_the_protocol_is_documented_with_its_value() -> None:
     page = PROTOCOL.read_text(encoding="utf-8")
     values = {name: value for name, value in vars(limits).items() if isinstance(value, int | float)}
     assert [f"`{name}` | {value:,}" for name, value in values.items() if f"`{name}` | {value:,}" not in page] == []
+
+
+def test_every_permission_stands_in_the_table_with_its_roles_and_needs_and_no_other() -> None:
+    _, _, after = section(PROTOCOL, "HTTP").partition("| permission | roles | needs | for |\n|---|---|---|---|\n")
+    told = [[cell.strip() for cell in row.split("|")[1:4]] for row in after.partition("\n\n")[0].splitlines()]
+    assert told == [[one.name.replace("_", " "), holders(one), needs(one)] for one in PERMISSIONS.values()]
+
+
+def holders(permission: Permission) -> str:
+    if permission.roles is None:
+        return "everybody, signed in or not"
+    return ", ".join(role for role in ROLES if role in permission.roles)
+
+
+def needs(permission: Permission) -> str:
+    found = {
+        "step-up": permission.needs_step_up,
+        "admin network": permission.needs_admin_network,
+        "verified device": permission.needs_verified_device,
+    }
+    return ", ".join(need for need, is_needed in found.items() if is_needed)
 
 
 def test_every_frame_stands_in_the_tables_of_the_socket_with_its_fields_and_no_other() -> None:

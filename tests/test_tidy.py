@@ -47,6 +47,7 @@ FEATURES = frozenset(
         "timeline",
         "tokens",
         "units",
+        "users",
     }
 )
 # What belongs to one layer only: its machinery, no feature.
@@ -91,7 +92,7 @@ LAYER_FILES = {
         "tcp",
     },
     "actors": {"bus", "console", "delivery", "directory", "faults", "janitor", "outbox", "runtime", "watch"},
-    "admin": {"actors", "db", "options", "privacy", "render", "socket", "status", "users"},
+    "admin": {"actors", "db", "options", "privacy", "render", "socket", "status"},
     "demo": {
         "device",
         "needles",

@@ -12,7 +12,7 @@ Cancelled or crashed: the socket is closed; nothing is lost, for everything is i
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 import trio
@@ -26,7 +26,7 @@ from chatty.ids import MailboxId, RoomId, RoomNumber, SendNumber, Seq, UserSeq
 from chatty.services.caller import Caller
 from chatty.services.checkpoints import Checkpoints
 from chatty.services.limits import DeviceLimits, Limits, unlimited
-from chatty.services.permissions import Policy
+from chatty.services.permissions import Policy, frame_permission
 from chatty.services.quotas import Quotas
 from chatty.services.streams import RoomPosition, StreamSteps
 from chatty.telemetry import Metrics
@@ -105,6 +105,7 @@ class Session(Listener):
         self.write_began: float | None = None
         self.open_requests: dict[int, float] = {}
         self._parts = parts
+        self._address = address
         self._left: dict[RoomNumber, RoomCursor] = {}
         self._behind: dict[RoomNumber, None] = {}
         self._filling: RoomNumber | None = None
@@ -160,6 +161,16 @@ class Session(Listener):
     def note_removal(self, room: RoomNumber) -> None:
         """The user was removed, and has perhaps come back since: nothing live is sent until the store has said which."""
         self.mark_behind(room)
+
+    def note_role(self, role: str) -> None:
+        """The user's role may be another one now; one that may not open a socket keeps none."""
+        if role == self.caller.role:
+            return
+        self.caller = replace(self.caller, role=role)
+        try:
+            self._parts.policy.check(frame_permission(frames.Hello), self.caller, address=self._address)
+        except ChattyError as error:
+            self.end(error)
 
     def expire(self, now: float) -> None:
         """Answer requests whose outcome is not known in time; end a session that does not read."""

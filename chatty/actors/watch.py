@@ -3,8 +3,8 @@ asks the store, so that requests are answered and sessions ended in time when th
 
 Every `compare_interval_s` one query holds what each session was sent against the store: rooms, user streams, device mailboxes. So
 a lost doorbell, a room that died between commit and delivery and a slow page make an event late, never missing. Every
-`revocation_poll_interval_s` the devices revoked lately are looked up, because the bus may lose anything. The store gone: they
-wait and go on.
+`revocation_poll_interval_s` the devices are looked up that lately lost or changed their rights, because the bus may lose anything
+and carries no roles. The store gone: they wait and go on.
 """
 
 from collections.abc import Awaitable, Callable
@@ -15,7 +15,7 @@ import trio
 from chatty.actors.directory import Directory
 from chatty.actors.runtime import Mailbox
 from chatty.errors import ChattyError, DeviceRevoked, TokenExpired
-from chatty.services.streams import StreamSteps
+from chatty.services.streams import Standing, StreamSteps
 
 revoked_within_s = 120.0  # far more than any pause of this loop; rows live ten minutes
 
@@ -32,14 +32,12 @@ async def compare_actor(
 async def revocation_actor(
     mailbox: Mailbox[None], *, directory: Directory, streams: StreamSteps, interval_s: float
 ) -> None:
-    """Ends the sessions of revoked devices."""
+    """Ends the sessions of revoked devices, and tells the others of their user's new role."""
 
     async def look() -> None:
         if len(directory):
-            revoked = await streams.revoked(within_s=revoked_within_s)
-            for device in revoked:
-                if (session := directory.of_device(device)) is not None:
-                    session.end(DeviceRevoked("this device was revoked"))
+            for standing in await streams.changed_standings(within_s=revoked_within_s):
+                _apply(directory, standing)
 
     await _every(mailbox, interval_s, look)
 
@@ -76,6 +74,16 @@ async def _drained(mailbox: Mailbox[None], scope: trio.CancelScope) -> None:
     async for _ in mailbox:
         pass
     scope.cancel()
+
+
+def _apply(directory: Directory, standing: Standing) -> None:
+    session = directory.of_device(standing.device)
+    if session is None:
+        return
+    if standing.is_live:
+        session.note_role(standing.role)
+    else:
+        session.end(DeviceRevoked("this device was revoked"))
 
 
 async def _compare(directory: Directory, streams: StreamSteps) -> None:

@@ -1,6 +1,7 @@
 """The command line `chatty-admin`, one file a command group.
 
-Exit codes: 0 done or healthy · 1 refused or unhealthy · 2 usage · 3 server or database unreachable · 130 interrupted.
+Exit codes: 0 done or healthy · 1 refused or unhealthy · 2 usage · 3 server or database unreachable · 4 not confirmed ·
+130 interrupted.
 stdout is the answer, stderr the talk; an error ends with the next command to type.
 """
 
@@ -30,7 +31,9 @@ _NEXT = {
     "audit_broken": "chatty-admin audit list",
     "audit_file_unusable": "chatty-admin audit export-head",
     "bad_configuration": "chatty-admin --help",
-    "not_found": "chatty-admin users list --pending",
+    "last_owner": "chatty-admin users list",
+    "not_confirmed": "chatty-admin users --help",
+    "not_found": "chatty-admin users list",
     "name_taken": "chatty-admin users list",
     "registration_closed": "chatty-admin users invite --role owner",
     "data_directory_in_use": "chatty-admin status",

@@ -25,12 +25,11 @@ from chatty.crypto.sealing import MasterKey, load_master_key
 from chatty.errors import AuditBroken, AuditFileUnusable, NotFound
 from chatty.services.server_keys import read_audit_keys
 from chatty.store import schema
-from chatty.store.audit import ListedRow
 from chatty.store.audit_heads import heads_path, read_heads
 from chatty.store.connection import open_connection
 from chatty.store.pool import open_pool
 from chatty.store.units import PostgresUnit, PostgresUnitOfWork
-from chatty.wire.audit import ArchiveLine, ArchiveStart, AuditHead, AuditRow, archive_format
+from chatty.wire.audit import ArchiveLine, ArchiveStart, AuditHead, AuditRow, ListedRow, archive_format
 
 statement_timeout_s = 600.0
 _existing_file = click.Path(path_type=Path, dir_okay=False, exists=True)

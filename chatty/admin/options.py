@@ -1,14 +1,23 @@
-"""What the commands share: where the server's data are, and whether the answer is JSON."""
+"""What the commands share: where the server's data are, whether the answer is JSON, and what destroys is confirmed."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from chatty.config import Settings, load_settings
-from chatty.errors import BadConfiguration
+from chatty.errors import BadConfiguration, NotConfirmed
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, with stable keys.")
+yes_option = click.option("--yes", is_flag=True, help="Do it without asking.")
+
+
+def confirm(yes: bool, question: str) -> None:
+    """Before something is destroyed: asked on a terminal, refused elsewhere. Raises: NotConfirmed."""
+    if yes or (sys.stdin.isatty() and click.confirm(question, err=True)):
+        return
+    raise NotConfirmed("nothing was changed; --yes does it without asking")
 
 
 @dataclass(frozen=True)

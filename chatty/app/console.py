@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,10 +14,18 @@ from chatty.actors.runtime import (
     Supervisor,
 )
 from chatty.config import Settings
-from chatty.errors import ChattyError
+from chatty.errors import BadRequest, ChattyError
+from chatty.ids import UserId
 from chatty.services.limits import Limits
+from chatty.services.registration import RegistrationSteps
 from chatty.services.signing_keys import SigningKeySteps
+from chatty.services.users import UserSteps
 from chatty.web import health
+from chatty.wire.registration import InvitationRequest
+from chatty.wire.users import RoleChange
+
+users_page_count = 1_000
+B = TypeVar("B", bound=msgspec.Struct)
 
 
 async def start_console(
@@ -53,12 +61,80 @@ def limit_commands(limits: Limits) -> dict[str, ConsoleCommand]:
     """What `chatty-admin limits` asks."""
 
     async def why(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return limits.why(str(arguments["subject"]))
+        return _shown(limits.why(str(arguments["subject"])))
 
     async def shown(arguments: Mapping[str, Any]) -> dict[str, Any]:
         return limits.shown()
 
     return {"limits why": why, "limits list": shown}
+
+
+def user_commands(users: UserSteps, registration: RegistrationSteps) -> dict[str, ConsoleCommand]:
+    """What `chatty-admin users` asks, of the running server or beside it."""
+
+    async def listed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        page = await users.listed(after=str(arguments.get("after") or ""), count_max=users_page_count)
+        return {"users": _shown(page)["users"]}
+
+    async def pending(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return _shown(await registration.pending())
+
+    async def invite(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return _shown(await registration.invite(None, _body(arguments, InvitationRequest)))
+
+    async def approve(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return {"approved": (await registration.approve(None, str(arguments.get("request")))).user}
+
+    async def reject(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return {"rejected": (await registration.reject(None, str(arguments.get("request")))).user}
+
+    return {
+        "users list": listed,
+        "users pending": pending,
+        "users invite": invite,
+        "users approve": approve,
+        "users reject": reject,
+        **_account_commands(users),
+    }
+
+
+def _account_commands(users: UserSteps) -> dict[str, ConsoleCommand]:
+    async def role(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        user, wanted = _user(arguments), _body({"role": arguments.get("role")}, RoleChange).role
+        await users.set_role(None, user, wanted)
+        return {"user": user, "role": wanted}
+
+    async def lock(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return await set_locked(_user(arguments), True)
+
+    async def unlock(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return await set_locked(_user(arguments), False)
+
+    async def set_locked(user: UserId, is_locked: bool) -> dict[str, Any]:
+        await users.set_locked(None, user, is_locked)
+        return {"user": user, "is_locked": is_locked}
+
+    async def end_sessions(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        user = _user(arguments)
+        return {"user": user, **_shown(await users.end_sessions(None, user))}
+
+    return {"users role": role, "users lock": lock, "users unlock": unlock, "users end-sessions": end_sessions}
+
+
+def _user(arguments: Mapping[str, Any]) -> UserId:
+    return UserId(str(arguments.get("user")))
+
+
+def _body(arguments: Mapping[str, Any], type_: type[B]) -> B:
+    try:
+        return msgspec.convert(dict(arguments), type_)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"arguments refused: {error}") from None
+
+
+def _shown(answer: msgspec.Struct) -> dict[str, Any]:
+    shown: dict[str, Any] = msgspec.to_builtins(answer)
+    return shown
 
 
 def key_commands(turns: SigningKeySteps) -> dict[str, ConsoleCommand]:

@@ -20,7 +20,21 @@ from chatty.crypto.tokens import make_jwks
 from chatty.services.limits import Limits, asker_of
 from chatty.services.messages import Draft
 from chatty.services.quotas import Quotas
-from chatty.web import accounts, devices, health, keys, mailbox, rooms, second_factors, server, sessions
+from chatty.web import (
+    accounts,
+    audit,
+    devices,
+    health,
+    keys,
+    mailbox,
+    registration,
+    rooms,
+    second_factors,
+    server,
+    sessions,
+    users,
+)
+from chatty.web import limits as web_limits
 from chatty.web.asyncapi import asyncapi_route
 from chatty.web.openapi import openapi_route
 from chatty.web.routes import Route
@@ -32,6 +46,7 @@ def make_routes(
     settings: Settings,
     store: Store,
     steps: Steps,
+    limits: Limits,
     checks: health.Health,
     append: Callable[[Draft], Any],
 ) -> list[Route]:
@@ -53,6 +68,10 @@ def make_routes(
         *keys.routes(steps.keys),
         *mailbox.routes(steps.mailbox),
         *rooms.routes(steps.rooms, steps.streams, steps.checkpoints, append),
+        *users.routes(steps.users),
+        *registration.routes(steps.registration),
+        *audit.routes(steps.audit),
+        *web_limits.routes(steps.users, limits),
         *server.routes(info, lambda: make_jwks([*steps.signing_keys.published(), store.keys.checkpoint])),
         *health.routes(checks),
         asyncapi_route(version=chatty.__version__, origin=settings.public_origin),

@@ -2,7 +2,7 @@
 
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from chatty.actors.runtime import (
 )
 from chatty.actors.sessions import Socket
 from chatty.app.checks import Draining, check_audit, check_database
-from chatty.app.console import key_commands, limit_commands, start_console
+from chatty.app.console import key_commands, limit_commands, start_console, user_commands
 from chatty.app.database import Store, make_data_dir, open_store
 from chatty.app.process import Hooks, generous
 from chatty.app.routes import append_over_http, make_routes
@@ -42,7 +42,8 @@ from chatty.web.routes import Route
 
 @dataclass(frozen=True, kw_only=True)
 class App:
-    """A running application. `asgi`: for the server. `begin_drain()`: not ready from now on.
+    """A running application. `asgi`: for the server. `routes`: all that it answers over HTTP. `begin_drain()`: not ready from now
+    on.
 
     `serve_socket`: one session over any Socket, until it ends; the gateway's way in. `end_sockets()`: all of them, and those that
     still come; `wait_no_sockets()`: until each has been told and closed. `first_invitation`: for the first owner, once; None when
@@ -50,6 +51,7 @@ class App:
     """
 
     asgi: QuartTrio
+    routes: Sequence[Route]
     serve_socket: Callable[[Socket], Awaitable[None]]
     identity: ServerIdentity
     directory: Directory
@@ -100,13 +102,19 @@ async def _open_tree(
     parts = session_parts(settings, store, metrics, directory, room_actors, steps, limits)
     append = partial(append_over_http, room_actors, limits, steps.quotas, timeout_s=settings.append_timeout_s)
     checks = _checks(settings, store, readiness, metrics)
-    asgi = _asgi(settings, steps, limits, metrics, make_routes(settings, store, steps, checks, append))
+    routes = make_routes(settings, store, steps, limits, checks, append)
+    asgi = _asgi(settings, steps, limits, metrics, routes)
     sockets = OpenSockets(sessions_branch, parts, count_max=settings.sessions_max)
     gateway.add_gateway(asgi, sockets.serve, metrics, proxies=settings.proxy_networks)
-    commands = {**limit_commands(limits), **steps.registration.commands(), **key_commands(steps.key_turns)}
+    commands = {
+        **limit_commands(limits),
+        **user_commands(steps.users, steps.registration),
+        **key_commands(steps.key_turns),
+    }
     await start_console(settings, root, checks, directory, commands)
     yield App(
         asgi=asgi,
+        routes=routes,
         serve_socket=sockets.serve,
         identity=store.identity,
         directory=directory,

@@ -12,6 +12,7 @@ from chatty.crypto.passkeys import RelyingParty
 from chatty.crypto.passwords import DEFAULT_DERIVATION
 from chatty.crypto.tokens import AccessTokens, RefreshTokens
 from chatty.services.accounts import AccountSteps
+from chatty.services.audit import AuditSteps
 from chatty.services.checkpoints import Checkpoints
 from chatty.services.devices import DeviceSteps
 from chatty.services.doorbells import Doorbells
@@ -31,6 +32,7 @@ from chatty.services.sessions import SessionSteps
 from chatty.services.signing_keys import SigningKeys, SigningKeySteps
 from chatty.services.streams import StreamSteps
 from chatty.services.tokens import Lifetimes, TokenSteps
+from chatty.services.users import UserSteps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class Steps:
     tokens: TokenSteps
     second_factors: SecondFactorSteps
     registration: RegistrationSteps
+    users: UserSteps
+    audit: AuditSteps
     devices: DeviceSteps
     keys: KeySteps
     mailbox: MailboxSteps
@@ -69,6 +73,8 @@ def make_steps(
         tokens=make.tokens(),
         second_factors=make.second_factors(),
         registration=RegistrationSteps(unit_of_work=store.units, mode=settings.registration_mode),
+        users=UserSteps(unit_of_work=store.units, doorbells=doorbells, clock_ms=make.clock_ms),
+        audit=AuditSteps(unit_of_work=store.units),
         devices=DeviceSteps(unit_of_work=store.units, doorbells=doorbells, clock_ms=make.clock_ms),
         keys=make.keys(),
         mailbox=make.mailbox(),

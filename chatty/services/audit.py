@@ -16,13 +16,15 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Protocol
+from datetime import UTC, datetime
+from typing import Any, Protocol
 
 from chatty.crypto.audit import check_head
 from chatty.errors import AuditBroken, BadSignature
 from chatty.services.crash_points import NO_CRASH_POINTS, CrashPoints
+from chatty.services.units import Transactions
 from chatty.wire import audit as wire
-from chatty.wire.audit import AuditHead, SealedRow, UnsealedRow
+from chatty.wire.audit import AuditHead, AuditPage, ListedRow, SealedRow, UnsealedRow
 from chatty.wire.canonical import decode_base64, encode_base64
 
 rows_a_step_max = 250
@@ -91,6 +93,21 @@ class AuditChain(Protocol):
         ...
 
 
+class AuditReading(Protocol):
+    """The log as it is listed, inside one transaction."""
+
+    async def listed(self, *, count_max: int, **wanted: Any) -> Sequence[ListedRow]:
+        """The newest first. wanted: actor, object, action (or its first words), family, request_id, address, since, until (aware
+        datetimes), before (an audit id): each None or left out for all.
+        """
+        ...
+
+
+class ReadingUnit(Protocol):
+    @property
+    def audit(self) -> AuditReading: ...
+
+
 class AuditUnit(Protocol):
     @property
     def audit(self) -> AuditChain: ...
@@ -112,6 +129,34 @@ class AuditSigner(Protocol):
     @property
     def public(self) -> str: ...
     def sign(self, message: bytes) -> str: ...
+
+
+# Reading ------------------------------------------------------------------------------------------------------------
+
+
+class AuditSteps:
+    """For auditors, over HTTP; the console reads the database itself."""
+
+    def __init__(self, *, unit_of_work: Transactions[ReadingUnit]) -> None:
+        self._unit_of_work = unit_of_work
+
+    async def listed(self, *, count_max: int, before: int, since_ms: int, until_ms: int, **wanted: str) -> AuditPage:
+        """Pages from the newest row on. before: an audit id, 0: from the end on. since_ms, until_ms: since 1970, 0: always.
+        wanted: as AuditReading.listed() has them, empty: all.
+        """
+        async with self._unit_of_work.autocommit() as unit:
+            rows = await unit.audit.listed(
+                count_max=count_max,
+                before=before or None,
+                since=_at(since_ms),
+                until=_at(until_ms),
+                **{name: value or None for name, value in wanted.items()},
+            )
+        return AuditPage(rows=list(rows), next_before=rows[-1].audit_id if len(rows) == count_max else 0)
+
+
+def _at(time_ms: int) -> datetime | None:
+    return datetime.fromtimestamp(time_ms / 1_000, UTC) if time_ms else None
 
 
 # Jobs ---------------------------------------------------------------------------------------------------------------

@@ -76,6 +76,10 @@ class Devices(Protocol):
         """Lock its send row; take its right to send, its place in the set and its families; tell every node."""
         ...
 
+    async def tell_nodes(self, user: UserNumber) -> None:
+        """Every node looks anew at what the user's live devices may do; the user's row is locked."""
+        ...
+
     async def send_state(self, device: DeviceNumber) -> tuple[SendNumber, SendNumber]:
         """(highest n, low)."""
         ...
@@ -131,22 +135,31 @@ async def revoke(unit: DevicesUnit, caller: Caller, device_id: DeviceId, *, now_
     if device is None:
         raise NotFound("you have no such device")
     await _record(unit, caller, "device.revoked", device_id, before=_state(device), after={"state": "revoked"})
-    return await _end(unit, caller.user_number, device, now_ms)
+    return await _end(unit, caller.user_number, [device], now_ms)
 
 
 async def end_device(unit: DevicesUnit, user: UserNumber, device_id: DeviceId, *, now_ms: int) -> Doorbell:
     """Kill a device by the server's own decision, if it lives; the user's row is locked, and who calls it records why."""
     device = _find(await unit.devices.live(user), device_id)
-    return Doorbell() if device is None else await _end(unit, user, device, now_ms)
+    return Doorbell() if device is None else await _end(unit, user, [device], now_ms)
 
 
-async def _end(unit: DevicesUnit, user: UserNumber, device: StoredDevice, now_ms: int) -> Doorbell:
-    await unit.devices.kill(device.number)
-    if device.in_set:
+async def end_devices(unit: DevicesUnit, user: UserNumber, *, now_ms: int) -> Doorbell:
+    """Kill all that live, as end_device() does with one; `revoked` of what it returns says which."""
+    return await _end(unit, user, await unit.devices.live(user), now_ms)
+
+
+async def _end(unit: DevicesUnit, user: UserNumber, devices: Sequence[StoredDevice], now_ms: int) -> Doorbell:
+    """One change of the list, however many devices leave it. devices: in the order of their numbers."""
+    if not devices:
+        return Doorbell()
+    for device in devices:
+        await unit.devices.kill(device.number)
+    if any(device.in_set for device in devices):
         doorbell = await _tell_everybody(unit, user, now_ms)
     else:
         doorbell = await tell_own_devices(unit, user, now_ms=now_ms)
-    return Doorbell(rooms=doorbell.rooms, users=doorbell.users, revoked=[device.number])
+    return Doorbell(rooms=doorbell.rooms, users=doorbell.users, revoked=[device.number for device in devices])
 
 
 class DeviceSteps:
@@ -193,17 +206,13 @@ class DeviceSteps:
         """End all of the caller's devices but the calling one, in one transaction."""
         async with self._unit_of_work.begin() as unit:
             await unit.devices.lock_user(caller.user_number)
-            doorbells = [
-                await self._revoke_other(unit, caller, device)
-                for device in await unit.devices.live(caller.user_number)
-                if device.device != caller.device
-            ]
-        for doorbell in doorbells:
-            self._doorbells.ring(doorbell)
-
-    async def _revoke_other(self, unit: DevicesUnit, caller: Caller, device: StoredDevice) -> Doorbell:
-        await _record(unit, caller, "device.revoked", device.device, before=_state(device), after={"state": "revoked"})
-        return await _end(unit, caller.user_number, device, self._clock_ms())
+            others = [one for one in await unit.devices.live(caller.user_number) if one.device != caller.device]
+            for one in others:
+                await _record(
+                    unit, caller, "device.revoked", one.device, before=_state(one), after={"state": "revoked"}
+                )
+            doorbell = await _end(unit, caller.user_number, others, self._clock_ms())
+        self._doorbells.ring(doorbell)
 
 
 async def tell_own_devices(unit: DevicesUnit, user: UserNumber, *, now_ms: int) -> Doorbell:

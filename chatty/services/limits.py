@@ -23,6 +23,8 @@ from typing import Any, Protocol
 from chatty.config import OFF, Rate, limiters
 from chatty.errors import RateLimited
 from chatty.services.caller import Caller
+from chatty.wire import users as wire
+from chatty.wire.users import Refusals
 
 Clock = Callable[[], float]  # seconds, never going back
 
@@ -175,21 +177,21 @@ class Limits:
             "refused_count": self._refused_count[name],
         }
 
-    def why(self, subject: str) -> dict[str, Any]:
+    def why(self, subject: str) -> Refusals:
         """The remembered refusals of a user id, a device id or an address, the newest first."""
         known = self._refused.get(subject) or self._refused.get(subject_of_address(subject)) or OrderedDict()
         now_s = self._clock_s()
         refusals = [
-            {
-                "limiter": one.limiter,
-                "what": one.what,
-                "count": one.count,
-                "last_age_s": round(now_s - one.last_at_s, 3),
-                "retry_after_s": round(one.wait_s, 3),
-            }
+            wire.Refusal(
+                limiter=one.limiter,
+                what=one.what,
+                count=one.count,
+                last_age_s=round(now_s - one.last_at_s, 3),
+                retry_after_s=round(one.wait_s, 3),
+            )
             for one in reversed(known.values())
         ]
-        return {"subject": subject, "refusals": refusals}
+        return Refusals(subject=subject, refusals=refusals)
 
 
 class DeviceLimits:

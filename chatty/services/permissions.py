@@ -3,6 +3,9 @@
 A permission names the server roles that hold it, and what else must be so: its context. Each route and each frame declares
 exactly one; a route without one, or a frame that is not in the table, fails at start-up and is no hole.
 
+One rule says who may act on whom: whoever acts holds every right of the other's role, and more (`outranks`). It follows from the
+table, and so does who may invite whom.
+
 What a room role may do stands in `chatty.wire.authority`, the one rule that server and clients share. Objects (own device, own
 account, own room) are checked by the steps, which see only what belongs to their caller: what does not is `not_found`.
 """
@@ -13,13 +16,15 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from types import MappingProxyType
 from typing import Any, get_args
 
-from chatty.errors import DeviceNotVerified, Forbidden, StepUpRequired, Unauthenticated
+from chatty.errors import DeviceNotVerified, Forbidden, Outranked, StepUpRequired, Unauthenticated
 from chatty.services.caller import Caller
 from chatty.wire import frames
 from chatty.wire.frames import ClientFrame
+from chatty.wire.users import RoleField
 
-ROLES = ("owner", "admin", "moderator", "auditor", "user", "bot")
-USER_ROLE = "user"
+ROLES: tuple[str, ...] = get_args(RoleField)
+OWNER_ROLE: RoleField = "owner"
+USER_ROLE: RoleField = "user"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +109,7 @@ class Policy:
             return
         if caller is None:
             raise Unauthenticated("sign in first")
-        if caller.role not in permission.roles:
+        if not holds(caller.role, permission):
             raise Forbidden(f"the role {caller.role} may not do this")
         if permission.needs_admin_network and not self._is_admin_network(address):
             raise Forbidden("not from this network")
@@ -121,6 +126,28 @@ class Policy:
         except ValueError:
             return False
         return any(parsed in network for network in self.admin_networks)
+
+
+def holds(role: str, permission: Permission) -> bool:
+    return permission.roles is None or role in permission.roles
+
+
+def rights(role: str) -> frozenset[str]:
+    """The names of the permissions that the role holds."""
+    return frozenset(name for name, permission in PERMISSIONS.items() if holds(role, permission))
+
+
+def outranks(role: str, other: str) -> bool:
+    """May who has this role act on who has the other? Neither of admin and auditor may: an admin does not choose its auditors."""
+    return role == OWNER_ROLE or rights(other) < rights(role)
+
+
+def check_act(permission: Permission, role: str, *others: str) -> None:
+    """May the role, which is what it is now, do this to these roles? Raises: Forbidden, Outranked."""
+    if not holds(role, permission):
+        raise Forbidden(f"the role {role} may not do this")
+    if not all(outranks(role, other) for other in others):
+        raise Outranked(f"the role {role} does not stand above {' and '.join(dict.fromkeys(others))}")
 
 
 def frame_permission(kind: type[Any]) -> Permission:

@@ -224,9 +224,9 @@ class SessionSteps:
     async def _locked(self, unit: SessionsUnit, attempt: Attempt, found: LoginRow | None) -> LoginRow:
         if found is not None:
             await unit.devices.lock_user(found.user_number)
-            locked = await unit.sessions.find_login(attempt.user)
-            if locked == found and not found.is_locked:
-                return found
+            now = await unit.sessions.find_login(attempt.user)
+            if now is not None and now.login_key_sealed == found.login_key_sealed and not now.is_locked:
+                return now
         raise LoginRefused("unknown name or wrong password")
 
     async def _check_pending(self, unit: SessionsUnit, attempt: Attempt, signature: str) -> None:

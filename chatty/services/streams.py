@@ -61,6 +61,15 @@ class DeviceState:
     has_mail: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What a device may do now: nothing, unless it is live; else what its user's role may."""
+
+    device: DeviceNumber
+    is_live: bool
+    role: str
+
+
 class Streams(Protocol):
     """The store's reading side, inside one unit of work."""
 
@@ -90,8 +99,8 @@ class Streams(Protocol):
     async def user_page(self, user: UserNumber, *, after: UserSeq, count_max: int) -> list[UserEvent]: ...
     async def heads(self, rooms: Collection[RoomNumber]) -> dict[RoomNumber, Seq]: ...
     async def stream_seqs(self, users: Collection[UserNumber]) -> dict[UserNumber, UserSeq]: ...
-    async def revoked(self, *, within_s: float) -> set[DeviceNumber]:
-        """Devices revoked lately. A set, not a cursor: rows commit in another order than their ids."""
+    async def changed_standings(self, *, within_s: float) -> list[Standing]:
+        """Of devices that lost or changed their rights lately. No cursor: rows commit in another order than their ids."""
         ...
 
 
@@ -255,6 +264,6 @@ class StreamSteps:
                 devices=await unit.mailbox.pending(given),
             )
 
-    async def revoked(self, *, within_s: float) -> set[DeviceNumber]:
+    async def changed_standings(self, *, within_s: float) -> list[Standing]:
         async with self._units.autocommit() as unit:
-            return await unit.streams.revoked(within_s=within_s)
+            return await unit.streams.changed_standings(within_s=within_s)

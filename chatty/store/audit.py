@@ -2,16 +2,15 @@
 
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from chatty.crypto.sealing import Random
-from chatty.services.audit import AuditChain, current_origin
+from chatty.services.audit import AuditChain, AuditReading, current_origin
 from chatty.services.units import Audit
 from chatty.store.connection import TrioConnection
-from chatty.wire.audit import AuditHead, AuditRow, SealedRow, UnsealedRow, address_hash
+from chatty.wire.audit import AuditHead, AuditRow, ListedRow, SealedRow, UnsealedRow, address_hash
 from chatty.wire.canonical import canonical_json, decode_base64, encode_base64
 
 salt_bytes = 16
@@ -53,20 +52,12 @@ AND (%(request_id)s::text IS NULL OR a.request_id = %(request_id)s)
 AND (%(address)s::text IS NULL OR a.address = %(address)s)
 AND (%(since)s::timestamptz IS NULL OR a.time >= %(since)s)
 AND (%(until)s::timestamptz IS NULL OR a.time < %(until)s)
+AND (%(before)s::bigint IS NULL OR a.audit_id < %(before)s)
 ORDER BY a.audit_id DESC LIMIT %(count_max)s"""  # noqa: S608 # constants; index: audit_pkey, from its end
+_WANTED = ("actor", "object", "action", "family", "request_id", "address", "since", "until", "before")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListedRow:
-    """position: None while it waits for the sealer. address: None where there was none, or where it is erased."""
-
-    audit_id: int
-    position: int | None
-    row: AuditRow
-    address: str | None
-
-
-class PostgresAudit(Audit, AuditChain):
+class PostgresAudit(Audit, AuditChain, AuditReading):
     """On one connection, inside its transaction; the request id and the address come from the request's origin."""
 
     def __init__(self, connection: TrioConnection, *, random: Random = os.urandom) -> None:
@@ -158,11 +149,10 @@ class PostgresAudit(Audit, AuditChain):
                 return
             last = rows[-1][0]
 
-    async def listed(self, **wanted: Any) -> list[ListedRow]:
-        """The newest first. wanted: actor, object, action (or its first words), family, request_id, address, since, until (aware
-        datetimes), each None for all; count_max.
-        """
-        rows = await (await self._connection.execute(_LIST, wanted)).fetchall()
+    async def listed(self, *, count_max: int, **wanted: Any) -> list[ListedRow]:
+        values = {name: wanted.pop(name, None) for name in _WANTED}
+        assert not wanted, f"no such choice: {wanted}"
+        rows = await (await self._connection.execute(_LIST, {**values, "count_max": count_max})).fetchall()
         return [ListedRow(audit_id=row[0], position=row[1], row=_row(row[2:]), address=row[13]) for row in rows]
 
 

@@ -22,6 +22,8 @@ _KILL_DEVICE = "UPDATE devices SET is_live = false, in_set = false WHERE device_
 _KILL_SEND = "UPDATE device_send SET is_live = false WHERE device_number = %s"
 _END_FAMILIES = "UPDATE refresh_families SET is_revoked = true WHERE device_number = %s"
 _TELL_NODES = "INSERT INTO revocations (device_number) VALUES (%s)"
+_TELL_OF_LIVE = """INSERT INTO revocations (device_number) SELECT device_number FROM devices
+WHERE user_number = %s AND is_live"""  # index: devices_user
 _FORGET_REVOCATIONS = """DELETE FROM revocations WHERE revocation_id IN (SELECT revocation_id FROM revocations
 WHERE created_at < clock_timestamp() - make_interval(secs => %s) ORDER BY created_at LIMIT %s)"""  # index: revocations_created
 _SEND_STATE = "SELECT highest_n, low FROM device_send WHERE device_number = %s"
@@ -59,6 +61,9 @@ class PostgresDevices(Devices):
         await lock_device_send(self._connection, device)
         for statement in (_KILL_SEND, _END_FAMILIES, _KILL_DEVICE, _TELL_NODES):
             await self._connection.execute(statement, (device,))
+
+    async def tell_nodes(self, user: UserNumber) -> None:
+        await self._connection.execute(_TELL_OF_LIVE, (user,))
 
     async def forget_revocations(self, *, age_s: float, count_max: int) -> int:
         """Delete those older than age_s, the oldest first. Returns how many."""

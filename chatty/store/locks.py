@@ -1,4 +1,4 @@
-"""The lock order of every transaction: users, then device_send, then rooms; each in number order, FOR NO KEY UPDATE.
+"""The lock order of every transaction: the server, users, device_send, rooms; each in number order, FOR NO KEY UPDATE.
 
 Locks are statements of their own, and everything is read afterwards: in one statement the lock returns the new row while the
 look-up beside it still misses what was committed meanwhile. FOR UPDATE would block every insert that refers to the row.
@@ -10,8 +10,14 @@ from chatty.ids import DeviceNumber, SendNumber, UserNumber
 from chatty.services.requests import SendRow
 from chatty.store.connection import TrioConnection
 
+_LOCK_SERVER = "SELECT 1 FROM server FOR NO KEY UPDATE"
 _LOCK_USERS = "SELECT 1 FROM users WHERE user_number = ANY(%s) ORDER BY user_number FOR NO KEY UPDATE"
 _LOCK_DEVICE_SEND = "SELECT low, highest_n, is_live FROM device_send WHERE device_number = %s FOR NO KEY UPDATE"
+
+
+async def lock_server(connection: TrioConnection) -> None:
+    """For what must happen one at a time in the whole server, and is rare."""
+    await connection.execute(_LOCK_SERVER)
 
 
 async def lock_users(connection: TrioConnection, users: Collection[UserNumber]) -> None:

@@ -7,17 +7,20 @@ import msgspec
 from chatty.errors import NameTaken
 from chatty.ids import UserId, UserNumber
 from chatty.services.permissions import USER_ROLE
-from chatty.services.registration import Listed, NewUser, Pending, Registrations, requests_a_name_max
+from chatty.services.registration import NewUser, Registrations, UsedInvitation, requests_a_name_max
 from chatty.store.connection import TrioConnection
+from chatty.store.locks import lock_server
 from chatty.wire.accounts import KeyDerivation
 from chatty.wire.chain import device_list_digest
+from chatty.wire.registration import Application
 
-_LOCK_SERVER = "SELECT 1 FROM server FOR NO KEY UPDATE"
 _HAS_USERS = "SELECT EXISTS (SELECT 1 FROM users)"
-_ADD_INVITATION = """INSERT INTO registration_tokens (token_hash, role, uses_left, expires_at)
-VALUES (%s, %s, %s, now() + make_interval(secs => %s))"""
-_USE_INVITATION = """UPDATE registration_tokens SET uses_left = uses_left - 1
-WHERE token_hash = %s AND uses_left > 0 AND expires_at > now() RETURNING role"""
+_ADD_INVITATION = """INSERT INTO registration_tokens (token_hash, role, uses_left, expires_at, inviter_number)
+VALUES (%s, %s, %s, now() + make_interval(secs => %s), %s)"""
+_USE_INVITATION = """UPDATE registration_tokens t SET uses_left = uses_left - 1
+WHERE token_hash = %s AND uses_left > 0 AND expires_at > now()
+RETURNING role, inviter_number IS NOT NULL,
+ (SELECT u.role FROM users u WHERE u.user_number = t.inviter_number AND NOT u.is_locked)"""
 _HAS_INVITATION = (
     "SELECT EXISTS (SELECT 1 FROM registration_tokens WHERE role = %s AND uses_left > 0 AND expires_at > now())"
 )
@@ -32,7 +35,7 @@ VALUES (%s, %s, %s, %s, %s, %s, %s)"""
 _FORGET_SURPLUS = """DELETE FROM registration_requests WHERE request_number IN (SELECT request_number
 FROM registration_requests WHERE user_id = %s ORDER BY request_number DESC OFFSET %s)"""
 _REQUEST_KEYS = "SELECT login_key_sealed FROM registration_requests WHERE user_id = %s ORDER BY request_number DESC"
-_PENDING = """SELECT r.request_number, r.user_id, extract(epoch FROM now() - r.created_at)::float8,
+_PENDING = """SELECT r.request_number, r.user_id, extract(epoch FROM now() - r.created_at)::bigint,
 NOT EXISTS (SELECT 1 FROM users u WHERE u.user_id = r.user_id OR u.name_skeleton = r.name_skeleton)
 FROM registration_requests r ORDER BY r.request_number"""
 _TAKE_REQUEST = """DELETE FROM registration_requests WHERE request_number = %s RETURNING
@@ -41,9 +44,6 @@ _FORGET_REQUESTS = """DELETE FROM registration_requests WHERE request_number IN 
 FROM registration_requests WHERE created_at < now() - make_interval(secs => %s) ORDER BY request_number LIMIT %s)"""
 _FORGET_INVITATIONS = """DELETE FROM registration_tokens WHERE token_hash IN (SELECT token_hash
 FROM registration_tokens WHERE expires_at < now() OR uses_left <= 0 LIMIT %s)"""
-_USERS = (
-    """SELECT user_id, role, is_locked, created_day::text FROM users WHERE user_id > %s ORDER BY user_id LIMIT %s"""
-)
 
 
 class PostgresRegistrations(Registrations):
@@ -53,17 +53,21 @@ class PostgresRegistrations(Registrations):
         self._connection = connection
 
     async def lock_server(self) -> None:
-        await self._connection.execute(_LOCK_SERVER)
+        await lock_server(self._connection)
 
     async def has_users(self) -> bool:
         return await self._is_true(_HAS_USERS)
 
-    async def add_token(self, hashed: bytes, *, role: str, uses: int, lifetime_s: float) -> None:
-        await self._connection.execute(_ADD_INVITATION, (hashed, role, uses, lifetime_s))
+    async def add_token(
+        self, hashed: bytes, *, role: str, uses: int, lifetime_s: float, inviter: UserNumber | None
+    ) -> None:
+        await self._connection.execute(_ADD_INVITATION, (hashed, role, uses, lifetime_s, inviter))
 
-    async def use_token(self, hashed: bytes) -> str | None:
+    async def use_token(self, hashed: bytes) -> UsedInvitation | None:
         row = await (await self._connection.execute(_USE_INVITATION, (hashed,))).fetchone()
-        return None if row is None else str(row[0])
+        if row is None:
+            return None
+        return UsedInvitation(role=row[0], has_inviter=row[1], inviter_role=row[2])
 
     async def has_live_token(self, role: str) -> bool:
         return await self._is_true(_HAS_INVITATION, role)
@@ -88,9 +92,9 @@ class PostgresRegistrations(Registrations):
         rows = await (await self._connection.execute(_REQUEST_KEYS, (user,))).fetchall()
         return [bytes(row[0]) for row in rows]
 
-    async def pending(self) -> Sequence[Pending]:
+    async def pending(self) -> list[Application]:
         rows = await (await self._connection.execute(_PENDING)).fetchall()
-        return [Pending(number=row[0], user=UserId(row[1]), age_s=row[2], is_name_free=row[3]) for row in rows]
+        return [Application(request=row[0], user=UserId(row[1]), age_s=row[2], is_name_free=row[3]) for row in rows]
 
     async def take_request(self, number: int) -> NewUser | None:
         row = await (await self._connection.execute(_TAKE_REQUEST, (number,))).fetchone()
@@ -112,10 +116,6 @@ class PostgresRegistrations(Registrations):
         requests = await self._connection.execute(_FORGET_REQUESTS, (age_s, count_max))
         tokens = await self._connection.execute(_FORGET_INVITATIONS, (count_max,))
         return max(requests.rowcount, tokens.rowcount)
-
-    async def users(self, *, after: str, count_max: int) -> Sequence[Listed]:
-        rows = await (await self._connection.execute(_USERS, (after, count_max))).fetchall()
-        return [Listed(user=UserId(row[0]), role=row[1], is_locked=row[2], created_day=row[3]) for row in rows]
 
     async def _is_true(self, sql: str, *parameters: object) -> bool:
         row = await (await self._connection.execute(sql, parameters)).fetchone()

@@ -13,7 +13,7 @@ import msgspec
 
 from chatty.ids import DeviceId, DeviceNumber, RoomId, RoomNumber, SendNumber, Seq, UserId, UserNumber, UserSeq
 from chatty.services.requests import SendRow
-from chatty.services.streams import DeviceState, RoomPage, RoomPosition, Streams
+from chatty.services.streams import DeviceState, RoomPage, RoomPosition, Standing, Streams
 from chatty.store.connection import TrioConnection
 from chatty.wire.events import Kind, TimelineEvent
 from chatty.wire.frames import Gap, RoomEntry, UserEvent
@@ -69,9 +69,9 @@ _HEADS = "SELECT room_number, seq FROM rooms WHERE room_number = ANY(%s)"
 _STREAM_SEQS = "SELECT user_number, stream_seq FROM users WHERE user_number = ANY(%s)"
 _SIGNABLE_HEAD = """SELECT r.seq, r.head FROM rooms r JOIN members m ON m.room_number = r.room_number
 AND m.user_number = %s AND m.standing = 'joined' WHERE r.room_id = %s"""
-_REVOKED = (
-    "SELECT DISTINCT device_number FROM revocations WHERE created_at > clock_timestamp() - make_interval(secs => %s)"
-)
+_CHANGED_STANDINGS = """SELECT d.device_number, d.is_live AND NOT u.is_locked, u.role
+FROM devices d JOIN users u ON u.user_number = d.user_number WHERE d.device_number IN (SELECT device_number FROM revocations
+ WHERE created_at > clock_timestamp() - make_interval(secs => %s))"""  # index: revocations_created
 
 
 async def append_user_event(
@@ -138,8 +138,9 @@ class PostgresStreams(Streams):
         row = await self._row(_SIGNABLE_HEAD, (user, room))
         return None if row is None else (Seq(row[0]), row[1])
 
-    async def revoked(self, *, within_s: float) -> set[DeviceNumber]:
-        return {DeviceNumber(row[0]) for row in await self._rows(_REVOKED, (within_s,))}
+    async def changed_standings(self, *, within_s: float) -> list[Standing]:
+        rows = await self._rows(_CHANGED_STANDINGS, (within_s,))
+        return [Standing(device=DeviceNumber(row[0]), is_live=row[1], role=row[2]) for row in rows]
 
     async def _row(self, sql: str, params: Any) -> tuple[Any, ...] | None:
         return await (await self._connection.execute(sql, params)).fetchone()

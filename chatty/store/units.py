@@ -20,6 +20,7 @@ from chatty.store.server import PostgresServer
 from chatty.store.sessions import PostgresSessions
 from chatty.store.streams import PostgresStreams
 from chatty.store.tokens import PostgresFamilies
+from chatty.store.users import PostgresUsers
 
 
 class PostgresUnit(Unit):
@@ -29,6 +30,7 @@ class PostgresUnit(Unit):
         self._audit = PostgresAudit(connection)
         self._accounts = PostgresAccounts(connection)
         self._registrations = PostgresRegistrations(connection)
+        self._users = PostgresUsers(connection)
         self._devices = PostgresDevices(connection)
         self._server = PostgresServer(connection)
         self._sessions = PostgresSessions(connection)
@@ -52,6 +54,10 @@ class PostgresUnit(Unit):
     @property
     def registrations(self) -> PostgresRegistrations:
         return self._registrations
+
+    @property
+    def users(self) -> PostgresUsers:
+        return self._users
 
     @property
     def server(self) -> PostgresServer:

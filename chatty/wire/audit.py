@@ -59,6 +59,24 @@ class UnsealedRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     claims_seal: bool = False
 
 
+class ListedRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A row for whoever reads the log. position: None while it waits for the sealer. address: None where there was none, or
+    where it is erased.
+    """
+
+    audit_id: int
+    position: int | None
+    row: AuditRow
+    address: str | None
+
+
+class AuditPage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """GET /v1/admin/audit: the newest first. next_before: where the next page begins; 0: the end."""
+
+    rows: list[ListedRow]
+    next_before: int
+
+
 class AuditHead(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="head"):
     """The chain up to `position`, signed. head, key, signature: unpadded base64. time: ms since 1970."""
 

@@ -39,6 +39,12 @@ class RunningApp:
         """A new account with one device; a further one: wire_people.sign_in()."""
         return await sign_up(self.http, name, **keys)
 
+    async def sign_up_as(self, role: str, name: str | None = None) -> WireDevice:
+        """A new account with this server role; without a name, of the role's name."""
+        device = await self.sign_up(name or f"the-{role}")
+        await self.execute("UPDATE users SET role = %s WHERE user_id = %s", role, device.user)
+        return device
+
     async def sign_up_all(self, *names: str) -> list[WireDevice]:
         return [await self.sign_up(name) for name in names]
 

@@ -31,6 +31,7 @@ from chatty.store.pool import Pool
 from chatty.telemetry import Metrics
 from chatty.web import health
 from chatty.web.application import make_quart
+from chatty.wire.registration import InvitationRequest
 from tests.people import Person
 from tests.server.app_fixtures import chat_settings
 
@@ -79,6 +80,10 @@ class RunningServer:
     def person(self, name: str = "ann") -> Person:
         return Person(http=self.http, name=name, server_name=SERVER_NAME, origin=ORIGIN)
 
+    async def invite(self, **wanted: Any) -> str:
+        """An invitation of the operator's."""
+        return (await self.steps.registration.invite(None, InvitationRequest(**wanted))).invitation
+
     async def caller(self, person: Person) -> Caller:
         """Who its access token says that it is."""
         token = person.tokens["access_token"]
@@ -113,7 +118,7 @@ async def open_server(
             server_name=SERVER_NAME, version="1", checks=[partial(check_database, store.pool)], metrics=metrics
         )
         app = make_quart(
-            make_routes(settings, store, steps, checks, _no_rooms),
+            make_routes(settings, store, steps, unlimited(), checks, _no_rooms),
             authenticate=steps.tokens.authenticate,
             make_nonce=steps.proofs.make_nonce,
             metrics=metrics,

@@ -75,7 +75,7 @@ async def test_without_a_token_registration_is_closed(running_by_invitation: Run
 
 async def test_a_registration_token_works_as_often_as_it_says(running_by_invitation: RunningServer) -> None:
     running = running_by_invitation
-    token = await running.steps.registration.invite(role="moderator", lifetime_s=60)
+    token = await running.invite(role="moderator")
     ann, bob = running.person("ann"), running.person("bob")
     assert (await ann.register(registration_token=token)).status_code == 201
     assert (await bob.register(registration_token=token)).json()["code"] == "registration_closed"
@@ -84,7 +84,7 @@ async def test_a_registration_token_works_as_often_as_it_says(running_by_invitat
 
 async def test_a_refused_registration_uses_up_no_token(running_by_invitation: RunningServer) -> None:
     running = running_by_invitation
-    token = await running.steps.registration.invite(uses=2, lifetime_s=60)
+    token = await running.invite(uses=2)
     await running.person("ann").register(registration_token=token)
     assert (await running.person("ann").register(registration_token=token)).json()["code"] == "name_taken"
     assert await running.rows("SELECT uses_left FROM registration_tokens") == [(1,)]

@@ -16,6 +16,7 @@ import trio
 
 from chatty.admin import main
 from chatty.services.audit import EraseAddresses, erasure_lead_s
+from chatty.services.permissions import ROLES
 from chatty.store.audit_heads import heads_path, read_heads
 from chatty.store.pool import open_pool
 from chatty.store.units import PostgresUnitOfWork
@@ -353,6 +354,46 @@ async def test_the_log_is_searched_by_who_what_and_where(log: Log) -> None:
     assert "room.kick" in await listed("--address", ADDRESS)
     assert await listed("--until", "2020-01-01") == []
     assert await listed("--since", "2020-01-01T00:00", "--count-max", "2") == ["session.started"] * 2
+
+
+async def test_auditors_read_the_log_over_http(chat: RunningApp) -> None:
+    auditor, ann, bob = await chat.sign_up_as("auditor"), await chat.sign_up("ann"), await chat.sign_up("bob")
+    await ann.answer("PUT", f"/v1/devices/{ann.device}/name", {"name": "phone"})
+    [named] = (await auditor.get(f"/v1/admin/audit?actor={ann.user}&action=device.renamed"))["rows"]
+    row = named["row"]
+    assert (row["actor"], row["action"], row["object"], named["address"]) == (
+        ann.user,
+        "device.renamed",
+        ann.device,
+        ADDRESS,
+    )
+    for wanted, count in (
+        ("action=account", 3),
+        (f"object={bob.user}", 1),
+        (f"family={row['family']}", 3),
+        (f"request_id={row['request_id']}", 1),
+        ("address=203.0.113.9", 0),
+        (f"since={row['time_us'] // 1_000 + 1}&actor={ann.user}", 0),
+        (f"until={row['time_us'] // 1_000 - 1}&action=device.renamed", 0),
+        ("until=253402300799999&action=device.renamed", 1),
+    ):
+        assert len((await auditor.get(f"/v1/admin/audit?{wanted}"))["rows"]) == count, wanted
+    pages, before = [], 0
+    while True:
+        page = await auditor.get(f"/v1/admin/audit?limit=4&before={before}")
+        pages.append([one["audit_id"] for one in page["rows"]])
+        before = page["next_before"]
+        if not before:
+            break
+    newest_first = await chat.rows("SELECT audit_id FROM audit ORDER BY audit_id DESC")
+    assert [one for page in pages for one in page] == [audit_id for (audit_id,) in newest_first]
+    assert {len(page) for page in pages[:-1]} == {4}
+
+
+async def test_nobody_else_reads_it(chat: RunningApp) -> None:
+    found = {role: (await (await chat.sign_up_as(role)).answer("GET", "/v1/admin/audit")).status_code for role in ROLES}
+    assert {role for role, status in found.items() if status == 200} == {"owner", "auditor"}
+    assert set(found.values()) == {200, 403}
 
 
 async def test_addresses_are_erased_in_time_and_the_chain_still_verifies(log: Log) -> None:

@@ -206,6 +206,19 @@ async def test_the_operator_learns_why_a_user_was_limited(database: str, tmp_pat
         assert (await console(chat, "why", ann.device))["refusals"][0]["limiter"] == "frames_device"
         assert (await console(chat, "why", "127.0.0.1"))["refusals"][1]["count"] == 2
         assert (await console(chat, "why", "@nobody:localhost"))["refusals"] == []
+        moderator = await chat.sign_up_as("moderator")
+        shown = await moderator.get(f"/v1/admin/users/{ann.user}/refusals")
+        assert shown["subject"] == ann.user
+        assert [(one["limiter"], one["count"]) for one in shown["refusals"]] == [
+            ("frames_device", 1),
+            ("requests_route", 2),
+        ]
+
+
+async def test_over_http_the_refusals_of_users_alone_are_told(chat: RunningApp) -> None:
+    auditor = await chat.sign_up_as("auditor")
+    for subject, status in (("@nobody:localhost", 404), ("127.0.0.1", 400), (auditor.device, 400), (auditor.user, 200)):
+        assert (await auditor.answer("GET", f"/v1/admin/users/{subject}/refusals")).status_code == status
 
 
 async def test_the_operator_sees_every_limiter(database: str, tmp_path: Path) -> None:

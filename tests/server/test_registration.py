@@ -16,7 +16,7 @@ from chatty.telemetry import configure_logging
 from tests.people import Person, new_device_id
 from tests.server.app_fixtures import RunningApp, open_chat
 from tests.server.commands import as_url, chatty_admin
-from tests.server.wire_people import ORIGIN, SERVER_NAME
+from tests.server.wire_people import ORIGIN, SERVER_NAME, WireDevice
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 
@@ -321,6 +321,90 @@ async def test_the_operator_learns_why_somebody_cannot_log_in(database: str, tmp
         await fail_to_log_in(chat, "zoe", count=2)
         result = await chatty_admin(chat.settings.data_dir, "limits", "why", f"@zoe:{SERVER_NAME}", "--json")
     assert [one["limiter"] for one in json.loads(result.stdout)["refusals"]] == ["logins_account_address"]
+
+
+# Over HTTP ----------------------------------------------------------------------------------------------------------
+
+
+async def invite_over_http(by: WireDevice, **wanted: Any) -> str:
+    """The token, or the error's code."""
+    answer = await by.answer("POST", "/v1/admin/invitations", wanted)
+    return str(answer.json()["invitation"]) if answer.status_code == 201 else outcome(answer)
+
+
+async def test_an_admin_invites_below_and_an_owner_invites_anybody(chat: RunningApp) -> None:
+    owner, admin = await chat.sign_up_as("owner"), await chat.sign_up_as("admin")
+    for role in ("owner", "admin", "auditor"):
+        assert await invite_over_http(admin, role=role) == "outranked"
+    for by, invited in ((admin, ("moderator", "user", "bot")), (owner, ("owner", "admin", "auditor"))):
+        for role in invited:
+            token = await invite_over_http(by, role=role, uses=1, expires_days=1)
+            assert outcome(await person(chat, f"new-{role}").register(registration_token=token)) == "ok"
+            assert await chat.rows("SELECT role FROM users WHERE user_id = %s", f"@new-{role}:{SERVER_NAME}") == [
+                (role,)
+            ]
+    made = await chat.rows(
+        "SELECT actor, after ->> 'role' FROM audit WHERE action = 'invitation.made' ORDER BY audit_id"
+    )
+    assert made[:2] == [(admin.user, "moderator"), (admin.user, "user")]
+    rows = await chat.rows("SELECT row_to_json(audit)::text FROM audit")
+    assert not [row for row in rows if "chatty_i." in str(row)], "the token is nowhere"
+
+
+@pytest.mark.parametrize("how", ["demoted", "locked"])
+async def test_an_invitation_ends_with_its_makers_right_to_make_it(chat: RunningApp, how: str) -> None:
+    """Else who was an owner for a minute could come back as one for ever."""
+    owner, other, admin = [
+        await chat.sign_up_as(role, name) for role, name in (("owner", "ann"), ("owner", "bob"), ("admin", "cid"))
+    ]
+    tokens = [await invite_over_http(other, role="owner"), await invite_over_http(admin), await invite_over_http(owner)]
+    for one in (other, admin):
+        if how == "demoted":
+            await owner.answer("PUT", f"/v1/admin/users/{one.user}/role", {"role": "moderator"})
+        else:
+            await owner.answer("PUT", f"/v1/admin/users/{one.user}/lock", {"is_locked": True})
+    found = [
+        outcome(await person(chat, f"new{place}").register(registration_token=token))
+        for place, token in enumerate(tokens)
+    ]
+    assert found == ["registration_closed", "registration_closed", "ok"]
+    assert await chat.rows("SELECT uses_left FROM registration_tokens ORDER BY inviter_number DESC") == [
+        (1,),
+        (1,),
+        (0,),
+    ]
+
+
+async def test_where_registration_is_closed_nobody_invites(database: str, tmp_path: Path) -> None:
+    async with serving(database, tmp_path, "closed") as chat:
+        root = person(chat, "root")
+        await root.register(registration_token=await invite(chat, "--role", "owner"))
+        answer = await root.ask("POST", "/v1/admin/invitations", json={})
+        assert (answer.status_code, outcome(answer)) == (403, "registration_closed")
+
+
+async def test_applications_are_decided_over_http(database: str, tmp_path: Path) -> None:
+    async with serving(database, tmp_path, "approval") as chat:
+        admin = person(chat, "zoe")
+        await admin.register(registration_token=await invite(chat, "--role", "admin"))
+        ann, bob = person(chat, "ann"), person(chat, "bob")
+        for one in (ann, bob):
+            await one.register()
+        pending = (await admin.ask("GET", "/v1/admin/applications")).json()["pending"]
+        assert [(one["user"], one["is_name_free"]) for one in pending] == [(ann.user, True), (bob.user, True)]
+        paths = [
+            f"/v1/admin/applications/{one['request']}/{decision}"
+            for one, decision in zip(pending, ("approve", "reject"), strict=True)
+        ]
+        for path, user in zip(paths, (ann.user, bob.user), strict=True):
+            assert (await admin.ask("POST", path, json={})).json() == {"user": user}
+            assert outcome(await admin.ask("POST", path, json={})) == "not_found"
+        assert [outcome(await one.log_in()) for one in (ann, bob)] == ["ok", "login_refused"]
+        acts = "SELECT action, actor, object, before, after FROM audit WHERE action LIKE 'registration.%%ed' AND actor <> ''"
+        assert await chat.rows(acts) == [
+            ("registration.approved", admin.user, ann.user, {"state": "pending"}, {"state": "approved"}),
+            ("registration.rejected", admin.user, bob.user, {"state": "pending"}, {"state": "rejected"}),
+        ]
 
 
 # The console --------------------------------------------------------------------------------------------------------

@@ -147,13 +147,14 @@ async def test_names_and_device_ids_are_given_once_even_at_once(units: PostgresU
 
 async def test_a_registration_token_is_not_used_more_often_than_it_says(units: PostgresUnitOfWork) -> None:
     async with units.begin() as unit:
-        await unit.registrations.add_token(token_hash("sesame"), role="user", uses=2, lifetime_s=60)
-        await unit.registrations.add_token(token_hash("old"), role="user", uses=2, lifetime_s=-1)
+        await unit.registrations.add_token(token_hash("sesame"), role="user", uses=2, lifetime_s=60, inviter=None)
+        await unit.registrations.add_token(token_hash("old"), role="user", uses=2, lifetime_s=-1, inviter=None)
     roles: list[str | None] = []
 
     async def use() -> None:
         async with units.begin() as unit:
-            roles.append(await unit.registrations.use_token(token_hash("sesame")))
+            used = await unit.registrations.use_token(token_hash("sesame"))
+            roles.append(None if used is None else used.role)
 
     async with trio.open_nursery() as nursery:
         for _ in range(5):

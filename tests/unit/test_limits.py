@@ -14,6 +14,7 @@ from chatty.errors import RateLimited
 from chatty.services import limits
 from chatty.services.limits import Asker, Bucket, Limits, subject_of_address, unlimited
 from chatty.web.addresses import client_address
+from chatty.wire.users import Refusal
 
 ANN = Asker(what="post_v1_login", address="192.0.2.1", user="@ann:x")
 PROXIES = [ip_network("10.0.0.0/8"), ip_network("::1")]
@@ -133,15 +134,9 @@ def test_why_tells_the_refusals_of_a_user_and_of_an_address(clock: Clock) -> Non
     for _ in range(3):
         one.refused("requests_address", 10, ANN)
         clock.now_s += 1
-    wanted = {
-        "limiter": "requests_address",
-        "what": "post_v1_login",
-        "count": 3,
-        "last_age_s": 1.0,
-        "retry_after_s": 10,
-    }
-    assert one.why("@ann:x")["refusals"] == one.why("192.0.2.1")["refusals"] == [wanted]
-    assert one.why("@ben:x")["refusals"] == []
+    wanted = Refusal(limiter="requests_address", what="post_v1_login", count=3, last_age_s=1.0, retry_after_s=10)
+    assert one.why("@ann:x").refusals == one.why("192.0.2.1").refusals == [wanted]
+    assert one.why("@ben:x").refusals == []
 
 
 def test_the_memory_of_refusals_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,8 +146,8 @@ def test_the_memory_of_refusals_is_bounded(clock: Clock, monkeypatch: pytest.Mon
     for user in ("a", "b", "c"):
         for what in ("1", "2", "3"):
             one.refused("requests_address", 1, Asker(what=what, user=user))
-    assert one.why("a")["refusals"] == []
-    assert [refusal["what"] for refusal in one.why("c")["refusals"]] == ["3", "2"]
+    assert one.why("a").refusals == []
+    assert [refusal.what for refusal in one.why("c").refusals] == ["3", "2"]
 
 
 @pytest.mark.parametrize(

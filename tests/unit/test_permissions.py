@@ -6,11 +6,23 @@ from typing import Any
 
 import pytest
 
-from chatty.errors import ChattyError, DeviceNotVerified, Forbidden, StepUpRequired, Unauthenticated
+from chatty.errors import ChattyError, DeviceNotVerified, Forbidden, Outranked, StepUpRequired, Unauthenticated
 from chatty.ids import DeviceId, DeviceNumber, FamilyId, UserId, UserNumber
 from chatty.services import permissions
 from chatty.services.caller import Caller
-from chatty.services.permissions import FRAMES, PERMISSIONS, ROLES, SIGNED_IN, Permission, Policy, check_tables
+from chatty.services.permissions import (
+    FRAMES,
+    MANAGE_USERS,
+    PERMISSIONS,
+    ROLES,
+    SIGNED_IN,
+    Permission,
+    Policy,
+    check_act,
+    check_tables,
+    outranks,
+    rights,
+)
 from chatty.wire import frames
 
 EVERYBODY = {"owner", "admin", "moderator", "auditor", "user", "bot"}
@@ -84,6 +96,41 @@ def test_a_verified_device_can_be_asked_for_and_is_by_no_permission_yet() -> Non
 def test_a_role_that_nobody_knows_may_nothing_but_what_everybody_may() -> None:
     assert refusal(PERMISSIONS["public"], caller("emperor")) == "allowed"
     assert {refusal(one, caller("emperor")) for name, one in PERMISSIONS.items() if name != "public"} == {"forbidden"}
+
+
+ABOVE = {
+    "owner": {"owner", "admin", "moderator", "auditor", "user", "bot"},
+    "admin": {"moderator", "user", "bot"},
+    "moderator": {"user", "bot"},
+    "auditor": set(),
+    "user": set(),
+    "bot": set(),
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_stands_above_exactly_these(role: str) -> None:
+    assert {other for other in ROLES if outranks(role, other)} == ABOVE[role]
+
+
+def test_whoever_acts_holds_the_permission_and_stands_above_all_that_it_touches() -> None:
+    check_act(MANAGE_USERS, "admin", "user", "moderator")
+    for refused, role, others in (
+        (Forbidden, "moderator", ("user",)),
+        (Outranked, "admin", ("user", "admin")),
+        (Outranked, "admin", ("auditor",)),
+        (Forbidden, "", ("user",)),
+    ):
+        with pytest.raises(refused):
+            check_act(MANAGE_USERS, role, *others)
+
+
+def test_nobody_gets_a_right_from_below() -> None:
+    """Whoever stands above somebody holds all of its rights: no act on others and no invitation makes a right appear."""
+    for role in ROLES:
+        for other in ROLES:
+            if outranks(role, other):
+                assert rights(other) <= rights(role)
 
 
 def test_every_frame_declares_a_permission_or_nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
