@@ -163,7 +163,7 @@ class Connection:
                 hello = await self._first_frame()
                 caller = await self._signed_in(hello)
                 self._socket.admit()
-                cursors = await self._cursors(hello)
+                cursors = await self._cursors(hello, caller)
         except trio.TooSlowError:
             await self._refuse(HelloTimeout("no hello in time"))
         except ChattyError as error:
@@ -189,13 +189,14 @@ class Connection:
         bytes_max = min(limits.hello_bytes_max, self._parts.limits.frame_bytes_max)
         return frames.decode_hello(await self._socket.receive(), encoding=self._socket.encoding, bytes_max=bytes_max)
 
-    async def _cursors(self, hello: frames.Hello) -> list[Cursor]:
+    async def _cursors(self, hello: frames.Hello, caller: Caller) -> list[Cursor]:
         cursors = list(hello.cursors)
         more = hello.more
         while more:
             for request in await self._requests():
                 if not isinstance(request, frames.Cursors):
                     raise HelloExpected("pages of cursors follow a hello with more")
+                self._check(request, caller)
                 cursors += request.cursors
                 if len(cursors) > cursors_max:
                     raise BadRequest(f"at most {cursors_max} cursors")

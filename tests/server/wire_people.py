@@ -7,7 +7,7 @@ committed = await room.kick(ann, bob)
 
 import secrets
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import msgspec
@@ -49,6 +49,15 @@ class HttpRefused(Exception):
     @property
     def code(self) -> str:
         return str(self.problem["code"])
+
+
+class Somebody(Protocol):
+    """Whom a change is about."""
+
+    @property
+    def user(self) -> UserId: ...
+    @property
+    def identity_key(self) -> str: ...
 
 
 @dataclass(kw_only=True)
@@ -171,7 +180,7 @@ class WireDevice:
         committed = await self.post("/v1/rooms", **self.creation(policy, other=other))
         return WireRoom(RoomId(committed["room"]), Seq(committed["epoch"]))
 
-    def creation(self, policy: Policy, *, other: "WireDevice | None" = None) -> dict[str, Any]:
+    def creation(self, policy: Policy, *, other: Somebody | None = None) -> dict[str, Any]:
         """Body and n of a room's creation."""
         n = self.take_n()
         pair = sorted((self.user, other.user)) if other is not None else None
@@ -199,7 +208,7 @@ class WireDevice:
         self,
         room: RoomId,
         action: Action,
-        target: "WireDevice",
+        target: Somebody,
         position: tuple[Seq, bytes],
         *,
         role: RoomRole | None = None,
