@@ -20,7 +20,7 @@ from chatty.ids import DeviceId, FamilyId, MailboxId, PasskeyId, RoomId, SendNum
 from chatty.web.routes import Route
 from chatty.wire import chain, frames
 from chatty.wire.accounts import Empty
-from chatty.wire.canonical import encode_base64
+from chatty.wire.canonical import canonical_json, encode_base64
 from chatty.wire.events import Action, Invitation, Policy, PolicyChange, RoomRole, SignedInvitation
 from chatty.wire.frames import ClientFrame
 from tests.people import new_device_id
@@ -108,6 +108,26 @@ async def request_of(route: Route, by: WireDevice, things: Things, example: "Exa
     by.unsettled.clear()
     path = route.path.format_map(in_path(things))
     return Asked(route=route, path=path, body=None if route.body is None else body, n=n)
+
+
+def resigned(body: Json, by: WireDevice) -> Json:
+    """After a change: whatever is signed is signed anew, by whoever asks."""
+    again = {name: _resigned(value, by) for name, value in body.items()}
+    return _signed_anew(again, by)
+
+
+def _resigned(value: Any, by: WireDevice) -> Any:
+    if isinstance(value, dict):
+        return resigned(value, by)
+    return [_resigned(one, by) for one in value] if isinstance(value, list) else value
+
+
+def _signed_anew(body: Json, by: WireDevice) -> Json:
+    if body.keys() == {"signed", "signature"}:
+        return {**body, "signature": by.olm.account.sign(canonical_json(body["signed"])).to_base64()}
+    if isinstance(body.get("signatures"), dict):
+        return by.olm.signed({name: value for name, value in body.items() if name != "signatures"})
+    return body
 
 
 def in_path(things: Things) -> Mapping[str, str]:
