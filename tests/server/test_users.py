@@ -14,8 +14,10 @@ from trio_websocket import ConnectionClosed
 
 from chatty.app import Hooks
 from chatty.errors import DeviceRevoked, Forbidden, LastOwner, Outranked
+from chatty.ids import DeviceId
 from chatty.services.caller import Caller
 from chatty.telemetry import configure_logging
+from chatty.wire.accounts import NewDevice
 from tests.people import Person
 from tests.server.app_fixtures import RunningApp, open_chat
 from tests.server.commands import as_url, chatty_admin, chatty_admin_json
@@ -331,6 +333,19 @@ async def test_a_log_in_beside_a_change_of_role_is_not_refused(running: RunningS
         await until_somebody_waits(running)
         await unit.users.set_role(found.number, "bot")
     assert [outcome(answer) for answer in answers] == ["ok"]
+
+
+async def test_a_lock_ends_the_device_of_a_log_in_that_was_under_way(running: RunningServer) -> None:
+    ann = running.person()
+    await ann.register()
+    async with trio.open_nursery() as nursery, running.store.units.begin() as log_in:
+        found = await log_in.users.find(ann.user)
+        assert found is not None
+        await log_in.users.lock([found.number])
+        nursery.start_soon(running.steps.users.set_locked, None, ann.user, True)
+        await until_somebody_waits(running)
+        await log_in.sessions.add_device(found.number, NewDevice(device=DeviceId("LATEDEVICE")))
+    assert await running.rows("SELECT count(*), count(*) FILTER (WHERE is_live) FROM devices") == [(2, 0)]
 
 
 async def until_somebody_waits(running: RunningServer) -> None:
