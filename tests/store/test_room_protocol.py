@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import httpx
+import msgspec
 import pytest
 import trio
 from hypothesis import HealthCheck, Phase, settings
@@ -407,7 +408,9 @@ def test_a_broken_server_is_found(
     with open_world(database, tmp_path, is_bus_silent=False) as world:
         with pytest.raises(Exception):  # noqa: B017, PT011 # a race may not come again when Hypothesis looks twice
             search(world, examples_count=200)
-        assert all(isinstance(one, AssertionError | trio.TooSlowError) for one in _leaves(world.failures[0]))
+        # A frame that cannot be read is a finding too: what was recorded of a leave, say, given as the answer to a send.
+        found = AssertionError, trio.TooSlowError, msgspec.ValidationError
+        assert not [one for one in _leaves(world.failures[0]) if not isinstance(one, found)]
 
 
 def be_removed_amid_talk(machine: RoomProtocol) -> None:
