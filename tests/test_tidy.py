@@ -82,6 +82,7 @@ LAYER_FILES = {
         "application",
         "asyncapi",
         "gateway",
+        "links",
         "listener",
         "openapi",
         "pages",

@@ -8,16 +8,28 @@ from typing import Any
 
 import msgspec
 
+from chatty.errors import ChattyError, InvalidDpopProof
 from chatty.services.permissions import PUBLIC
+from chatty.web.links import links_from
 from chatty.web.problems import PROBLEM_MEDIA_TYPE, Problem, describe
 from chatty.web.routes import Parameter, Route, route
 from chatty.wire.types import SendNumberField
 
 _REFERENCE = "#/components/schemas/{name}"
 _SECURITY = {
-    "dpop": {"type": "http", "scheme": "DPoP", "description": "An access token bound to a DPoP key (RFC 9449)."},
-    "bearer": {"type": "http", "scheme": "bearer", "description": "An access token (RFC 9068)."},
+    "access_token": {
+        "type": "http",
+        "scheme": "DPoP",
+        "description": "An access token bound to a DPoP key (RFC 9449).",
+    },
+    "proof": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "DPoP",
+        "description": "A proof of the DPoP key, made for this very request, with the newest nonce heard (RFC 9449).",
+    },
 }
+_BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
 
 def openapi_route(described: Sequence[Route], *, version: str) -> Route:
@@ -40,7 +52,7 @@ def make_document(routes: Iterable[Route], *, version: str) -> dict[str, Any]:
     schema_of = {id(type_): schema for type_, schema in zip(types, schemas, strict=True)}
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
     for one in routes:
-        paths[one.path][one.method.lower()] = _operation(one, schema_of)
+        paths[one.path][one.method.lower()] = _operation(one, schema_of, links_from(one, routes))
     return {
         "openapi": "3.1.0",
         "info": {
@@ -64,15 +76,15 @@ def _types(routes: Iterable[Route]) -> list[Any]:
     return list(found.values())
 
 
-def _operation(one: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
+def _operation(one: Route, schema_of: dict[int, Any], links: dict[str, Any]) -> dict[str, Any]:
     summary, _, description = inspect.cleandoc(one.handler.__doc__ or "").partition("\n")
     operation: dict[str, Any] = {
         "operationId": one.operation,
         "summary": summary,
         "description": f"{description.strip()}\n\nPermission: `{one.permission.name}`.".strip(),
-        "security": [{"dpop": []}, {"bearer": []}] if one.permission.needs_caller else [],
+        "security": _security(one),
         "parameters": [*(_parameter(item, schema_of) for item in one.parameters), *_headers(one, schema_of)],
-        "responses": {**_answers(one, schema_of), **_problems(one, schema_of)},
+        "responses": _responses(one, schema_of, links),
     }
     if one.body is not None:
         content = {"application/json": {"schema": portable(schema_of[id(one.body)])}}
@@ -101,24 +113,47 @@ def _headers(one: Route, schema_of: dict[int, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _answers(one: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
+def _security(one: Route) -> list[dict[str, list[str]]]:
+    if one.permission.needs_caller:
+        return [{"access_token": [], "proof": []}]
+    return [{"proof": []}] if InvalidDpopProof in one.errors else []
+
+
+def _responses(one: Route, schema_of: dict[int, Any], links: dict[str, Any]) -> dict[str, Any]:
+    """By status. Not ready is an answer of its own and an error's status too: it has both media types."""
     schema = {"type": "string"} if one.answer is str else portable(schema_of[id(one.answer)])
-    content = {one.media_type: {"schema": schema}}
-    return {str(status): {"description": HTTPStatus(status).phrase, "content": content} for status in one.statuses}
+    responses: dict[str, Any] = {}
+    for status in one.statuses:
+        responses[str(status)] = {
+            "description": HTTPStatus(status).phrase,
+            "content": {one.media_type: {"schema": schema}},
+            **({"links": links} if links and status < 400 else {}),
+        }
+    for error_status, kinds in _errors_by_status(one).items():
+        response = responses.setdefault(error_status, {"description": "", "content": {}})
+        response["description"] = "\n\n".join(filter(None, [response["description"], *map(describe, kinds)]))
+        response["content"][PROBLEM_MEDIA_TYPE] = {"schema": _problem(kinds, schema_of)}
+    return responses
 
 
-def _problems(one: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
-    texts: dict[str, list[str]] = defaultdict(list)
-    for kind in one.errors:
-        texts[str(kind.http_status)].append(describe(kind))
-    content = {PROBLEM_MEDIA_TYPE: {"schema": schema_of[id(Problem)]}}
-    statuses = [status for status in sorted(texts) if int(status) not in one.statuses]
-    return {status: {"description": "\n\n".join(texts[status]), "content": content} for status in statuses}
+def _errors_by_status(one: Route) -> dict[str, list[type[ChattyError]]]:
+    by_status: dict[str, list[type[ChattyError]]] = defaultdict(list)
+    for kind in sorted(one.errors, key=lambda kind: kind.http_status):
+        by_status[str(kind.http_status)].append(kind)
+    return by_status
+
+
+def _problem(kinds: Sequence[type[ChattyError]], schema_of: dict[int, Any]) -> dict[str, Any]:
+    return {**schema_of[id(Problem)], "properties": {"code": {"enum": [kind.code for kind in kinds]}}}
 
 
 def portable(schema: Any) -> Any:
-    """Python's `$(?!\\n)` says what `$` alone says in JSON Schema's dialect of regular expressions."""
+    """The schema as others read it: Python's `$(?!\\n)` is JSON Schema's `$`, and what base64 is stands in a pattern, for an
+    encoding alone is only a hint there.
+    """
     match schema:
+        case {"contentEncoding": "base64", **rest}:
+            return {**portable(rest), "contentEncoding": "base64", "pattern": _BASE64}
         case dict():
             return {key: _portable_item(key, value) for key, value in schema.items()}
         case list():

@@ -1,0 +1,181 @@
+"""For each route a whole request: one that succeeds, made of the route's own types out of what a scene holds.
+
+What must be signed, encrypted or fresh has a maker, by the body's Struct. A new route whose body needs one is told by
+test_openapi.py, which asks for a success of every route.
+"""
+
+import base64
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import msgspec
+from msgspec import Struct, inspect
+
+from chatty.ids import RoomId, Seq
+from chatty.web.routes import Route
+from chatty.wire.accounts import Login, Refresh, Registration, StepUp
+from chatty.wire.events import MEGOLM, Action, Policy, RoomRole
+from chatty.wire.keys import KeyClaim, KeyUpload, ToDevice
+from chatty.wire.rooms import HttpSend, RoomCreation, SignedInvitationBody, SignedMemberChange, SignedPolicyChange
+from tests.people import Person
+from tests.server.scenes import Scene, new_name, sample
+from tests.server.wire_client import SESSION_ID, ciphertext
+from tests.server.wire_people import ORIGIN, SERVER_NAME, WireRoom
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeRequest:
+    """path: with its parameters filled in. headers: all but the token and its proof. body: what JSON is made of, if any."""
+
+    route: Route
+    path: str
+    path_parameters: Mapping[str, Any]
+    headers: Mapping[str, str]
+    body: Any
+
+    async def ask(self, scene: Scene) -> httpx.Response:
+        """By ann."""
+        content = None if self.body is None else msgspec.json.encode(self.body)
+        token = scene.ann.access_token if self.route.permission.needs_caller else ""
+        return await scene.ann.person.prover.ask(
+            scene.ann.http,
+            self.route.method,
+            self.path,
+            access_token=token,
+            headers=dict(self.headers),
+            content=content,
+        )
+
+
+async def whole_request(route: Route, scene: Scene, *, variant: int = 0, **path_parameters: Any) -> WholeRequest:
+    """variant: others than the first are as well made, and may be refused. path_parameters: those that are chosen already.
+
+    Raises: HttpRefused for a room that ann cannot read.
+    """
+    known = scene.known
+    for item in route.parameters:
+        if item.place == "path":
+            path_parameters.setdefault(item.name, sample(inspect.type_info(item.type), known))
+    n, body = 0, None
+    if route.body in MAKERS:
+        room = WireRoom(RoomId(path_parameters.get("room", scene.room.id)), Seq(0))
+        n, body = await MAKERS[route.body](scene, room, variant)
+    elif route.body is not None:
+        body = sample(inspect.type_info(route.body), known)
+    return WholeRequest(
+        route=route,
+        path=route.path.format(**path_parameters),
+        path_parameters=path_parameters,
+        headers=_headers(route, scene, n),
+        body=msgspec.to_builtins(body),
+    )
+
+
+def _headers(route: Route, scene: Scene, n: int) -> dict[str, str]:
+    headers = {} if route.body is None else {"Content-Type": "application/json"}
+    if not route.is_numbered:
+        return headers
+    n = n or _take(scene)
+    return {**headers, "Idempotency-Key": str(n), "Chatty-Low": str(n)}
+
+
+def _take(scene: Scene) -> int:
+    """Ann's next number; whatever was asked before is settled."""
+    scene.ann.unsettled.clear()
+    return scene.ann.take_n()
+
+
+# Makers: the body, and its n where it holds one -------------------------------------------------------------------
+
+
+async def _registration(scene: Scene, _: WireRoom, _variant: int) -> tuple[int, Any]:
+    person = Person(http=scene.ann.http, name=new_name("eve"), server_name=SERVER_NAME, origin=ORIGIN)
+    return 0, await person.registration()
+
+
+async def _login(scene: Scene, _: WireRoom, _variant: int) -> tuple[int, Any]:
+    return 0, await scene.ann.person.login()
+
+
+async def _step_up(scene: Scene, _: WireRoom, _variant: int) -> tuple[int, Any]:
+    nonce = await scene.ann.person.nonce()
+    return 0, {"nonce": nonce, "signature": scene.ann.person.sign(nonce, "step_up")}
+
+
+async def _refresh(scene: Scene, _: WireRoom, _variant: int) -> tuple[int, Any]:
+    return 0, {"refresh_token": scene.ann.tokens["refresh_token"]}
+
+
+async def _key_upload(scene: Scene, _: WireRoom, _variant: int) -> tuple[int, Any]:
+    return 0, scene.ann.olm.upload(one_time_keys_count=1, with_fallback=True)
+
+
+async def _key_claim(scene: Scene, _: WireRoom, _variant: int) -> tuple[int, Any]:
+    return 0, {"one_time_keys": {scene.bob.user: {scene.bob.device: "signed_curve25519"}}}
+
+
+async def _to_device(scene: Scene, _: WireRoom, variant: int) -> tuple[int, Any]:
+    key = scene.ann.olm.curve25519
+    withheld = {"algorithm": MEGOLM, "code": "m.blacklisted", "sender_key": key, "reason": "not you"}
+    kind, content = [
+        ("m.room.encrypted", scene.ann.olm_content(scene.bob)),
+        ("m.room_key.withheld", withheld),
+    ][variant % 2]
+    return 0, {"type": kind, "messages": {scene.bob.user: {scene.bob.device: content}}}
+
+
+async def _room(scene: Scene, _: WireRoom, variant: int) -> tuple[int, Any]:
+    scene.ann.unsettled.clear()
+    made = scene.ann.creation(Policy(), other=scene.bob if variant % 2 else None)
+    return made["n"], made["body"]
+
+
+async def _member_change(scene: Scene, room: WireRoom, variant: int) -> tuple[int, Any]:
+    """A role for bob; else any other action on any of the three."""
+    scene.ann.unsettled.clear()
+    actions, people = (
+        [Action.ROLE, *(one for one in Action if one is not Action.ROLE)],
+        [scene.bob, scene.cid, scene.ann],
+    )
+    action, target = actions[variant % len(actions)], people[variant // len(actions) % len(people)]
+    role = RoomRole.ADMIN if action is Action.ROLE else None
+    change = scene.ann.change(room.id, action, target, await scene.ann.position(room.id), role=role)
+    return change.n, scene.ann.signed(change)
+
+
+async def _invitation(scene: Scene, room: WireRoom, variant: int) -> tuple[int, Any]:
+    scene.ann.unsettled.clear()
+    invitation = await room.invitation(scene.ann, [scene.cid, scene.bob, scene.ann][variant % 3])
+    return invitation.signed.n, invitation
+
+
+async def _policy_change(scene: Scene, room: WireRoom, _variant: int) -> tuple[int, Any]:
+    scene.ann.unsettled.clear()
+    change = await room.policy_change(scene.ann, Policy(history="shared"))
+    return change.n, scene.ann.signed(change)
+
+
+async def _message(scene: Scene, room: WireRoom, _variant: int) -> tuple[int, Any]:
+    n = _take(scene)
+    epoch = (await scene.ann.get(f"/v1/rooms/{room.id}/members"))["epoch"]
+    body = base64.b64encode(ciphertext()).decode()
+    return n, {"low": n, "epoch": epoch, "algorithm": MEGOLM, "session_id": SESSION_ID, "body": body}
+
+
+Maker = Callable[[Scene, WireRoom, int], Awaitable[tuple[int, Any]]]
+MAKERS: dict[type[Struct] | None, Maker] = {
+    Registration: _registration,
+    Login: _login,
+    StepUp: _step_up,
+    Refresh: _refresh,
+    KeyUpload: _key_upload,
+    KeyClaim: _key_claim,
+    ToDevice: _to_device,
+    RoomCreation: _room,
+    SignedMemberChange: _member_change,
+    SignedInvitationBody: _invitation,
+    SignedPolicyChange: _policy_change,
+    HttpSend: _message,
+}
