@@ -7,6 +7,7 @@ schemathesis is synchronous: all of this runs in a worker thread, beside the ser
 """
 
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -77,6 +78,7 @@ class Fuzz:
     def __init__(self, chat: RunningApp, role: str, document: dict[str, Any], seed: int) -> None:
         self.answers: Counter[tuple[str, int]] = Counter()
         self.followed: Counter[str] = Counter()
+        self.chains_count = 0
         self.faults: dict[tuple[str, str, str], str] = {}
         self._chat = chat
         self._role = role
@@ -124,6 +126,10 @@ class Fuzz:
         self._schema.config.generation.update(modes=[GenerationMode.POSITIVE])
 
         class Chain(self._schema.as_state_machine()):  # type: ignore[misc]  # made at run time
+            def setup(self) -> None:
+                fuzz.chains_count += 1
+                fuzz.set_scene()
+
             def step(self, input: StepInput) -> StepOutput:  # noqa: A002 # its name there
                 fuzz.complete(input)
                 done: StepOutput = super().step(input)
@@ -136,15 +142,19 @@ class Fuzz:
                 # The case was drawn valid and then completed, which its metadata does not know.
                 fuzz.judge(case, response, recorder=self.recorder, excluded_checks=[negative_data_rejection])
 
-        run = hypothesis.seed(self._seed)(Chain).run
-        run(settings=hypothesis.settings(_settings(count), stateful_step_count=steps_count))
+        while (left := count - self.chains_count) > 0:
+            settings = hypothesis.settings(_settings(left), stateful_step_count=steps_count)
+            # A chain that begins like an earlier one may go on otherwise, for the server remembers; Hypothesis ends there.
+            with suppress(hypothesis.errors.Flaky):
+                hypothesis.seed(self._seed + left)(Chain).run(settings=settings)
 
     # How -------------------------------------------------------------------------------------------------------------
 
     def ask(self, one: Drawn) -> None:
         case, device = one.case, self.scene.spare
         if one.mix != "as drawn":
-            case, device = mixed(one, self.whole(self.route_of(case), one.at), self.scene), self.scene.ann
+            whole = self.whole(self.route_of(case), 0 if one.mix == "whole" else one.at)
+            case, device = mixed(one, whole, self.scene), self.scene.ann
         self.judge(case, case.call(**self.call_options(case, device)))
 
     def complete(self, step: StepInput) -> None:
