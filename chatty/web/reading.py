@@ -21,11 +21,12 @@ from chatty.wire.types import SendNumberField
 
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,15}")
+_JSON = re.compile(r'application/json(?:[ \t]*;[ \t]*charset=(?:utf-?8|"utf-?8"))?', re.IGNORECASE)
 
 
 def read_token(headers: Headers) -> str:
     """The access token, in the scheme DPoP alone: one that anybody could use is none. Raises: Unauthenticated."""
-    scheme, _, token = headers.get("Authorization", "").partition(" ")
+    scheme, _, token = (_field(headers, "Authorization") or "").partition(" ")
     if scheme.lower() != "dpop" or not re.fullmatch(r"[A-Za-z0-9._~+/=-]{1,4096}", token):
         raise Unauthenticated("no access token in the scheme DPoP")
     return token
@@ -55,7 +56,7 @@ async def read_arguments(route: Route, request: Request, info: RequestInfo) -> d
 
 def decode_body(data: bytes, type_: type[msgspec.Struct]) -> msgspec.Struct:
     """Raises: BadRequest, with the path of the field that is wrong."""
-    if _ESCAPED_NUL.search(data):
+    if b"\\u0000" in data and _ESCAPED_NUL.search(data):
         raise BadRequest("NUL in a text")
     try:
         return msgspec.json.decode(data, type=type_)
@@ -68,7 +69,7 @@ def decode_body(data: bytes, type_: type[msgspec.Struct]) -> msgspec.Struct:
 def _read_info(route: Route, request: Request, info: RequestInfo) -> RequestInfo:
     if not route.is_numbered:
         return info
-    n, low = (_read_number(name, request.headers.get(name)) for name in ("Idempotency-Key", "Chatty-Low"))
+    n, low = (_read_number(name, _field(request.headers, name)) for name in ("Idempotency-Key", "Chatty-Low"))
     if low > n:
         raise BadRequest("Chatty-Low is above Idempotency-Key")
     return NumberedRequest(request_id=info.request_id, address=info.address, proven=info.proven, n=n, low=low)
@@ -124,7 +125,11 @@ def _check_utf8(query: bytes) -> None:
 
 
 def _check_content_type(request: Request) -> None:
-    if request.mimetype != "application/json":
-        raise UnsupportedMediaType("the body must be application/json")
-    if request.mimetype_params.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
-        raise UnsupportedMediaType("the body must be UTF-8")
+    if not _JSON.fullmatch(_field(request.headers, "Content-Type") or ""):
+        raise UnsupportedMediaType("the body must be application/json, in UTF-8")
+
+
+def _field(headers: Headers, name: str) -> str | None:
+    """A field that came on several lines is one, with commas (RFC 9110, section 5.3): none that we read may hold one."""
+    lines = headers.getlist(name)
+    return ", ".join(lines) if lines else None

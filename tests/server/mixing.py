@@ -8,7 +8,7 @@ from msgspec import inspect
 from schemathesis import Case
 
 from chatty.wire.signing import Signable
-from tests.server.places import choices, places, put
+from tests.server.places import at, choices, places, put
 from tests.server.scenes import Scene, struct_info
 from tests.server.whole_requests import WholeRequest
 from tests.server.wire_people import WireDevice
@@ -62,20 +62,14 @@ def _body(one: Drawn, info: inspect.StructType, whole: Any, scene: Scene) -> Any
     if one.mix == "whole" or not parts:
         return whole
     part = parts[one.at % len(parts)]
-    other = _found(one.case.body, part.path, one.value)
+    try:
+        other = at(one.case.body, part.path)
+    except LookupError:
+        other = one.value
     if one.mix == "one part chosen":
         others = choices(part.info, scene.others) or [other]
         other = others[one.at // len(parts) % len(others)]
     return _signed_anew(put(info, whole, part.path, other, known), scene.ann)
-
-
-def _found(value: Any, path: tuple[Any, ...], otherwise: Any) -> Any:
-    for key in path:
-        try:
-            value = value[key]
-        except (KeyError, IndexError, TypeError):
-            return otherwise
-    return value
 
 
 def _signed_anew(value: Any, signer: WireDevice) -> Any:

@@ -12,7 +12,9 @@ from msgspec import inspect
 from tests.server.scenes import sample
 
 Known = Mapping[str, Any]
-KEY: Literal["(key)"] = "(key)"  # the step to the first key of an object whose keys are data
+# The steps to the first key of an object whose keys are data, and to what stands under it.
+KEY: Literal["(key)"] = "(key)"
+VALUE: Literal["(value)"] = "(value)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,25 +42,37 @@ def put(info: inspect.Type, value: Any, path: tuple[Any, ...], new: Any, known: 
         return new
     key, *rest = path
     if key is KEY:
-        first = next(iter(value))
-        return {str(new): value[first], **{other: value[other] for other in value if other != first}}
+        first, *others = value
+        return {str(new): value[first], **{other: value[other] for other in others}}
     inner_info, inner = next((one, item) for step, one, item in _children(_bare(info), value, known) if step == key)
     changed = put(inner_info, inner, tuple(rest), new, known)
     if isinstance(value, Mapping):
-        return {**value, key: changed}
+        return {**value, next(iter(value)) if key is VALUE else key: changed}
     return [changed if index == key else item for index, item in enumerate(value)]
+
+
+def at(value: Any, path: tuple[Any, ...]) -> Any:
+    """What stands there. Raises: LookupError where nothing does."""
+    for step in path:
+        try:
+            first = next(iter(value))
+            value = first if step is KEY else value[first if step is VALUE else step]
+        except (TypeError, StopIteration):
+            raise LookupError(step) from None
+    return value
 
 
 def _children(info: inspect.Type, value: Any, known: Known) -> Iterator[tuple[Any, inspect.Type, Any]]:
     match info, value:
         case inspect.StructType(), Mapping():
+            if info.tag_field is not None:
+                yield info.tag_field, inspect.StrType(), value[info.tag_field]
             for field in info.fields:
                 name = field.encode_name
                 yield name, field.type, value[name] if name in value else sample(field.type, known)
         case inspect.DictType(), Mapping() if value:
             yield KEY, info.key_type, None
-            for key, item in value.items():
-                yield key, info.value_type, item
+            yield VALUE, info.value_type, next(iter(value.values()))
         case ((inspect.ListType() | inspect.TupleType()), list() | tuple()):
             for index, item in enumerate(value):
                 yield index, info.item_type if isinstance(info, inspect.ListType) else info.item_types[index], item

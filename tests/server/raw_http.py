@@ -4,7 +4,6 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import trio
 
@@ -50,7 +49,10 @@ class RawHttp:
                 self._stream = await trio.open_tcp_stream(self._host, self._port)
             await self._stream.send_all(request)
             answer = await self._answer()
-        if answer.headers.get("connection") == "close":
+        is_split = any(
+            b"\r\n\r\n" in value for _, value in headers
+        )  # what follows is another request, with its own answer
+        if is_split or answer.headers.get("connection") == "close":
             await self.close()
         return answer
 
@@ -94,7 +96,3 @@ async def open_raw_http(origin: str) -> AsyncIterator[RawHttp]:
         yield http
     finally:
         await http.close()
-
-
-def json_headers(headers: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), str(value).encode()) for name, value in headers.items()]

@@ -101,6 +101,11 @@ class Fuzz:
 
     # What is asked ---------------------------------------------------------------------------------------------------
 
+    def begin(self, operation: Operation) -> None:
+        """Ask one whole request, among people whom nothing happened to yet."""
+        self.set_scene()
+        self.ask(Drawn(operation.Case(), "whole", 0, None))
+
     def draw(self, operation: Operation, count: int) -> None:
         """Ask so many drawn cases of one operation."""
 

@@ -91,7 +91,9 @@ def _take(scene: Scene) -> int:
 
 
 async def _registration(scene: Scene, _: WireRoom, _variant: int) -> tuple[int, Any]:
+    """Somebody new, with ann's DPoP key: so who has the answer can go on."""
     person = Person(http=scene.ann.http, name=new_name("eve"), server_name=SERVER_NAME, origin=ORIGIN)
+    person.prover = scene.ann.person.prover
     return 0, await person.registration()
 
 

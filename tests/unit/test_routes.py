@@ -153,10 +153,46 @@ async def test_a_body_above_the_bound_is_too_large(app: QuartTrio) -> None:
     assert (status, problem["code"], problem["bytes_max"]) == (413, "too_large", body_bytes_max)
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/json; charset=latin-1", ""])
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/plain",
+        "application/json; charset=latin-1",
+        "application/json; charset=\u00ff",
+        'application/json; charset="utf-8',
+        "application/json; charset=utf-8; version=2",
+        "application/json, application/json",
+        "",
+    ],
+)
 async def test_only_json_in_utf8_is_taken(app: QuartTrio, content_type: str) -> None:
     status, problem = await post(app, b'{"text": "x"}', Content_Type=content_type)
     assert (status, problem["code"]) == (415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    "content_type", ["Application/JSON", "application/json;charset=utf8", 'application/json; charset="UTF-8"']
+)
+async def test_json_in_utf8_may_say_so(app: QuartTrio, content_type: str) -> None:
+    assert (await post(app, b'{"text": "x"}', Content_Type=content_type))[0] == 201
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("Authorization", "unauthenticated"),
+        ("DPoP", "invalid_dpop_proof"),
+        ("Content-Type", "unsupported_media_type"),
+        ("Idempotency-Key", "bad_request"),
+        ("Chatty-Low", "bad_request"),
+    ],
+)
+async def test_a_header_that_comes_twice_is_refused(app: QuartTrio, name: str, code: str) -> None:
+    once = {**JSON, **SIGNED, "Idempotency-Key": "7", "Chatty-Low": "3", "DPoP": "proof"}
+    client = app.test_client()
+    assert (await client.post("/v1/numbered", data=b'{"text": "x"}', headers=once)).status_code == 200
+    answer = await client.post("/v1/numbered", data=b'{"text": "x"}', headers=[*once.items(), (name, once[name])])
+    assert (await answer.get_json())["code"] == code
 
 
 async def test_parameters_are_typed_and_have_defaults(app: QuartTrio) -> None:
