@@ -10,16 +10,20 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from chatty.wire.accounts import SecondFactor
 from chatty.wire.events import RoomRole
 from chatty.wire.types import (
     DeviceIdField,
     KeyField,
     KeyIdField,
     NameField,
+    PasskeyIdField,
+    RecoveryCodeField,
     RoomIdField,
     ServerNameField,
     SignatureField,
     ThumbprintField,
+    TotpCodeField,
     UserIdField,
 )
 from tests.server.app_fixtures import RunningApp
@@ -53,6 +57,9 @@ class Scene:
             ServerNameField: SERVER_NAME,
             SignatureField: "A" * 86,
             ThumbprintField: self.ann.person.prover.thumbprint,
+            TotpCodeField: "123456",
+            RecoveryCodeField: "ABCDE-FGHIJ-KLMNO-PQRST",
+            PasskeyIdField: "A" * 43,
         }
         return {pattern_of(type_): value for type_, value in values.items()}
 
@@ -106,6 +113,8 @@ def sample(info: inspect.Type, known: Mapping[str, Any]) -> Any:
     Raises: LookupError where nothing is known to fit.
     """
     match info:
+        case inspect.StructType(cls=cls) if cls is SecondFactor:
+            return {"totp": known[pattern_of(TotpCodeField)]}  # exactly one of its fields is wanted
         case inspect.StructType():
             fields = {field.encode_name: sample(field.type, known) for field in info.fields if field.required}
             tag = {info.tag_field: info.tag} if info.tag_field else {}

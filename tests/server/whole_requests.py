@@ -4,7 +4,8 @@ What must be signed, encrypted or fresh has a maker, by the body's Struct. A new
 test_openapi.py, which asks for a success of every route.
 """
 
-import base64
+import time
+from base64 import b32decode, b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,16 +14,20 @@ import httpx
 import msgspec
 from msgspec import Struct, inspect
 
+from chatty.crypto import totp
 from chatty.ids import RoomId, Seq
 from chatty.web.routes import Route
 from chatty.wire.accounts import Login, Refresh, Registration, StepUp
 from chatty.wire.events import MEGOLM, Action, Policy, RoomRole
 from chatty.wire.keys import KeyClaim, KeyUpload, ToDevice
 from chatty.wire.rooms import HttpSend, RoomCreation, SignedInvitationBody, SignedMemberChange, SignedPolicyChange
+from chatty.wire.second_factors import NewPasskey, TotpConfirmation
+from chatty.wire.signing import passkey_challenge
 from tests.people import Person
 from tests.server.scenes import Scene, new_name, sample
 from tests.server.wire_client import SESSION_ID, ciphertext
 from tests.server.wire_people import ORIGIN, SERVER_NAME, WireRoom
+from tests.software_authenticator import Authenticator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,8 @@ async def whole_request(route: Route, scene: Scene, *, variant: int = 0, **path_
     Raises: HttpRefused for a room that ann cannot read.
     """
     known = scene.known
+    if route.operation in PREPARED and not path_parameters:
+        path_parameters = await PREPARED[route.operation](scene)
     for item in route.parameters:
         if item.place == "path":
             path_parameters.setdefault(item.name, sample(inspect.type_info(item.type), known))
@@ -162,10 +169,42 @@ async def _policy_change(scene: Scene, room: WireRoom, _variant: int) -> tuple[i
 async def _message(scene: Scene, room: WireRoom, _variant: int) -> tuple[int, Any]:
     n = _take(scene)
     epoch = (await scene.ann.get(f"/v1/rooms/{room.id}/members"))["epoch"]
-    body = base64.b64encode(ciphertext()).decode()
+    body = b64encode(ciphertext()).decode()
     return n, {"low": n, "epoch": epoch, "algorithm": MEGOLM, "session_id": SESSION_ID, "body": body}
 
 
+async def _totp_confirmation(scene: Scene, _: WireRoom, _variant: int) -> tuple[int, Any]:
+    new = await scene.ann.post("/v1/totp", {})
+    return 0, {"code": totp.code(b32decode(new["secret"]), totp.step_at(time.time()))}
+
+
+async def _passkey(scene: Scene, _: WireRoom, _variant: int) -> tuple[int, Any]:
+    options = await scene.ann.get("/v1/passkeys/options")
+    challenge = passkey_challenge(scene.ann.person.statement(options["nonce"], "add_passkey"))
+    made = Authenticator(rp_id=options["rp_id"], origin=ORIGIN).make(challenge)
+    return 0, {"nonce": options["nonce"], "name": "key", **made}
+
+
+# What must be there first: the path's parameters that name it --------------------------------------------------------
+
+
+async def _with_totp(scene: Scene) -> dict[str, Any]:
+    _, body = await _totp_confirmation(scene, scene.room, 0)
+    await scene.ann.post("/v1/totp/confirm", body)
+    return {}
+
+
+async def _with_passkey(scene: Scene) -> dict[str, Any]:
+    _, body = await _passkey(scene, scene.room, 0)
+    return {"passkey": (await scene.ann.post("/v1/passkeys", body))["passkey"]}
+
+
+PREPARED: dict[str, Callable[[Scene], Awaitable[dict[str, Any]]]] = {
+    "delete_v1_totp": _with_totp,
+    "post_v1_recovery_codes": _with_totp,
+    "put_v1_passkeys_passkey": _with_passkey,
+    "delete_v1_passkeys_passkey": _with_passkey,
+}
 Maker = Callable[[Scene, WireRoom, int], Awaitable[tuple[int, Any]]]
 MAKERS: dict[type[Struct] | None, Maker] = {
     Registration: _registration,
@@ -180,4 +219,6 @@ MAKERS: dict[type[Struct] | None, Maker] = {
     SignedInvitationBody: _invitation,
     SignedPolicyChange: _policy_change,
     HttpSend: _message,
+    TotpConfirmation: _totp_confirmation,
+    NewPasskey: _passkey,
 }
