@@ -189,9 +189,9 @@ async def test_every_field_of_every_body(database: str, tmp_path: Path, counts: 
                 assert taken.isdisjoint(BROKEN_JSON), (route.operation, str(place))
                 for name in pack.some(found.keys() - taken, counts(2, len(found))):
                     check(await pack.ask(whole, body=found[name]), {"bad_request"})
-                for name in pack.some(taken, counts(3, len(found))):
-                    if await is_taken_as_it_is(pack, route, place, name):
-                        taken_count, before = taken_count + 1, await stored(pack.chat)
+                tried = [await is_taken_as_it_is(pack, route, place, name) for name in pack.some(taken, counts(3, 99))]
+                if any(tried):
+                    taken_count, before = taken_count + 1, await stored(pack.chat)
             assert await stored(pack.chat) == before, route.operation
     assert taken_count >= 4
 
@@ -228,9 +228,10 @@ NUMBERS = (
 async def test_every_parameter(database: str, tmp_path: Path, counts: Counts, seed: int) -> None:
     values = {*(quote(text, safe="") for text in [*TEXTS.values(), *NUMBERS] if len(text) <= 5_000), *ESCAPED}
     async with open_pack(database, tmp_path, seed) as pack:
+        wholes = [await pack.whole(route) for route in pack.chat.app.routes]
         before = await stored(pack.chat)
-        for route in pack.chat.app.routes:
-            whole = await pack.whole(route)
+        for whole in wholes:
+            route = whole.route
             codes = {*codes_of(route), *_NOT_ROUTED}
             for parameter in route.parameters:
                 for value in pack.some(values, counts(8, len(values))):
@@ -267,11 +268,12 @@ async def test_every_header(database: str, tmp_path: Path, counts: Counts, seed:
     values = {text: text.encode() for text in [*whole_lines, *NUMBERS]}
     values |= {repr(value): value for value in (b"\xff\xfe", b"a\x00b", b"\xc0\xaf", b"\xed\xa0\x80", b"x\x85")}
     async with open_pack(database, tmp_path, seed) as pack:
+        wholes = [await pack.whole(route) for route in pack.chat.app.routes]
         before = await stored(pack.chat)
-        for route in pack.chat.app.routes:
-            whole = await pack.whole(route)
+        for whole in wholes:
+            route = whole.route
             for name, (is_read, codes) in READ_BY.items():
-                for value in pack.some(values, counts(3, len(values))) if is_read(route) else ():
+                for value in pack.some(values, counts(2, len(values))) if is_read(route) else ():
                     answer = await pack.ask(whole, headers={name: values[value]})
                     if answer.status in (400, 431) and not answer.code:
                         assert is_no_http(values[value]), (route.operation, name, value)
