@@ -37,6 +37,7 @@ class Scene:
     bob: a member of the room, with one-time keys. cid: not yet; ann is invited to the foreign room, which is cid's.
     """
 
+    chat: RunningApp
     ann: WireDevice
     spare: WireDevice
     bob: WireDevice
@@ -101,7 +102,7 @@ async def make_scene(chat: RunningApp, role: str) -> Scene:
     await bob.send_to_devices(ann)
     foreign_room = await cid.create_room()
     await foreign_room.invite(cid, ann)
-    return Scene(ann=ann, spare=spare, bob=bob, cid=cid, room=room, foreign_room=foreign_room)
+    return Scene(chat=chat, ann=ann, spare=spare, bob=bob, cid=cid, room=room, foreign_room=foreign_room)
 
 
 # Values of a type -------------------------------------------------------------------------------------------------

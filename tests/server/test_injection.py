@@ -246,7 +246,9 @@ def target_of(whole: WholeRequest, name: str, value: str) -> str:
     """value: as it goes over the network."""
     if name not in whole.path_parameters:
         return f"{quote(whole.path)}?{name}={value}"
-    return whole.route.path.format(**{**{key: quote(one) for key, one in whole.path_parameters.items()}, name: value})
+    return whole.route.path.format(
+        **{**{key: quote(str(one)) for key, one in whole.path_parameters.items()}, name: value}
+    )
 
 
 # Headers ------------------------------------------------------------------------------------------------------------

@@ -201,9 +201,22 @@ async def _with_passkey(scene: Scene) -> dict[str, Any]:
     return {"passkey": (await scene.ann.post("/v1/passkeys", body))["passkey"]}
 
 
+_APPLY = """INSERT INTO registration_requests
+(user_id, name_skeleton, login_key_sealed, key_derivation, identity_key, wrapped_recovery, wrapped_identity)
+VALUES (%s, %s, '', '{"algorithm": "", "memory_bytes": 1, "passes": 1}', %s, '', '')"""
+
+
+async def _with_application(scene: Scene) -> dict[str, Any]:
+    name = new_name("fay")
+    await scene.chat.execute(_APPLY, f"@{name}:{SERVER_NAME}", name, name.encode())
+    return {"number": (await scene.ann.get("/v1/admin/applications"))["pending"][-1]["request"]}
+
+
 PREPARED: dict[str, Callable[[Scene], Awaitable[dict[str, Any]]]] = {
     "delete_v1_totp": _with_totp,
     "post_v1_recovery_codes": _with_totp,
+    "post_v1_admin_applications_number_approve": _with_application,
+    "post_v1_admin_applications_number_reject": _with_application,
     "put_v1_passkeys_passkey": _with_passkey,
     "delete_v1_passkeys_passkey": _with_passkey,
 }
