@@ -111,6 +111,7 @@ class Scene:
             return made[0].epoch
 
         made: list[WireRoom] = []
+        creator.make_window(2)  # the creation and the creator's own join
         await _numbered(creator, create)
         room = Room(wire=made[0], model=RoomModel(id=made[0].id))
         room.model.commit(Written(kind=Kind.CREATE, sender=creator.user), seq=1)
