@@ -33,6 +33,7 @@ FEATURES = frozenset(
         "limits",
         "mailbox",
         "messages",
+        "passwords",
         "presence",
         "quotas",
         "registration",
@@ -133,6 +134,7 @@ LAYER_FILES = {
         "taken_changes",
         "update_queue",
         "updates",
+        "weak_passwords",
     },
 }
 

@@ -22,6 +22,7 @@ from chatty.client.http import Api
 from chatty.client.nursery import open_serving_nursery
 from chatty.client.outbox import unsent
 from chatty.client.own_factors import OwnFactors
+from chatty.client.passwords import OwnPassword
 from chatty.client.reasons import Lie, NotSignedIn, Reason
 from chatty.client.room import Room, member_change, sign, take_number, target_identity
 from chatty.client.second_factors import AskForFactor, SignByPasskey
@@ -146,8 +147,8 @@ class Client:
     async def register(self, name: str, password: str, *, token: str = "", device_name: str = "") -> None:
         """Make an account and this store its first device. Returns when others can write to it.
 
-        Raises: NameTaken, NameReserved, RegistrationClosed, RateLimited, UnacceptableDerivation; ApprovalPending when the server
-        keeps it as an application: log in once an admin has approved it.
+        Raises: WeakPassword, NameTaken, NameReserved, RegistrationClosed, RateLimited, UnacceptableDerivation; ApprovalPending
+        when the server keeps it as an application: log in once an admin has approved it.
         """
         identity = await self._enrolment.register(name, password, token=token, device_name=device_name)
         await self._begin(identity).wait_published()
@@ -179,7 +180,7 @@ class Client:
 
     async def step_up(self, password: str, *, second_factor: SecondFactor | AskForFactor | None = None) -> None:
         """Prove once more who is there, for what needs a proof of the last minutes. Raises: as login()."""
-        await self._enrolment.step_up(self._engine.identity, password, second_factor=second_factor)
+        await self._own_password(second_factor).step_up(password)
 
     async def step_up_with_passkey(self, sign: SignByPasskey) -> None:
         """Raises: LoginRefused, RateLimited, WrongRelyingParty."""
@@ -194,6 +195,23 @@ class Client:
         """End this log-in session and revoke this device; messages() ends with SignedOut."""
         await self._engine.api.logout()
         self._api.tokens.forget()
+
+    async def change_password(
+        self,
+        old: str,
+        new: str,
+        *,
+        end_other_sessions: bool = True,
+        second_factor: SecondFactor | AskForFactor | None = None,
+    ) -> None:
+        """Another password from now on, derived as the server now asks; the account's other devices are ended, or told.
+
+        Raises: WeakPassword, LoginRefused (the old one is wrong), and as step_up().
+        """
+        await self._own_password(second_factor).change(old, new, end_other_sessions=end_other_sessions)
+
+    def _own_password(self, second_factor: SecondFactor | AskForFactor | None) -> OwnPassword:
+        return self._enrolment.own_password(self._engine.identity, second_factor=second_factor)
 
     async def wait_online(self) -> None:
         """Until the socket is open and welcome."""

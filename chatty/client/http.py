@@ -26,6 +26,7 @@ from chatty.wire.accounts import (
     Empty,
     HttpBody,
     Login,
+    PasswordChange,
     Refresh,
     Registration,
     Salt,
@@ -101,6 +102,9 @@ class Api:
 
     async def account(self) -> Account:
         return await self._call("GET", "/v1/account", Account)
+
+    async def change_password(self, request: PasswordChange) -> None:
+        await self._call("POST", "/v1/account/password", Empty, body=request)
 
     async def devices(self) -> Devices:
         return await self._call("GET", "/v1/devices", Devices)

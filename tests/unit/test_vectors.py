@@ -69,6 +69,10 @@ def unpadded(text: str) -> bytes:
     return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
 
 
+def text_of(data: bytes) -> str:
+    return base64.b64encode(data).decode().rstrip("=")
+
+
 def url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
@@ -205,6 +209,24 @@ def test_a_log_in_is_signed_over_origin_user_nonce_and_purpose(case: dict[str, A
     check_signature(case)
 
 
+def test_a_change_of_password_is_signed_twice_over_all_that_it_changes() -> None:
+    case = VECTORS["signatures"]["password_change"]
+    change, parts, about = case["change"], case["parts"], bytes.fromhex(case["about"])
+    wrapped = bytes.fromhex(change["wrapped_recovery"])
+    text = {**change, "domain": "chatty.password.v1", "wrapped_recovery": text_of(wrapped)}
+    assert canonical(text) == case["change_text"].encode()
+    assert sha256(canonical(text)).digest() == about
+    derivation = KeyDerivation(**change["key_derivation"])
+    assert signing.password_digest(**{**change, "key_derivation": derivation, "wrapped_recovery": wrapped}) == about
+    statement = {"domain": "chatty.login.v1", "dpop": parts["dpop_thumbprint"], "about": text_of(about)}
+    statement |= {name: parts[name] for name in ("origin", "user", "nonce", "purpose")}
+    assert signing.login_bytes(**parts, about=about) == canonical(statement) == case["message"].encode()
+    assert case["new"]["public_key"] == change["login_key"] != case["old"]["public_key"]
+    for key in ("old", "new"):
+        assert case[key]["message"] == case["message"]
+        check_signature(case[key])
+
+
 def test_a_checkpoint_is_signed_over_server_room_generation_and_head() -> None:
     case = VECTORS["signatures"]["checkpoint"]
     parts = case["parts"]
@@ -213,7 +235,7 @@ def test_a_checkpoint_is_signed_over_server_room_generation_and_head() -> None:
     statement = {
         **parts,
         "domain": "chatty.checkpoint.v1",
-        "head": base64.b64encode(head).decode().rstrip("="),
+        "head": text_of(head),
     }
     assert signing.checkpoint_bytes(**{**parts, "head": head}) == canonical(statement) == case["message"].encode()
     assert SigningKey(bytes.fromhex(case["seed"])).sign(case["message"].encode()) == unpadded(case["signature"])
