@@ -315,6 +315,7 @@ class Settings(BaseSettings):
     quota_message_bytes: QuotaText = Field(
         default="65536", description="Ciphertext of one message, bytes; by role; at most 65536."
     )
+    quota_blocks: QuotaText = Field(default="1000", description="Users that one account may block, count; by role.")
     mailbox_rows_per_sender_max: Count = Field(
         default=1_000, description="To-device messages of one sender that may wait for one recipient, count."
     )

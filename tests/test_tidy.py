@@ -21,6 +21,7 @@ FEATURES = frozenset(
     {
         "accounts",
         "audit",
+        "blocks",
         "checkpoints",
         "devices",
         "doorbells",

@@ -22,6 +22,7 @@ from chatty.services.quotas import Quotas
 from chatty.web import (
     accounts,
     audit,
+    blocks,
     devices,
     health,
     keys,
@@ -63,6 +64,7 @@ def make_routes(
     routes = [
         *accounts.routes(steps.accounts),
         *passwords.routes(steps.passwords),
+        *blocks.routes(steps.blocks),
         *sessions.routes(steps.sessions, steps.tokens),
         *second_factors.routes(steps.second_factors),
         *devices.routes(steps.devices),

@@ -13,6 +13,7 @@ from chatty.crypto.passwords import ALGORITHM
 from chatty.crypto.tokens import AccessTokens, RefreshTokens
 from chatty.services.accounts import AccountSteps
 from chatty.services.audit import AuditSteps
+from chatty.services.blocks import BlockSteps
 from chatty.services.checkpoints import Checkpoints
 from chatty.services.devices import DeviceSteps
 from chatty.services.doorbells import Doorbells
@@ -41,6 +42,7 @@ from chatty.wire.accounts import KeyDerivation
 class Steps:
     accounts: AccountSteps
     passwords: PasswordSteps
+    blocks: BlockSteps
     sessions: SessionSteps
     tokens: TokenSteps
     second_factors: SecondFactorSteps
@@ -73,6 +75,7 @@ def make_steps(
     return Steps(
         accounts=make.accounts(),
         passwords=make.passwords(),
+        blocks=BlockSteps(unit_of_work=store.units, quotas=make.quotas),
         sessions=make.sessions(),
         tokens=make.tokens(),
         second_factors=make.second_factors(),

@@ -225,6 +225,18 @@ class Client:
         """End another device: it can no longer read or send. Raises: NotFound."""
         await self._engine.api.revoke_device(device)
 
+    async def block(self, user: UserId) -> None:
+        """Keep out what this user sends from outside our common rooms; the user is not told. Raises: NotFound, QuotaExceeded."""
+        await self._engine.api.block(user)
+
+    async def unblock(self, user: UserId) -> None:
+        """Raises: NotFound."""
+        await self._engine.api.unblock(user)
+
+    async def blocked(self) -> Sequence[UserId]:
+        """Whom this account has blocked, as the server has it."""
+        return (await self._engine.api.blocks()).users
+
     # Rooms
 
     def rooms(self) -> list[Room]:

@@ -19,7 +19,7 @@ from chatty.client.errors import RemoteError, Unreachable, error_from, is_retrya
 from chatty.client.store import LocalStore
 from chatty.client.tokens import TokenKeeper
 from chatty.errors import ChattyError, TokenExpired, UseDpopNonce
-from chatty.ids import DeviceId, PasskeyId, RoomId, SendNumber, Seq
+from chatty.ids import DeviceId, PasskeyId, RoomId, SendNumber, Seq, UserId
 from chatty.wire.accounts import (
     Account,
     Devices,
@@ -35,6 +35,7 @@ from chatty.wire.accounts import (
     StepUp,
     Tokens,
 )
+from chatty.wire.blocks import Blocks
 from chatty.wire.keys import ClaimedKeys, KeyAnswer, KeyClaim, KeyCounts, KeyQuery, KeyUpload, ToDevice, ToDeviceAnswer
 from chatty.wire.limits import page_events_max
 from chatty.wire.rooms import Page, RoomCommitted, RoomCreation, SignedInvitationBody, SignedMemberChange, UserPage
@@ -111,6 +112,15 @@ class Api:
 
     async def revoke_device(self, device: DeviceId) -> None:
         await self._call("DELETE", f"/v1/devices/{quote(device)}", Empty)
+
+    async def blocks(self) -> Blocks:
+        return await self._call("GET", "/v1/blocks", Blocks)
+
+    async def block(self, user: UserId) -> None:
+        await self._call("PUT", f"/v1/blocks/{user}", Empty)
+
+    async def unblock(self, user: UserId) -> None:
+        await self._call("DELETE", f"/v1/blocks/{user}", Empty)
 
     async def user_stream(self, *, after: int) -> UserPage:
         return await self._call("GET", f"/v1/stream?after={after}", UserPage)

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from chatty.services.units import Transactions, Unit
 from chatty.store.accounts import PostgresAccounts
 from chatty.store.audit import PostgresAudit
+from chatty.store.blocks import PostgresBlocks
 from chatty.store.connection import TrioConnection
 from chatty.store.devices import PostgresDevices
 from chatty.store.keys import PostgresKeys
@@ -29,6 +30,7 @@ class PostgresUnit(Unit):
     def __init__(self, connection: TrioConnection) -> None:
         self._audit = PostgresAudit(connection)
         self._accounts = PostgresAccounts(connection)
+        self._blocks = PostgresBlocks(connection)
         self._registrations = PostgresRegistrations(connection)
         self._users = PostgresUsers(connection)
         self._devices = PostgresDevices(connection)
@@ -50,6 +52,10 @@ class PostgresUnit(Unit):
     @property
     def accounts(self) -> PostgresAccounts:
         return self._accounts
+
+    @property
+    def blocks(self) -> PostgresBlocks:
+        return self._blocks
 
     @property
     def registrations(self) -> PostgresRegistrations:
