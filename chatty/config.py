@@ -295,6 +295,7 @@ class Settings(BaseSettings):
     limit_registrations_server: RateText = Field(
         default="1000 per day", description="Accounts made without an invitation where registration is open."
     )
+    limit_exports_account: RateText = Field(default="10 per day", description="Exports of one account's own data.")
 
     # The audit log
     audit_head_interval_s: Seconds = Field(

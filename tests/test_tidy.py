@@ -26,6 +26,7 @@ FEATURES = frozenset(
         "devices",
         "doorbells",
         "dpop",
+        "exports",
         "health",
         "invites",
         "jobs",

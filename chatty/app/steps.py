@@ -18,6 +18,7 @@ from chatty.services.checkpoints import Checkpoints
 from chatty.services.devices import DeviceSteps
 from chatty.services.doorbells import Doorbells
 from chatty.services.dpop import Proofs
+from chatty.services.exports import ExportSteps
 from chatty.services.factor_check import FactorCheck
 from chatty.services.issuer import Issuer
 from chatty.services.keys import KeySteps
@@ -43,6 +44,7 @@ class Steps:
     accounts: AccountSteps
     passwords: PasswordSteps
     blocks: BlockSteps
+    exports: ExportSteps
     sessions: SessionSteps
     tokens: TokenSteps
     second_factors: SecondFactorSteps
@@ -75,6 +77,7 @@ def make_steps(
     return Steps(
         accounts=make.accounts(),
         passwords=make.passwords(),
+        exports=make.exports(),
         blocks=BlockSteps(unit_of_work=store.units, quotas=make.quotas),
         sessions=make.sessions(),
         tokens=make.tokens(),
@@ -144,6 +147,15 @@ class _Maker:
             sealer=self._store.keys.sealer,
             throttle=self._throttle,
             key_derivations=key_derivations(self._settings),
+        )
+
+    def exports(self) -> ExportSteps:
+        return ExportSteps(
+            unit_of_work=self._store.units,
+            limits=self._limits,
+            quotas=self.quotas,
+            server_name=self._settings.server_name,
+            clock_s=self._clock_s,
         )
 
     def accounts(self) -> AccountSteps:

@@ -9,6 +9,7 @@ online, and what was not sent yet is sent. Leaving the block closes the socket a
 import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ import trio
 from chatty.client.accounts import Enrolment, Identity, load_identity
 from chatty.client.backoff import Jitter, full_jitter
 from chatty.client.engine import Engine
+from chatty.client.exports import write_export
 from chatty.client.http import Api
 from chatty.client.nursery import open_serving_nursery
 from chatty.client.outbox import unsent
@@ -212,6 +214,17 @@ class Client:
 
     def _own_password(self, second_factor: SecondFactor | AskForFactor | None) -> OwnPassword:
         return self._enrolment.own_password(self._engine.identity, second_factor=second_factor)
+
+    async def export(
+        self, path: str | Path, *, password: str = "", second_factor: SecondFactor | AskForFactor | None = None
+    ) -> int:
+        """Everything that the server stores about this account, one JSON object a line. Returns the number of lines.
+
+        password: proves anew who asks, if the log-in is older than some minutes, with a second factor if there is one.
+        Raises: StepUpRequired (without a password), Overloaded, Unreachable, and as step_up().
+        """
+        own = self._own_password(second_factor)
+        return await own.proven(partial(write_export, self._engine.api, Path(path)), password)
 
     async def wait_online(self) -> None:
         """Until the socket is open and welcome."""

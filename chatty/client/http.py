@@ -5,7 +5,7 @@ same call with the same n settles it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -51,6 +51,7 @@ from chatty.wire.second_factors import (
 )
 
 T = TypeVar("T")
+Sink = Callable[[bytes], Awaitable[None]]
 
 try_timeout_s = 20.0
 call_timeout_s = 60.0
@@ -106,6 +107,10 @@ class Api:
 
     async def change_password(self, request: PasswordChange) -> None:
         await self._call("POST", "/v1/account/password", Empty, body=request)
+
+    async def export(self, sink: Sink) -> None:
+        """Pieces of the export, as they come. Raises: Unreachable also when it breaks off."""
+        await self._call("POST", "/v1/account/export", Empty, body=Empty(), may_repeat=False, sink=sink)
 
     async def devices(self) -> Devices:
         return await self._call("GET", "/v1/devices", Devices)
@@ -197,8 +202,9 @@ class Api:
         is_signed_in: bool = True,
         is_proven: bool = False,
         may_repeat: bool = True,
+        sink: Sink | None = None,
     ) -> T:
-        """is_proven: with a DPoP proof though without an access token; with one it always is."""
+        """is_proven: with a DPoP proof though without an access token; with one it always is. sink: takes the answer."""
         headers = {"Content-Type": "application/json"}
         if number is not None:
             headers |= {"Idempotency-Key": str(number[0]), "Chatty-Low": str(number[1])}
@@ -214,7 +220,7 @@ class Api:
             if is_signed_in or is_proven:
                 headers["DPoP"] = self.proofs.proof(method, path, access_token=refused)
             try:
-                return _decoded(await self._try(method, path, content, headers), answer)
+                return _decoded(await self._try(method, path, content, headers, sink), answer)
             except TokenExpired:
                 if trio.current_time() > deadline:
                     raise
@@ -229,14 +235,21 @@ class Api:
                     raise
                 await trio.sleep(delay_s)
 
-    async def _try(self, method: str, path: str, content: bytes | None, headers: Mapping[str, str]) -> bytes:
+    async def _try(
+        self, method: str, path: str, content: bytes | None, headers: Mapping[str, str], sink: Sink | None
+    ) -> bytes:
         try:
-            response = await self._http.request(method, path, content=content, headers=dict(headers))
+            async with self._http.stream(method, path, content=content, headers=dict(headers)) as response:
+                self.proofs.nonce = response.headers.get("DPoP-Nonce", self.proofs.nonce)
+                if response.is_success and sink is not None:
+                    async for piece in response.aiter_bytes():
+                        await sink(piece)
+                    return b"{}"
+                answer = await response.aread()
         except httpx.TransportError as error:
             raise Unreachable(f"{method} {path}: {str(error) or type(error).__name__}") from None
-        self.proofs.nonce = response.headers.get("DPoP-Nonce", self.proofs.nonce)
         if response.is_success:
-            return response.content
+            return answer
         raise _problem(response)
 
 

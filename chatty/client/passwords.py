@@ -5,6 +5,9 @@ under the new one, and is signed by the old and the new log-in key together. Not
 *Cancelled, or no answer*: either password may be the one; the server has the wrapped secret of one of the two and says which.
 """
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 import trio
 
 from chatty.client.errors import Unreachable
@@ -21,6 +24,7 @@ from chatty.wire.accounts import Account, KeyDerivation, PasswordChange, Salt, S
 from chatty.wire.canonical import decode_base64
 from chatty.wire.signing import login_bytes, password_digest
 
+T = TypeVar("T")
 WRAP_RECOVERY = "recovery"
 
 
@@ -76,6 +80,19 @@ class OwnPassword:
         keys, _ = await self._current_keys(password)
         await self._step_up(keys)
 
+    async def proven(self, act: Callable[[], Awaitable[T]], password: str) -> T:
+        """Do it; again after a step-up, if the server wants one and there is a password.
+
+        Raises: StepUpRequired, and as step_up().
+        """
+        try:
+            return await act()
+        except StepUpRequired:
+            if not password:
+                raise
+        await self.step_up(password)
+        return await act()
+
     async def change(self, old: str, new: str, *, end_other_sessions: bool) -> None:
         """Raises: WeakPassword, LoginRefused (the old one is wrong), and as step_up()."""
         check_password(new, name=self._user[1:].partition(":")[0])
@@ -87,7 +104,7 @@ class OwnPassword:
         change = _Change(old_keys, new_keys, salt.key_derivation, wrapped, end_other_sessions)
         try:
             await self._ask(change)
-        except StepUpRequired:
+        except StepUpRequired:  # with keys that are derived already
             await self._step_up(old_keys)
             await self._ask(change)
 

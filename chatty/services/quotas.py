@@ -9,7 +9,7 @@
 | `message_bytes` | bytes of one message's ciphertext | the sender's |
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from chatty.config import Quota, Settings
 from chatty.errors import BadConfiguration, QuotaExceeded, TooLarge
@@ -23,6 +23,10 @@ class Quotas:
     room_members: Quota
     message_bytes: Quota
     blocks: Quota
+
+    def shown(self, role: str) -> dict[str, int]:
+        """By their names, for this role."""
+        return {field.name: getattr(self, field.name).of(role) for field in fields(self)}
 
     def check_rooms(self, role: str, *, created_count: int) -> None:
         """Before one more is made. Raises: QuotaExceeded."""

@@ -9,6 +9,7 @@ from chatty.store.audit import PostgresAudit
 from chatty.store.blocks import PostgresBlocks
 from chatty.store.connection import TrioConnection
 from chatty.store.devices import PostgresDevices
+from chatty.store.exports import PostgresExports
 from chatty.store.keys import PostgresKeys
 from chatty.store.mailbox import PostgresMailbox
 from chatty.store.owed_devices import PostgresOwedRooms
@@ -31,6 +32,7 @@ class PostgresUnit(Unit):
         self._audit = PostgresAudit(connection)
         self._accounts = PostgresAccounts(connection)
         self._blocks = PostgresBlocks(connection)
+        self._exports = PostgresExports(connection)
         self._registrations = PostgresRegistrations(connection)
         self._users = PostgresUsers(connection)
         self._devices = PostgresDevices(connection)
@@ -56,6 +58,10 @@ class PostgresUnit(Unit):
     @property
     def blocks(self) -> PostgresBlocks:
         return self._blocks
+
+    @property
+    def exports(self) -> PostgresExports:
+        return self._exports
 
     @property
     def registrations(self) -> PostgresRegistrations:

@@ -1,80 +1,13 @@
 """The SDK changes a password on the real server: what a second device then gets, and what becomes of a lost answer."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
-from chatty.client.accounts import Enrolment, Identity
-from chatty.client.http import Api
-from chatty.client.passwords import OwnPassword
-from chatty.client.store import LocalStore
 from chatty.client.weak_passwords import WeakPassword
 from chatty.errors import DeviceRevoked, LoginRefused
-from tests.server.conftest import ORIGIN, RunningServer, open_server
-
-OLD, NEW = "correct horse battery staple", "a window above the harbour"
-
-
-class LosesAnswers(httpx.AsyncBaseTransport):
-    """The real server behind a connection that breaks after the request, as often as told."""
-
-    def __init__(self, server: RunningServer) -> None:
-        self._http = server.http
-        self.losing: dict[str, int] = {}
-        self.seen: list[str] = []
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        path = request.url.path
-        self.seen.append(path)
-        headers = {name: value for name, value in request.headers.items() if name != "host"}
-        answer = await self._http.request(
-            request.method, request.url.raw_path.decode(), content=request.content, headers=headers
-        )
-        if self.losing.get(path, 0) and answer.status_code == 200:
-            self.losing[path] -= 1
-            raise httpx.ReadError("the connection broke")
-        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
-
-
-@dataclass
-class Device:
-    enrolment: Enrolment
-    api: Api
-    transport: LosesAnswers
-    identity: Identity | None = None
-
-    async def register(self, password: str = OLD) -> None:
-        self.identity = await self.enrolment.register("anna", password, token="", device_name="")
-
-    async def login(self, password: str) -> None:
-        assert self.user is not None
-        self.identity = await self.enrolment.login(self.user, password, device_name="")
-
-    user: Any = None
-
-    @property
-    def password(self) -> OwnPassword:
-        assert self.identity is not None
-        return self.enrolment.own_password(self.identity)
-
-    async def change(self, old: str = OLD, new: str = NEW, *, end_other_sessions: bool = True) -> None:
-        await self.password.change(old, new, end_other_sessions=end_other_sessions)
-
-
-@asynccontextmanager
-async def open_device(server: RunningServer, path: Path, user: Any = "@anna:example.org") -> AsyncIterator[Device]:
-    store, transport = LocalStore(path, key=b"k" * 32), LosesAnswers(server)
-    api = Api(ORIGIN, store, transport=transport, jitter=lambda _: 0.0)
-    try:
-        yield Device(Enrolment(api, store), api, transport, user=user)
-    finally:
-        await api.aclose()
-        store.close()
+from tests.client.lost_answers import NEW, OLD, open_device
+from tests.server.conftest import open_server
 
 
 async def test_a_second_device_logs_in_with_the_new_password_and_finds_the_same_secrets(

@@ -1,4 +1,4 @@
--- compatible from: 4. What a user may do with the own account: blocks.
+-- compatible from: 4. What a user may do with the own account: blocks, export.
 SET lock_timeout = '2s';
 
 -- Whom a user does not want to hear from: nothing but the pair.
@@ -8,3 +8,6 @@ CREATE TABLE blocks (
     PRIMARY KEY (user_number, blocked_number)
 );
 CREATE INDEX blocks_blocked ON blocks (blocked_number);
+
+-- All rooms that a user ever was in; members_user has only those of now.
+CREATE INDEX members_ever ON members (user_number, room_number);
