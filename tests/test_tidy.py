@@ -131,6 +131,7 @@ LAYER_FILES = {
         "room_book",
         "sealing",
         "secret_keys",
+        "server_keys",
         "sharing",
         "store",
         "taken_changes",

@@ -23,7 +23,7 @@ from chatty.errors import ChattyError
 from chatty.ids import RoomNumber, Seq
 from chatty.services.crash_points import CrashPoints
 from chatty.services.streams import StreamSteps
-from chatty.wire.events import REMOVALS, Kind, MemberContent, TimelineEvent, decode_content
+from chatty.wire.events import REMOVALS, Kind, TimelineEvent, action_of, decode_content
 
 mailbox_count_max = 2_048
 batch_max = 256
@@ -152,8 +152,7 @@ class Publisher:
 
     def _note_removal(self, event: TimelineEvent) -> None:
         """Who was removed gets the removal and nothing after it: the fan-out changes by the event itself."""
-        content = decode_content(event)
-        if isinstance(content, MemberContent) and content.signed.action in REMOVALS:
+        if action_of(decode_content(event)) in REMOVALS:
             for session in list(self._parts.directory.in_room(self._room)):
                 if session.caller.user == event.target:
                     session.note_removal(self._room)

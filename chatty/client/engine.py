@@ -27,6 +27,7 @@ from chatty.client.outbox import Outbox, open_sends
 from chatty.client.pending import MessageIntake
 from chatty.client.reasons import NotSignedIn
 from chatty.client.room_book import RoomBook
+from chatty.client.server_keys import ServerKeys
 from chatty.client.sharing import KeySharing, open_to_device
 from chatty.client.store import LocalStore
 from chatty.client.streams import UserStreamIntake
@@ -74,8 +75,16 @@ class Engine:
         self._jitter = jitter
         self.olm = OlmAccount(store, user=me, device=device)
         self.lists = self._load_lists()
-        self.book = RoomBook(store, me=me, server=identity.server_name, lists=self.lists, tell=updates.put)
-        self.directory = Directory(api, store, lists=self.lists, book=self.book)
+        self.server_keys = ServerKeys(store)
+        self.book = RoomBook(
+            store,
+            me=me,
+            server=identity.server_name,
+            lists=self.lists,
+            server_key=self.server_keys.key,
+            tell=updates.put,
+        )
+        self.directory = Directory(api, store, lists=self.lists, book=self.book, server_keys=self.server_keys)
         own = SessionOwner(user=me, device=device, ed25519=self.olm.ed25519, curve25519=self.olm.curve25519)
         self.megolm = MegolmSessions(store, own=own)
         self.messages = MessageIntake(store, megolm=self.megolm, tell=updates.put)

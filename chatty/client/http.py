@@ -25,6 +25,7 @@ from chatty.wire.accounts import (
     Devices,
     Empty,
     HttpBody,
+    Jwks,
     Login,
     PasswordChange,
     Refresh,
@@ -81,6 +82,9 @@ class Api:
 
     async def server(self) -> ServerInfo:
         return await self._call("GET", "/v1/server", ServerInfo, is_signed_in=False)
+
+    async def jwks(self) -> Jwks:
+        return await self._call("GET", "/v1/jwks", Jwks, is_signed_in=False)
 
     async def salt(self, request: SaltRequest) -> Salt:
         return await self._call("POST", "/v1/salt", Salt, body=request, is_signed_in=False)

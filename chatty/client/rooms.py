@@ -3,8 +3,8 @@
 *Invariants.* seq grows by exactly one an entry, or a gap's length; head(n) is computed from head(n−1) and the entry; the
 state is the fold of events whose signature *and* authority were checked, each signature once; keys are shared with
 `RoomVerifier.joined()` and nobody else.
-*A lie* raises Lie before anything was taken; the caller freezes the room. *An unknown signer* raises KeysNeeded: query and
-try again.
+*A lie* raises Lie before anything was taken; the caller freezes the room. *An unknown signer*, a device or the server itself,
+raises KeysNeeded: query and try again.
 *Gaps* hold messages only, from before this member's time or outside it: a state event that one hides is missed when the next,
 this member's own join at the latest, names it. A gap's head is the server's word; it is compared with what others claim, inside
 encrypted messages and in signed changes, about the same place.
@@ -22,7 +22,7 @@ from msgspec import Struct
 from chatty.client.device_lists import DeviceLists
 from chatty.client.reasons import KeysNeeded, Lie, Reason, RoomFrozen
 from chatty.client.taken_changes import TakenChanges
-from chatty.crypto.events import verify_event
+from chatty.crypto.events import ServerKey, verify_event
 from chatty.errors import BadRequest, BadSignature, ChattyError
 from chatty.ids import DeviceId, ListVersion, RoomId, Seq, UserId
 from chatty.wire import chain
@@ -45,6 +45,7 @@ from chatty.wire.events import (
     Kind,
     MemberContent,
     PolicyContent,
+    RemovalContent,
     TimelineEvent,
     decode_content,
 )
@@ -63,9 +64,9 @@ class Position(Struct, frozen=True, kw_only=True):
 
 
 class RoomVerifier:
-    """The fold of one room. `me`: whose eyes; `server`: the name that every signature carries."""
+    """The fold of one room. `me`: whose eyes; `server`: the name that every signature carries; `server_key`: the server's own."""
 
-    def __init__(self, room: RoomId, *, me: UserId, server: str, lists: DeviceLists) -> None:
+    def __init__(self, room: RoomId, *, me: UserId, server: str, lists: DeviceLists, server_key: ServerKey) -> None:
         self.room = room
         self.state: RoomState | None = None
         self.changes = TakenChanges()
@@ -74,6 +75,7 @@ class RoomVerifier:
         self._me = me
         self._server = server
         self._lists = lists
+        self._server_key = server_key
         self._recent: dict[int, Position] = {0: self.position}
         self._acked: dict[int, bytes] = {}
 
@@ -172,6 +174,8 @@ class RoomVerifier:
             self._lists.note_digest(named.user, named.version, named.digest)
 
     def _need_keys(self, content: Content) -> None:
+        if isinstance(content, RemovalContent) and self._server_key(content.signed.key_id) is None:
+            raise KeysNeeded(of_server=True)
         unknown = {user for user, device in signers_of(content) if self._lists.signing_key(user, device) is None}
         if unknown:
             raise KeysNeeded(frozenset(unknown))
@@ -197,13 +201,13 @@ class RoomVerifier:
                 raise BadRequest("of another room")
             return decode_content(event)
         except (msgspec.DecodeError, KeyError, RecursionError, BadRequest) as error:
-            raise Lie(Reason.MALFORMED_EVENT, f"{event.kind.value} at {event.seq}: {error}", room=self.room) from None
+            raise Lie(_misshapen(event), f"{event.kind.value} at {event.seq}: {error}", room=self.room) from None
 
     def check_signature(self, event: TimelineEvent, content: Content) -> VerifiedEvent:
-        if isinstance(content, MemberContent) and not event.sender and content.signed.action not in _REMOVALS_BY_SERVER:
-            raise Lie(_forged(content), f"the server itself says so, at {event.seq}", room=self.room)
         try:
-            return verify_event(event, server=self._server, device_key=self._lists.signing_key)
+            return verify_event(
+                event, server=self._server, device_key=self._lists.signing_key, server_key=self._server_key
+            )
         except BadSignature as error:
             raise Lie(Reason.BAD_SIGNATURE, f"{event.kind.value} at {event.seq}: {error}", room=self.room) from None
         except BadRequest as error:
@@ -316,9 +320,6 @@ class RoomVerifier:
             del self._recent[next(iter(self._recent))]
 
 
-_REMOVALS_BY_SERVER = frozenset({Action.KICK})
-
-
 def signers_of(content: Content) -> list[tuple[UserId, DeviceId]]:
     """The devices whose keys are needed to check the content's signatures."""
     match content:
@@ -330,7 +331,7 @@ def signers_of(content: Content) -> list[tuple[UserId, DeviceId]]:
             return [(change.sender, change.device), *inviters]
         case PolicyContent(signed=policy):
             return [(policy.sender, policy.device)]
-        case DevicesContent():
+        case RemovalContent() | DevicesContent():
             return []
 
 
@@ -343,6 +344,8 @@ def claims_of(content: Content) -> list[tuple[Seq, str]]:
             return [(change.last_seq, change.last_head), *invited]
         case PolicyContent(signed=policy):
             return [(policy.last_seq, policy.last_head)]
+        case RemovalContent(signed=removal):
+            return [(removal.last_seq, removal.last_head)]
         case _:
             return []
 
@@ -373,6 +376,16 @@ def device_list_of(content: Content) -> NamedList | None:
             return NamedList(change.target, version, digest)
         case _:
             return None
+
+
+def _misshapen(event: TimelineEvent) -> Reason:
+    """The server removes, and makes no other member event by itself: one that only a device may make is forged."""
+    if event.kind is Kind.MEMBER and not event.sender:
+        try:
+            return _forged(msgspec.json.decode(event.body or b"", type=MemberContent))
+        except (msgspec.DecodeError, RecursionError):
+            pass
+    return Reason.MALFORMED_EVENT
 
 
 def _forged(content: Content) -> Reason:

@@ -20,14 +20,16 @@ from chatty.wire.events import (
     MemberContent,
     PolicyChange,
     PolicyContent,
+    Removal,
+    RemovalContent,
 )
 
-Signable = CreateContent | Invitation | MemberChange | PolicyChange
-Body = CreateContent | MemberContent | PolicyContent | DevicesContent
+Signable = CreateContent | Invitation | MemberChange | PolicyChange | Removal
+Body = CreateContent | MemberContent | RemovalContent | PolicyContent | DevicesContent
 
 
 def signed_bytes(signable: Signable) -> bytes:
-    """What a device signs for a creation, invitation, membership or policy."""
+    """What a device signs for a creation, invitation, membership or policy, and the server for a removal."""
     return canonical_json(msgspec.to_builtins(signable))
 
 

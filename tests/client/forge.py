@@ -9,6 +9,7 @@ import msgspec
 import nacl.bindings
 
 from chatty.crypto.signatures import public_key, sign
+from chatty.crypto.tokens import SigningKey
 from chatty.ids import DeviceId, ListVersion, RoomId, SendNumber, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.canonical import encode_base64
@@ -27,6 +28,9 @@ from chatty.wire.events import (
     Policy,
     PolicyChange,
     PolicyContent,
+    Removal,
+    RemovalContent,
+    RemovalReason,
     RoomRole,
     SignedInvitation,
     TimelineEvent,
@@ -37,6 +41,12 @@ from chatty.wire.keys import DeviceKeys, DeviceList, KeyAnswer, SignedKey
 from chatty.wire.signing import body_bytes, matrix_signed_bytes, signed_bytes
 
 SERVER = "example.org"
+SERVER_KEY = SigningKey(b"\x0c" * 32)
+
+
+def server_keys(key_id: str) -> str | None:
+    """As a client knows them that has asked."""
+    return encode_base64(SERVER_KEY.public.public_bytes_raw()) if key_id == SERVER_KEY.key_id else None
 
 
 @dataclass
@@ -272,6 +282,38 @@ class ForgedRoom:
         signature = sign(by.seed, signed_bytes(change))
         content = PolicyContent(signed=change, previous=self.state_seq)
         return self._append_state(Kind.POLICY, content, by, signature=signature, n=change.n)
+
+    def removal(
+        self,
+        target: Person,
+        *,
+        reason: RemovalReason = RemovalReason.ACCOUNT_DELETED,
+        key: SigningKey = SERVER_KEY,
+        last_head: bytes | None = None,
+    ) -> TimelineEvent:
+        """By the server."""
+        removal = Removal(
+            domain="chatty.removal.v1",
+            server=SERVER,
+            room=self.room,
+            target=target.user,
+            reason=reason,
+            last_seq=self.seq,
+            last_head=encode_base64(last_head or self.heads[-1]),
+            key_id=SERVER_KEY.key_id,
+        )
+        event = TimelineEvent(
+            room=self.room,
+            seq=Seq(0),
+            time=1_000 + self.seq,
+            kind=Kind.MEMBER,
+            target=target.user,
+            signature=key.sign(signed_bytes(removal)),
+            body=body_bytes(RemovalContent(signed=removal, previous=self.state_seq)),
+        )
+        placed = self.append(event)
+        self.epoch = placed.seq
+        return placed
 
     def devices(self, of: Person, *, digest: str = "") -> TimelineEvent:
         content = DevicesContent(

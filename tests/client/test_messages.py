@@ -18,6 +18,7 @@ from chatty.client.reasons import KeysNeeded, Lie, Reason, Unreadable
 from chatty.client.rooms import Position, RoomVerifier
 from chatty.client.store import LocalStore
 from chatty.client.updates import Message, Undecryptable, Update
+from chatty.crypto.events import no_server_key
 from chatty.ids import DeviceId, MailboxId, RoomId, SendNumber, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.events import MEGOLM, Kind, TimelineEvent
@@ -47,7 +48,9 @@ class Device:
             self.store, megolm=self.megolm, tell=self.told.append, reader=reader, now_s=lambda: self.now_s
         )
         self.mailbox = self.make_mailbox(PayloadChecks(user=self.user, ed25519=self.olm.ed25519))
-        self.verifier = RoomVerifier(ROOM, me=self.user, server="example.org", lists=self.lists)
+        self.verifier = RoomVerifier(
+            ROOM, me=self.user, server="example.org", lists=self.lists, server_key=no_server_key
+        )
         self.sent = 0
 
     def make_mailbox(self, checks: PayloadChecks) -> MailboxIntake:

@@ -37,6 +37,7 @@ from chatty.wire.events import (
     Kind,
     MemberChange,
     PolicyChange,
+    Removal,
     TimelineEvent,
     decode_content,
 )
@@ -51,6 +52,7 @@ DOMAINS: dict[str, type[msgspec.Struct]] = {
     "chatty.invitation.v1": Invitation,
     "chatty.member.v1": MemberChange,
     "chatty.policy.v1": PolicyChange,
+    "chatty.removal.v1": Removal,
 }
 
 
@@ -133,7 +135,7 @@ def test_a_room_is_named_by_its_creation() -> None:
 def test_each_event_extends_the_chain() -> None:
     head = chain.empty_head(RoomId(CHAIN["room"]))
     assert head == sha256(b"chatty.room.v1" + CHAIN["room"].encode()).digest() == bytes.fromhex(CHAIN["head_0"])
-    for case in CHAIN["events"]:
+    for case in [*CHAIN["events"], CHAIN["removal"]]:
         event = msgspec.convert(case["event"], TimelineEvent)
         assert chain.meta(event) == meta_of(case["event"]) == bytes.fromhex(case["meta"])
         assert chain.body_hash(event).hex() == case["body_sha256"]
@@ -179,6 +181,17 @@ def test_a_client_believes_the_room() -> None:
             state.apply(verified)
     assert state is not None
     assert (state.epoch, set(state.joined())) == (8, {"@ann:example.org"})
+    removal = msgspec.convert(CHAIN["removal"]["event"], TimelineEvent)
+    assert signing.body_bytes(decode_content(removal)) == removal.body
+    state.apply(verify_event(removal, server="example.org", device_key=lambda *_: None, server_key=server_keys().get))
+    assert (state.epoch, state.memberships[UserId("@ben:example.org")].removed_seq) == (9, 9)
+
+
+def server_keys() -> dict[str, str]:
+    """By the RFC 7638 thumbprints that name them in /v1/jwks."""
+    key = VECTORS["signatures"]["checkpoint"]["public_key"]
+    members = {"crv": "Ed25519", "kty": "OKP", "x": url(unpadded(key))}
+    return {url(sha256(canonical(members)).digest()): key}
 
 
 # Signatures
