@@ -39,6 +39,7 @@ from chatty.wire import limits
 from chatty.wire.events import TimelineEvent
 from chatty.wire.frames import (
     Encoding,
+    Erased,
     Gap,
     Lagging,
     Mailbox,
@@ -191,7 +192,7 @@ class Engine:
     async def _on_events(self, events: Sequence[ServerFrame]) -> bool:
         """Returns: must the link resync?"""
         arrivals: list[Arrival] = [
-            event for event in events if isinstance(event, TimelineEvent | Gap | UserEvent | Mailbox)
+            event for event in events if isinstance(event, TimelineEvent | Gap | Erased | UserEvent | Mailbox)
         ]
         acknowledged = await self.intake.take(arrivals)
         for at in range(0, len(acknowledged), limits.mailbox_ack_ids_max):

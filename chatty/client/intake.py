@@ -25,7 +25,7 @@ from chatty.client.updates import MembershipChanged
 from chatty.ids import MailboxId, RoomId, Seq, UserId
 from chatty.wire.authority import VerifiedEvent
 from chatty.wire.events import Kind, MemberContent, RemovalContent, TimelineEvent, action_of
-from chatty.wire.frames import Gap, Mailbox, RoomEntry, UserEvent
+from chatty.wire.frames import Erased, Gap, Mailbox, RoomEntry, UserEvent
 from chatty.wire.rooms import Page
 
 Arrival = RoomEntry | UserEvent | Mailbox
@@ -144,7 +144,7 @@ class Intake:
 
     def _pass_over(self, verifier: RoomVerifier, entry: RoomEntry) -> None:
         """Read before, by filling a hole."""
-        if isinstance(entry, TimelineEvent):
+        if not isinstance(entry, Gap):
             verifier.check_known(entry)
 
     def _accept(self, verifier: RoomVerifier, entry: RoomEntry, *, keys_are_fresh: bool) -> None:
@@ -153,6 +153,10 @@ class Intake:
         except RoomFrozen:
             return
         self._book.save(verifier, with_state=verified is not None)
+        if isinstance(entry, Erased):
+            self._messages.note_erased(entry)
+        elif not verifier.has_unexplained:
+            self._messages.note_explained(entry.room)
         if verified is not None:
             self._tell_membership(verifier, verified)
         elif isinstance(entry, TimelineEvent) and entry.kind is Kind.MESSAGE:

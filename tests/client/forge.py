@@ -36,7 +36,7 @@ from chatty.wire.events import (
     TimelineEvent,
     decode_content,
 )
-from chatty.wire.frames import Gap
+from chatty.wire.frames import Erased, Gap
 from chatty.wire.keys import DeviceKeys, DeviceList, KeyAnswer, SignedKey
 from chatty.wire.signing import body_bytes, matrix_signed_bytes, signed_bytes
 
@@ -344,6 +344,11 @@ class ForgedRoom:
 
     def gap(self, from_seq: int, to_seq: int) -> Gap:
         return Gap(room=self.room, from_seq=Seq(from_seq), to_seq=Seq(to_seq), head=self.heads[to_seq])
+
+    def erased(self, seq: int, *, removal_seq: int | None = None) -> Erased:
+        """What is left of a message whose sender's account was deleted. removal_seq: the newest event's."""
+        leaf = chain.leaf(self.events[seq - 1])
+        return Erased(room=self.room, seq=Seq(seq), leaf=leaf, removal_seq=Seq(removal_seq or self.seq))
 
 
 def _raw(signature: str) -> bytes:

@@ -27,6 +27,7 @@ from chatty.wire.events import (
     Kind,
     MemberContent,
     Policy,
+    RemovalReason,
     RoomRole,
     TimelineEvent,
     decode_content,
@@ -54,7 +55,9 @@ REMOVABLE: dict[str, Any] = {
     "check_ack": lambda self, seq, leaf: None,
     "check_shown": lambda self, seq, leaf: None,
     "check_gap": lambda self, gap: None,
-    "check_known": lambda self, event: None,
+    "check_known": lambda self, entry: None,
+    "check_explanation": lambda self, erased: None,
+    "check_promise": lambda self, seq, verified: None,
 }
 REMOVABLE_OF_LISTS: dict[str, Any] = {
     "check_identity": lambda self, user, identity: None,
@@ -479,6 +482,51 @@ def shows_another_event_again(world: World, reader: Reader) -> None:
     reader.verifier.check_known(altered(event, body=b"another"))
 
 
+def erases_a_message_and_names_nothing(world: World, reader: Reader) -> None:
+    world.room.message(world.bob)
+    reader.read(world.room.erased(world.room.seq))
+
+
+def erases_a_message_after_the_removal(world: World, reader: Reader) -> None:
+    reader.read(world.room.removal(world.bob), world.room.message(world.ann))
+    world.room.message(world.ann)
+    reader.read(world.room.erased(world.room.seq, removal_seq=world.room.seq - 2))
+
+
+def erases_a_message_and_names_a_removal_that_is_none(world: World, reader: Reader) -> None:
+    world.room.message(world.bob)
+    reader.read(world.room.erased(world.room.seq, removal_seq=world.room.seq + 1), world.room.message(world.ann))
+
+
+def erases_a_message_and_names_a_kick(world: World, reader: Reader) -> None:
+    erased = world.room.erased(world.room.message(world.bob).seq, removal_seq=world.room.seq + 1)
+    reader.read(erased, world.room.change(world.ann, Action.KICK, world.bob))
+
+
+def erases_a_message_for_an_account_that_was_locked(world: World, reader: Reader) -> None:
+    erased = world.room.erased(world.room.message(world.bob).seq, removal_seq=world.room.seq + 1)
+    reader.read(erased, world.room.removal(world.bob, reason=RemovalReason.ACCOUNT_LOCKED))
+
+
+def erases_the_removal_that_it_named(world: World, reader: Reader) -> None:
+    world.room.message(world.bob)
+    first = world.room.erased(world.room.seq, removal_seq=world.room.seq + 1)
+    world.room.message(world.bob)
+    reader.read(first, world.room.erased(world.room.seq, removal_seq=world.room.seq + 9))
+
+
+def erases_another_message_than_it_acked(world: World, reader: Reader) -> None:
+    acked = chain.leaf(altered(world.room.message(world.ann), body=b"what Ann sent"))
+    reader.verifier.expect(world.room.seq, acked)
+    reader.read(world.room.erased(world.room.seq, removal_seq=world.room.seq + 1))
+
+
+def erases_another_message_than_it_showed(world: World, reader: Reader) -> None:
+    event = world.room.message(world.bob)
+    reader.read(altered(event, body=b"another"))
+    reader.verifier.check_known(world.room.erased(event.seq, removal_seq=event.seq + 1))
+
+
 def puts_time_back(world: World, reader: Reader) -> None:
     reader.read(altered(world.room.message(world.bob), time=1))
 
@@ -600,6 +648,14 @@ LIES: list[tuple[Lies, Reason, tuple[str, ...]]] = [
     (acks_a_message_after_it_showed_another, Reason.FORKED_HISTORY, ("check_shown",)),
     (acks_a_message_at_another_place, Reason.FORKED_HISTORY, ("check_ack",)),
     (shows_another_event_again, Reason.FORKED_HISTORY, ("check_known",)),
+    (erases_a_message_and_names_nothing, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_explanation",)),
+    (erases_a_message_after_the_removal, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_explanation",)),
+    (erases_a_message_and_names_a_removal_that_is_none, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_promise",)),
+    (erases_a_message_and_names_a_kick, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_promise",)),
+    (erases_a_message_for_an_account_that_was_locked, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_promise",)),
+    (erases_the_removal_that_it_named, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_explanation",)),
+    (erases_another_message_than_it_acked, Reason.FORKED_HISTORY, ("check_ack",)),
+    (erases_another_message_than_it_showed, Reason.FORKED_HISTORY, ("check_known",)),
     (puts_time_back, Reason.TIME_WENT_BACK, ("check_time",)),
     (takes_a_message_from_a_stranger, Reason.UNAUTHORIZED_MEMBER, ("check_sender",)),
     (takes_a_message_from_who_was_kicked, Reason.UNAUTHORIZED_MEMBER, ("check_sender",)),

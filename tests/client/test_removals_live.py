@@ -9,11 +9,25 @@ from chatty.client import Client, MembershipChanged, Reason, ServerLied
 from chatty.client.server_keys import ServerKeys
 from chatty.client.store import LocalStore
 from chatty.crypto.tokens import SigningKey, make_jwks
-from chatty.ids import UserId
+from chatty.ids import Seq, UserId, UserSeq
+from chatty.wire import chain
 from chatty.wire.canonical import encode_base64
-from chatty.wire.events import Action
+from chatty.wire.events import Action, TimelineEvent
+from chatty.wire.frames import Erased, Resync, RoomEntry
 from tests.client.conftest import Open, pair, text, until
-from tests.client.small_server import SmallServer
+from tests.client.small_server import SmallServer, Told
+
+
+def erasing(seq: int, *, removal_seq: int) -> Told:
+    """All are told that this message is erased."""
+
+    def told(user: UserId, entries: list[RoomEntry], *, is_live: bool) -> list[RoomEntry]:
+        return [erased(entry) if isinstance(entry, TimelineEvent) and entry.seq == seq else entry for entry in entries]
+
+    def erased(event: TimelineEvent) -> Erased:
+        return Erased(room=event.room, seq=event.seq, leaf=chain.leaf(event), removal_seq=Seq(removal_seq))
+
+    return told
 
 
 async def changed(client: Client, action: Action) -> MembershipChanged:
@@ -60,6 +74,38 @@ async def test_the_key_is_kept_and_asked_for_once(open_one: Open, server: SmallS
         await server.remove(server.rooms[room.id], UserId("@bob:example.org"))
         await changed(ann, Action.REMOVE)
     assert server.requests_seen.count(("GET", "/v1/jwks")) == asked_count
+
+
+async def test_a_new_device_reads_past_what_was_erased(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob, open_one("phone") as phone:
+        room, same = await pair(ann, bob)
+        sent = await same.send("to be forgotten")
+        assert await text(ann) == "to be forgotten"
+        removal = await server.remove(server.rooms[room.id], bob.user)
+        after = await room.send("after it")
+        server.told = erasing(sent.seq, removal_seq=removal.seq)
+        server.requests_seen.clear()
+        await phone.login(ann.user, "a password")
+        own = phone.room(room.id)
+        await own.read_up_to(after.seq)
+        assert own.frozen is None
+        assert set(own.members) == {ann.user}
+        assert phone._engine.messages._erased == {}
+        assert ("GET", f"/v1/rooms/{room.id}/events") not in server.requests_seen
+        await ann._engine.link.tell(lambda id_: Resync(id=id_, user_seq=UserSeq(0), cursors=[]))
+        await room.send("still in order")
+        assert room.frozen is None
+
+
+async def test_what_is_called_erased_without_a_removal_is_noted(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob, open_one("phone") as phone:
+        room, same = await pair(ann, bob)
+        sent = await same.send("withheld from the phone")
+        server.told = erasing(sent.seq, removal_seq=sent.seq + 99)
+        await phone.login(ann.user, "a password")
+        await phone.room(room.id).read_up_to(sent.seq)
+        assert phone._engine.messages._erased[room.id].seq == sent.seq
+        assert phone._engine.messages.has_unreported
 
 
 async def test_a_removal_by_a_key_that_the_server_does_not_publish_is_a_lie(

@@ -154,12 +154,22 @@ def test_an_event_without_its_body_keeps_its_leaf() -> None:
 
 def test_each_state_event_names_the_one_before_it() -> None:
     before = None
-    for case in CHAIN["events"]:
+    for case in [*CHAIN["events"], CHAIN["removal"]]:
         event = case["event"]
         if event["kind"] != "message":
             assert json.loads(base64.b64decode(event["body"])).get("previous") == before
             before = event["seq"]
-    assert before == 8
+    assert before == 9
+
+
+def test_an_erased_message_keeps_its_leaf_and_names_the_removal_that_explains_it() -> None:
+    erased = msgspec.convert(CHAIN["erased"], frames.Erased)
+    case = CHAIN["events"][erased.seq - 1]
+    assert base64.b64decode(CHAIN["erased"]["leaf"]) == erased.leaf == bytes.fromhex(case["leaf"])
+    before = bytes.fromhex(CHAIN["events"][erased.seq - 2]["head"])
+    assert chain.next_head(before, erased.leaf) == sha256(b"\x01" + before + erased.leaf).digest()
+    assert chain.next_head(before, erased.leaf) == bytes.fromhex(case["head"])
+    assert erased.removal_seq == CHAIN["removal"]["event"]["seq"]
 
 
 def test_a_client_believes_the_room() -> None:
