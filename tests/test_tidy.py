@@ -23,6 +23,7 @@ FEATURES = frozenset(
         "audit",
         "blocks",
         "checkpoints",
+        "deletions",
         "devices",
         "doorbells",
         "dpop",
@@ -58,6 +59,7 @@ LAYER_FILES = {
     "services": {
         "caller",
         "crash_points",
+        "erasure",
         "factor_check",
         "issuer",
         "login_throttle",

@@ -15,6 +15,7 @@ from chatty.services.accounts import AccountSteps
 from chatty.services.audit import AuditSteps
 from chatty.services.blocks import BlockSteps
 from chatty.services.checkpoints import Checkpoints
+from chatty.services.deletions import DeletionSteps, OperatorDeletion
 from chatty.services.devices import DeviceSteps
 from chatty.services.doorbells import Doorbells
 from chatty.services.dpop import Proofs
@@ -45,6 +46,8 @@ class Steps:
     passwords: PasswordSteps
     blocks: BlockSteps
     exports: ExportSteps
+    deletions: DeletionSteps
+    operator_deletion: OperatorDeletion
     sessions: SessionSteps
     tokens: TokenSteps
     second_factors: SecondFactorSteps
@@ -78,6 +81,8 @@ def make_steps(
         accounts=make.accounts(),
         passwords=make.passwords(),
         exports=make.exports(),
+        deletions=make.deletions(),
+        operator_deletion=OperatorDeletion(unit_of_work=store.units, doorbells=doorbells, clock_ms=make.clock_ms),
         blocks=BlockSteps(unit_of_work=store.units, quotas=make.quotas),
         sessions=make.sessions(),
         tokens=make.tokens(),
@@ -147,6 +152,16 @@ class _Maker:
             sealer=self._store.keys.sealer,
             throttle=self._throttle,
             key_derivations=key_derivations(self._settings),
+        )
+
+    def deletions(self) -> DeletionSteps:
+        return DeletionSteps(
+            unit_of_work=self._store.units,
+            doorbells=self._doorbells,
+            issuer=self._issuer,
+            sealer=self._store.keys.sealer,
+            throttle=self._throttle,
+            server_name=self._settings.server_name,
         )
 
     def exports(self) -> ExportSteps:

@@ -18,6 +18,7 @@ import trio
 
 from chatty.client.accounts import Enrolment, Identity, load_identity
 from chatty.client.backoff import Jitter, full_jitter
+from chatty.client.deletions import Deletion, delete_account
 from chatty.client.engine import Engine
 from chatty.client.exports import write_export
 from chatty.client.http import Api
@@ -38,6 +39,7 @@ from chatty.ids import DeviceId, RoomId, SendNumber, UserId
 from chatty.wire import chain
 from chatty.wire.accounts import Device, SecondFactor
 from chatty.wire.canonical import encode_base64
+from chatty.wire.deletions import Receipt
 from chatty.wire.events import Action, CreateContent, Policy, RoomRole
 from chatty.wire.frames import Encoding
 from chatty.wire.rooms import RoomCreation, SignedCreate, SignedMemberChange
@@ -225,6 +227,21 @@ class Client:
         """
         own = self._own_password(second_factor)
         return await own.proven(partial(write_export, self._engine.api, Path(path)), password)
+
+    async def delete_account(
+        self, password: str, *, second_factor: SecondFactor | AskForFactor | None = None
+    ) -> Deletion:
+        """End the account for ever and erase it; messages() ends with SignedOut. The store keeps what it has: delete it too.
+
+        Raises: LastOwner (of the server), Unreachable (perhaps it was done), and as step_up().
+        """
+        deletion = await delete_account(self._engine.api, self._own_password(second_factor), password)
+        self._api.tokens.forget()
+        return deletion
+
+    async def receipt(self, token: str) -> Receipt:
+        """Of a deletion, also of another account than this store's: how far it is. Raises: NotFound."""
+        return await self._api.receipt(token)
 
     async def wait_online(self) -> None:
         """Until the socket is open and welcome."""

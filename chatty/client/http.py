@@ -37,6 +37,7 @@ from chatty.wire.accounts import (
     Tokens,
 )
 from chatty.wire.blocks import Blocks
+from chatty.wire.deletions import AccountDeletion, Receipt
 from chatty.wire.keys import ClaimedKeys, KeyAnswer, KeyClaim, KeyCounts, KeyQuery, KeyUpload, ToDevice, ToDeviceAnswer
 from chatty.wire.limits import page_events_max
 from chatty.wire.rooms import Page, RoomCommitted, RoomCreation, SignedInvitationBody, SignedMemberChange, UserPage
@@ -111,6 +112,12 @@ class Api:
 
     async def change_password(self, request: PasswordChange) -> None:
         await self._call("POST", "/v1/account/password", Empty, body=request)
+
+    async def delete_account(self, request: AccountDeletion) -> Receipt:
+        return await self._call("DELETE", "/v1/account", Receipt, body=request)
+
+    async def receipt(self, token: str) -> Receipt:
+        return await self._call("GET", f"/v1/receipts/{token}", Receipt, is_signed_in=False)
 
     async def export(self, sink: Sink) -> None:
         """Pieces of the export, as they come. Raises: Unreachable also when it breaks off."""

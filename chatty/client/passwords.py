@@ -93,6 +93,12 @@ class OwnPassword:
         await self.step_up(password)
         return await act()
 
+    async def sign(self, password: str, *, purpose: str, about: bytes) -> tuple[str, str]:
+        """A fresh nonce, and the log-in key's signature over it. Raises: UnacceptableDerivation."""
+        keys, _ = await self._current_keys(password)
+        nonce = (await self._salt()).nonce
+        return nonce, sign(keys.login_seed, self._statement(nonce, purpose=purpose, about=about))
+
     async def change(self, old: str, new: str, *, end_other_sessions: bool) -> None:
         """Raises: WeakPassword, LoginRefused (the old one is wrong), and as step_up()."""
         check_password(new, name=self._user[1:].partition(":")[0])

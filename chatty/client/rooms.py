@@ -26,7 +26,7 @@ from chatty.client.reasons import KeysNeeded, Lie, Reason, RoomFrozen
 from chatty.client.taken_changes import TakenChanges
 from chatty.crypto.events import ServerKey, verify_event
 from chatty.errors import BadRequest, BadSignature, ChattyError
-from chatty.ids import DeviceId, ListVersion, RoomId, Seq, UserId
+from chatty.ids import ListVersion, RoomId, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.authority import (
     Membership,
@@ -51,6 +51,7 @@ from chatty.wire.events import (
     RemovalReason,
     TimelineEvent,
     decode_content,
+    signers_of,
 )
 from chatty.wire.frames import Erased, Gap, PlacedEntry, RoomEntry
 
@@ -366,21 +367,6 @@ class RoomVerifier:
         self._recent[position.seq] = position
         while len(self._recent) > recent_heads_max:
             del self._recent[next(iter(self._recent))]
-
-
-def signers_of(content: Content) -> list[tuple[UserId, DeviceId]]:
-    """The devices whose keys are needed to check the content's signatures."""
-    match content:
-        case CreateContent():
-            return [(content.creator, content.device)]
-        case MemberContent(signed=change):
-            invitation = change.invitation.signed if change.invitation is not None else None
-            inviters = [(invitation.sender, invitation.device)] if invitation is not None else []
-            return [(change.sender, change.device), *inviters]
-        case PolicyContent(signed=policy):
-            return [(policy.sender, policy.device)]
-        case RemovalContent() | DevicesContent():
-            return []
 
 
 def claims_of(content: Content) -> list[tuple[Seq, str]]:

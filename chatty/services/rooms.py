@@ -112,7 +112,7 @@ class Rooms(Protocol):
     async def user(self, user: UserId) -> UserRow | None: ...
     async def lock_users(self, users: Iterable[UserNumber]) -> None: ...
     async def lock(self, room: RoomNumber, concerned: Iterable[UserId]) -> LockedRoom:
-        """The room's row locked, then the memberships of `concerned` and of the owners read."""
+        """The room's row locked, then the memberships of `concerned` and of the owners read. Raises: NotFound."""
         ...
 
     async def insert(self, head: RoomHead, create: CreateContent, body: bytes) -> RoomNumber:
@@ -407,6 +407,7 @@ class RoomSteps:
             await unit.rooms.lock_users([target.user_number])
             if (recorded := await self._recorded(unit, change)) is not None:
                 return recorded, Doorbell()
+            target = await self._require_user(unit, signed.target)  # read again: an account that was deleted is gone
             locked = await unit.rooms.lock(number, {signed.sender, signed.target})
             await self._check_position(unit, locked, signed.last_seq, signed.last_head)
             if signed.target_identity != target.identity_key:

@@ -8,7 +8,7 @@ from chatty.services.blocks import Blocks
 from chatty.store.connection import TrioConnection
 from chatty.store.locks import lock_users
 
-_USER = "SELECT user_number FROM users WHERE user_id = %s"  # index: users_user_id_key
+_USER = "SELECT user_number FROM users WHERE user_id = %s AND NOT is_deleted"  # index: users_user_id_key
 _IS_BLOCKED = "SELECT 1 FROM blocks WHERE user_number = %s AND blocked_number = %s"  # index: blocks_pkey
 # index: blocks_pkey, members_user
 _DEAF = """SELECT d.device_number FROM devices d

@@ -156,6 +156,9 @@ OR a.object IN (SELECT device_id FROM devices WHERE user_number = %(user)s) ORDE
 LEFT_OUT = {
     "owed_devices": "Rooms that are not told yet of the list version in `account`: gone within seconds.",
     "revocations": "Devices ended within the last ten minutes, as `device` says.",
+    "deletions": "Accounts that are deleted, and ask for nothing any more.",
+    "erasures": "Rooms of accounts that are deleted.",
+    "erased_names": "Hashes of names of accounts that are deleted.",
     "registration_requests": "Who else wants a name; no application of somebody who has an account is left.",
 }
 

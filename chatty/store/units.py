@@ -8,6 +8,7 @@ from chatty.store.accounts import PostgresAccounts
 from chatty.store.audit import PostgresAudit
 from chatty.store.blocks import PostgresBlocks
 from chatty.store.connection import TrioConnection
+from chatty.store.deletions import PostgresDeletions
 from chatty.store.devices import PostgresDevices
 from chatty.store.exports import PostgresExports
 from chatty.store.keys import PostgresKeys
@@ -33,6 +34,7 @@ class PostgresUnit(Unit):
         self._accounts = PostgresAccounts(connection)
         self._blocks = PostgresBlocks(connection)
         self._exports = PostgresExports(connection)
+        self._deletions = PostgresDeletions(connection)
         self._registrations = PostgresRegistrations(connection)
         self._users = PostgresUsers(connection)
         self._devices = PostgresDevices(connection)
@@ -62,6 +64,10 @@ class PostgresUnit(Unit):
     @property
     def exports(self) -> PostgresExports:
         return self._exports
+
+    @property
+    def deletions(self) -> PostgresDeletions:
+        return self._deletions
 
     @property
     def registrations(self) -> PostgresRegistrations:

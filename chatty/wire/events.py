@@ -252,6 +252,21 @@ def action_of(content: Content) -> Action | None:
             return None
 
 
+def signers_of(content: Content) -> list[tuple[UserId, DeviceId]]:
+    """The devices whose keys are needed to check the content's signatures."""
+    match content:
+        case CreateContent():
+            return [(content.creator, content.device)]
+        case MemberContent(signed=change):
+            invitation = change.invitation.signed if change.invitation is not None else None
+            inviters = [(invitation.sender, invitation.device)] if invitation is not None else []
+            return [(change.sender, change.device), *inviters]
+        case PolicyContent(signed=policy):
+            return [(policy.sender, policy.device)]
+        case RemovalContent() | DevicesContent():
+            return []
+
+
 def changes_epoch(kind: Kind, action: Action | None) -> bool:
     """Does an event of this kind change who must be able to read?"""
     if kind is Kind.MEMBER:

@@ -43,7 +43,7 @@ def login_bytes(
 ) -> bytes:
     """What the log-in key signs, and a passkey through passkey_challenge(). dpop_thumbprint: of the session's key.
 
-    purpose: "register", "login", "step_up" or "change_password"; of a passkey also "add_passkey".
+    purpose: "register", "login", "step_up", "change_password" or "delete_account"; of a passkey also "add_passkey".
     about: digest of what is to be done, where the purpose alone does not say it.
     """
     statement = {

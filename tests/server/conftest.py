@@ -95,6 +95,11 @@ class RunningServer:
         async with self.pool.connection() as connection:
             return await (await connection.execute(sql, parameters)).fetchall()
 
+    async def execute(self, sql: str, *parameters: Any) -> None:
+        """What a test cannot wait for, such as the passing of days."""
+        async with self.pool.transaction() as connection:
+            await connection.execute(sql, parameters)
+
 
 @asynccontextmanager
 async def open_server(

@@ -250,6 +250,16 @@ def test_a_change_of_password_is_signed_twice_over_all_that_it_changes() -> None
         check_signature(case[key])
 
 
+def test_a_deletion_is_signed_over_the_hash_of_its_receipts_token() -> None:
+    case = VECTORS["signatures"]["account_deletion"]
+    parts, about = case["parts"], bytes.fromhex(case["about"])
+    assert sha256(base64.urlsafe_b64decode(case["receipt_token"] + "=")).digest() == about
+    statement = {"domain": "chatty.login.v1", "dpop": parts["dpop_thumbprint"], "about": text_of(about)}
+    statement |= {name: parts[name] for name in ("origin", "user", "nonce", "purpose")}
+    assert signing.login_bytes(**parts, about=about) == canonical(statement) == case["message"].encode()
+    check_signature(case)
+
+
 def test_a_checkpoint_is_signed_over_server_room_generation_and_head() -> None:
     case = VECTORS["signatures"]["checkpoint"]
     parts = case["parts"]
