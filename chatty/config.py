@@ -31,6 +31,9 @@ _SERVER_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(:[0-9]{1,5})?")
 
 _LIMIT = "limit_"  # what a setting of a limiter begins with; the rest is the limiter's name
 _RATE = re.compile(r"([1-9][0-9]{0,8}) per (second|minute|hour|day)(?:, burst ([1-9][0-9]{0,8}))?")
+derivation_memory_bytes = range(67_108_864, 1_073_741_824 + 1)  # what clients accept (crypto/passwords.py)
+derivation_passes = range(2, 16 + 1)
+_DERIVATION = re.compile(r"([1-9][0-9]{0,10})/([1-9][0-9]{0,2})")
 _PERIODS_S = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 
 
@@ -79,6 +82,19 @@ def parse_quota(text: str) -> Quota:
     return Quota(usual=int(found[1]), by_role=by_role)
 
 
+def parse_derivations(text: str) -> list[tuple[int, int]]:
+    """(memory in bytes, passes), separated by commas: `67108864/3`. Raises: ValueError, also for what clients refuse."""
+    parts = [_DERIVATION.fullmatch(part.strip()) for part in text.split(",")]
+    found = [(int(part[1]), int(part[2])) for part in parts if part is not None]
+    if len(found) != len(parts):
+        raise ValueError("must be bytes/passes, separated by commas, such as 67108864/3")
+    if any(
+        memory_bytes not in derivation_memory_bytes or passes not in derivation_passes for memory_bytes, passes in found
+    ):
+        raise ValueError("clients refuse less than 64 MiB or 2 passes, and more than 1 GiB or 16 passes")
+    return found
+
+
 def parse_networks(text: str) -> list[IPv4Network | IPv6Network]:
     """Addresses and networks, separated by commas. Raises: ValueError."""
     try:
@@ -97,6 +113,11 @@ def _checked_quota(text: str) -> str:
     return text
 
 
+def _checked_derivations(text: str) -> str:
+    parse_derivations(text)
+    return text
+
+
 def _checked_networks(text: str) -> str:
     parse_networks(text)
     return text
@@ -105,6 +126,7 @@ def _checked_networks(text: str) -> str:
 RateText = Annotated[str, AfterValidator(_checked_rate)]
 QuotaText = Annotated[str, AfterValidator(_checked_quota)]
 Networks = Annotated[str, AfterValidator(_checked_networks)]
+Derivations = Annotated[str, AfterValidator(_checked_derivations)]
 Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[int, Field(ge=1024)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -223,6 +245,10 @@ class Settings(BaseSettings):
         default="",
         description="Domain that passkeys belong to, the public origin's or one above it; empty: the public origin's.",
     )
+    key_derivations: Derivations = Field(
+        default="67108864/3",
+        description="What clients do to a password with Argon2id: bytes/passes, separated by commas; the first is for new ones.",
+    )
     signing_key_rotation_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=90.0, description="Age at which the key that signs access tokens gives way to a new one, days."
     )
@@ -269,6 +295,7 @@ class Settings(BaseSettings):
     limit_registrations_server: RateText = Field(
         default="1000 per day", description="Accounts made without an invitation where registration is open."
     )
+    limit_exports_account: RateText = Field(default="10 per day", description="Exports of one account's own data.")
 
     # The audit log
     audit_head_interval_s: Seconds = Field(
@@ -289,6 +316,7 @@ class Settings(BaseSettings):
     quota_message_bytes: QuotaText = Field(
         default="65536", description="Ciphertext of one message, bytes; by role; at most 65536."
     )
+    quota_blocks: QuotaText = Field(default="1000", description="Users that one account may block, count; by role.")
     mailbox_rows_per_sender_max: Count = Field(
         default=1_000, description="To-device messages of one sender that may wait for one recipient, count."
     )

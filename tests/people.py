@@ -42,12 +42,28 @@ class Person:
         answer = await self.http.post("/v1/salt", json={"user": self.user})
         return str(answer.json()["nonce"])
 
-    def statement(self, nonce: str, purpose: str, *, dpop_thumbprint: str | None = None) -> bytes:
+    def statement(self, nonce: str, purpose: str, *, dpop_thumbprint: str | None = None, about: bytes = b"") -> bytes:
         thumbprint = self.prover.thumbprint if dpop_thumbprint is None else dpop_thumbprint
-        return login_bytes(origin=self.origin, user=self.user, nonce=nonce, dpop_thumbprint=thumbprint, purpose=purpose)
+        return login_bytes(
+            origin=self.origin, user=self.user, nonce=nonce, dpop_thumbprint=thumbprint, purpose=purpose, about=about
+        )
 
-    def sign(self, nonce: str, purpose: str, *, dpop_thumbprint: str | None = None) -> str:
-        return signatures.sign(self.login_seed, self.statement(nonce, purpose, dpop_thumbprint=dpop_thumbprint))
+    def sign(
+        self,
+        nonce: str,
+        purpose: str,
+        *,
+        dpop_thumbprint: str | None = None,
+        about: bytes = b"",
+        seed: bytes | None = None,
+    ) -> str:
+        statement = self.statement(nonce, purpose, dpop_thumbprint=dpop_thumbprint, about=about)
+        return signatures.sign(seed or self.login_seed, statement)
+
+    async def step_up(self) -> httpx.Response:
+        nonce = await self.nonce()
+        body = {"nonce": nonce, "signature": self.sign(nonce, "step_up")}
+        return await self.ask("POST", "/v1/step-up", json=body)
 
     async def registration(self, **changes: Any) -> dict[str, Any]:
         """The body of a registration."""

@@ -21,10 +21,13 @@ FEATURES = frozenset(
     {
         "accounts",
         "audit",
+        "blocks",
         "checkpoints",
+        "deletions",
         "devices",
         "doorbells",
         "dpop",
+        "exports",
         "health",
         "invites",
         "jobs",
@@ -33,6 +36,7 @@ FEATURES = frozenset(
         "limits",
         "mailbox",
         "messages",
+        "passwords",
         "presence",
         "quotas",
         "registration",
@@ -55,6 +59,7 @@ LAYER_FILES = {
     "services": {
         "caller",
         "crash_points",
+        "erasure",
         "factor_check",
         "issuer",
         "login_throttle",
@@ -128,11 +133,13 @@ LAYER_FILES = {
         "room_book",
         "sealing",
         "secret_keys",
+        "server_keys",
         "sharing",
         "store",
         "taken_changes",
         "update_queue",
         "updates",
+        "weak_passwords",
     },
 }
 

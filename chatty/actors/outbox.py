@@ -14,7 +14,6 @@ from trio.lowlevel import ParkingLot
 
 from chatty.ids import MailboxId, RoomNumber, Seq
 from chatty.wire import frames
-from chatty.wire.events import TimelineEvent
 from chatty.wire.frames import Encoding
 
 
@@ -43,7 +42,7 @@ class Shared:
 
     __slots__ = ("_event", "_items", "_room")
 
-    def __init__(self, event: TimelineEvent, room: RoomNumber) -> None:
+    def __init__(self, event: frames.PlacedEntry, room: RoomNumber) -> None:
         self._event = event
         self._room = room
         self._items: dict[Encoding, Item] = {}

@@ -23,7 +23,8 @@ from chatty.errors import ChattyError
 from chatty.ids import RoomNumber, Seq
 from chatty.services.crash_points import CrashPoints
 from chatty.services.streams import StreamSteps
-from chatty.wire.events import REMOVALS, Kind, MemberContent, TimelineEvent, decode_content
+from chatty.wire.events import REMOVALS, Kind, TimelineEvent, action_of, decode_content
+from chatty.wire.frames import PlacedEntry
 
 mailbox_count_max = 2_048
 batch_max = 256
@@ -118,7 +119,7 @@ class Publisher:
         for session in list(self._parts.directory.in_room(self._room)):
             session.note_head(self._room, self._published)
 
-    async def publish(self, events: Sequence[TimelineEvent]) -> None:
+    async def publish(self, events: Sequence[PlacedEntry]) -> None:
         if events and events[0].seq > self._published + 1:
             await self.catch_up(below=events[0].seq)
         for event in events:
@@ -139,7 +140,7 @@ class Publisher:
             for session in list(self._parts.directory.in_room(self._room)):
                 session.mark_behind(self._room)
 
-    async def _deliver(self, event: TimelineEvent) -> None:
+    async def _deliver(self, event: PlacedEntry) -> None:
         self._published = event.seq
         shared = Shared(event, self._room)
         sessions = list(self._parts.directory.in_room(self._room))
@@ -147,13 +148,12 @@ class Publisher:
             session.offer(self._room, event.seq, shared)
             if count % members_between_checkpoints == 0:
                 await trio.lowlevel.checkpoint()
-        if event.kind is Kind.MEMBER:
+        if isinstance(event, TimelineEvent) and event.kind is Kind.MEMBER:
             self._note_removal(event)
 
     def _note_removal(self, event: TimelineEvent) -> None:
         """Who was removed gets the removal and nothing after it: the fan-out changes by the event itself."""
-        content = decode_content(event)
-        if isinstance(content, MemberContent) and content.signed.action in REMOVALS:
+        if action_of(decode_content(event)) in REMOVALS:
             for session in list(self._parts.directory.in_room(self._room)):
                 if session.caller.user == event.target:
                     session.note_removal(self._room)

@@ -88,8 +88,11 @@ Made by `chatty-admin privacy --markdown` from `chatty/admin/privacy.toml`; the 
 schema, the logs and the metrics, and fails for whatever is not declared. What people say to each other is not here: the server
 has ciphertexts alone ([security.md](security.md)). User agents are stored nowhere.
 
-*After deletion* says what is left when an account is deleted. PostgreSQL's dead rows, its write-ahead log, the operator's logs
-and backups keep what was erased for as long as they are kept themselves.
+*After deletion* says what is left when an account is deleted and its receipt says that the deletion has ended. User id, device
+ids and public keys of the user then stand nowhere in the database but where this page says that something stays; a test looks for
+them in a dump, and in every byte of the data directory. For dead rows and the write-ahead log stay in PostgreSQL's files until
+these are used again: `VACUUM FULL`, a switch of the log and two checkpoints, with `wal_recycle` off, are the end of them. The
+operator's logs and backups keep what was erased for as long as they are kept themselves.
 """
 
 

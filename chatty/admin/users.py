@@ -14,6 +14,7 @@ from chatty.admin.options import Place, confirm, json_option, yes_option
 from chatty.admin.socket import ask
 from chatty.config import Settings
 from chatty.errors import ServerUnreachable
+from chatty.services.deletions import OperatorDeletion
 from chatty.services.permissions import ROLES, USER_ROLE
 from chatty.services.registration import RegistrationSteps
 from chatty.services.users import UserSteps
@@ -114,6 +115,17 @@ def end_sessions(place: Place, as_json: bool, yes: bool, user: str) -> None:
     _act(place, "users end-sessions", {"user": user}, as_json=as_json)
 
 
+@users.command()
+@json_option
+@yes_option
+@click.argument("user")
+@click.pass_obj
+def delete(place: Place, as_json: bool, yes: bool, user: str) -> None:
+    """End an account for ever and erase it, while a server runs; print what opens the receipt, this once."""
+    confirm(yes, f"Delete {user}? The name is never free again, and nothing brings the account back.")
+    _act(place, "users delete", {"user": user}, as_json=as_json)
+
+
 def _act(place: Place, command: str, arguments: Arguments, *, as_json: bool) -> None:
     answer = _ask(place, command, arguments)
     (render.print_json if as_json else render.print_facts)(answer)
@@ -143,5 +155,6 @@ async def _do(settings: Settings, command: str, arguments: Arguments) -> dict[st
             commands = user_commands(
                 UserSteps(unit_of_work=units, doorbells=SilentBus(), clock_ms=now_ms),
                 RegistrationSteps(unit_of_work=units, mode=settings.registration_mode),
+                OperatorDeletion(unit_of_work=units, doorbells=SilentBus(), clock_ms=now_ms),
             )
             return dict(await commands[command](arguments))

@@ -16,6 +16,7 @@ from chatty.actors.runtime import (
 from chatty.config import Settings
 from chatty.errors import BadRequest, ChattyError
 from chatty.ids import UserId
+from chatty.services.deletions import OperatorDeletion
 from chatty.services.limits import Limits
 from chatty.services.registration import RegistrationSteps
 from chatty.services.signing_keys import SigningKeySteps
@@ -69,7 +70,9 @@ def limit_commands(limits: Limits) -> dict[str, ConsoleCommand]:
     return {"limits why": why, "limits list": shown}
 
 
-def user_commands(users: UserSteps, registration: RegistrationSteps) -> dict[str, ConsoleCommand]:
+def user_commands(
+    users: UserSteps, registration: RegistrationSteps, deletion: OperatorDeletion
+) -> dict[str, ConsoleCommand]:
     """What `chatty-admin users` asks, of the running server or beside it."""
 
     async def listed(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,12 +91,16 @@ def user_commands(users: UserSteps, registration: RegistrationSteps) -> dict[str
     async def reject(arguments: Mapping[str, Any]) -> dict[str, Any]:
         return {"rejected": (await registration.reject(None, str(arguments.get("request")))).user}
 
+    async def delete(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return _shown(await deletion.delete(_user(arguments)))
+
     return {
         "users list": listed,
         "users pending": pending,
         "users invite": invite,
         "users approve": approve,
         "users reject": reject,
+        "users delete": delete,
         **_account_commands(users),
     }
 

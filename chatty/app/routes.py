@@ -13,9 +13,8 @@ from chatty.actors.runtime import (
     ActorError,
 )
 from chatty.app.database import Store
-from chatty.app.steps import Steps
+from chatty.app.steps import Steps, key_derivations
 from chatty.config import Settings
-from chatty.crypto.passwords import DEFAULT_DERIVATION
 from chatty.crypto.tokens import make_jwks
 from chatty.services.limits import Limits, asker_of
 from chatty.services.messages import Draft
@@ -23,10 +22,14 @@ from chatty.services.quotas import Quotas
 from chatty.web import (
     accounts,
     audit,
+    blocks,
+    deletions,
     devices,
+    exports,
     health,
     keys,
     mailbox,
+    passwords,
     registration,
     rooms,
     second_factors,
@@ -58,10 +61,14 @@ def make_routes(
         version=chatty.__version__,
         generation=store.identity.generation,
         registration=settings.registration_mode,
-        key_derivation=[DEFAULT_DERIVATION],
+        key_derivation=key_derivations(settings),
     )
     routes = [
         *accounts.routes(steps.accounts),
+        *passwords.routes(steps.passwords),
+        *blocks.routes(steps.blocks),
+        *exports.routes(steps.exports),
+        *deletions.routes(steps.deletions),
         *sessions.routes(steps.sessions, steps.tokens),
         *second_factors.routes(steps.second_factors),
         *devices.routes(steps.devices),

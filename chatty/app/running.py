@@ -108,7 +108,7 @@ async def _open_tree(
     gateway.add_gateway(asgi, sockets.serve, metrics, proxies=settings.proxy_networks)
     commands = {
         **limit_commands(limits),
-        **user_commands(steps.users, steps.registration),
+        **user_commands(steps.users, steps.registration, steps.operator_deletion),
         **key_commands(steps.key_turns),
     }
     await start_console(settings, root, checks, directory, commands)

@@ -6,23 +6,27 @@ from dataclasses import dataclass
 
 from chatty.app.database import Store
 from chatty.app.process import now_s
-from chatty.config import Settings
+from chatty.config import Settings, parse_derivations
 from chatty.crypto.nonces import Nonces, login_slot_s
 from chatty.crypto.passkeys import RelyingParty
-from chatty.crypto.passwords import DEFAULT_DERIVATION
+from chatty.crypto.passwords import ALGORITHM
 from chatty.crypto.tokens import AccessTokens, RefreshTokens
 from chatty.services.accounts import AccountSteps
 from chatty.services.audit import AuditSteps
+from chatty.services.blocks import BlockSteps
 from chatty.services.checkpoints import Checkpoints
+from chatty.services.deletions import DeletionSteps, OperatorDeletion
 from chatty.services.devices import DeviceSteps
 from chatty.services.doorbells import Doorbells
 from chatty.services.dpop import Proofs
+from chatty.services.exports import ExportSteps
 from chatty.services.factor_check import FactorCheck
 from chatty.services.issuer import Issuer
 from chatty.services.keys import KeySteps
 from chatty.services.limits import Limits
 from chatty.services.login_throttle import FactorThrottle, LoginThrottle
 from chatty.services.mailbox import MailboxSteps
+from chatty.services.passwords import PasswordSteps
 from chatty.services.permissions import Policy
 from chatty.services.quotas import Quotas, make_quotas
 from chatty.services.registration import RegistrationSteps
@@ -33,11 +37,17 @@ from chatty.services.signing_keys import SigningKeys, SigningKeySteps
 from chatty.services.streams import StreamSteps
 from chatty.services.tokens import Lifetimes, TokenSteps
 from chatty.services.users import UserSteps
+from chatty.wire.accounts import KeyDerivation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
     accounts: AccountSteps
+    passwords: PasswordSteps
+    blocks: BlockSteps
+    exports: ExportSteps
+    deletions: DeletionSteps
+    operator_deletion: OperatorDeletion
     sessions: SessionSteps
     tokens: TokenSteps
     second_factors: SecondFactorSteps
@@ -69,6 +79,11 @@ def make_steps(
     make = _Maker(settings, store, doorbells, limits, clock_s)
     return Steps(
         accounts=make.accounts(),
+        passwords=make.passwords(),
+        exports=make.exports(),
+        deletions=make.deletions(),
+        operator_deletion=OperatorDeletion(unit_of_work=store.units, doorbells=doorbells, clock_ms=make.clock_ms),
+        blocks=BlockSteps(unit_of_work=store.units, quotas=make.quotas),
         sessions=make.sessions(),
         tokens=make.tokens(),
         second_factors=make.second_factors(),
@@ -91,6 +106,12 @@ def make_steps(
 
 def lifetimes(settings: Settings) -> Lifetimes:
     return Lifetimes(idle_s=settings.refresh_idle_lifetime_s, absolute_s=settings.refresh_absolute_lifetime_s)
+
+
+def key_derivations(settings: Settings) -> list[KeyDerivation]:
+    """What the server names, the first for new passwords."""
+    named = parse_derivations(settings.key_derivations)
+    return [KeyDerivation(algorithm=ALGORITHM, memory_bytes=memory, passes=passes) for memory, passes in named]
 
 
 class _Maker:
@@ -123,6 +144,35 @@ class _Maker:
     def clock_ms(self) -> int:
         return int(self._clock_s() * 1000)
 
+    def passwords(self) -> PasswordSteps:
+        return PasswordSteps(
+            unit_of_work=self._store.units,
+            doorbells=self._doorbells,
+            issuer=self._issuer,
+            sealer=self._store.keys.sealer,
+            throttle=self._throttle,
+            key_derivations=key_derivations(self._settings),
+        )
+
+    def deletions(self) -> DeletionSteps:
+        return DeletionSteps(
+            unit_of_work=self._store.units,
+            doorbells=self._doorbells,
+            issuer=self._issuer,
+            sealer=self._store.keys.sealer,
+            throttle=self._throttle,
+            server_name=self._settings.server_name,
+        )
+
+    def exports(self) -> ExportSteps:
+        return ExportSteps(
+            unit_of_work=self._store.units,
+            limits=self._limits,
+            quotas=self.quotas,
+            server_name=self._settings.server_name,
+            clock_s=self._clock_s,
+        )
+
     def accounts(self) -> AccountSteps:
         return AccountSteps(
             unit_of_work=self._store.units,
@@ -131,7 +181,7 @@ class _Maker:
             salt_key=self._store.keys.salt_key,
             server_name=self._settings.server_name,
             mode=self._settings.registration_mode,
-            key_derivations=[DEFAULT_DERIVATION],
+            key_derivations=key_derivations(self._settings),
             limits=self._limits,
             reserved_names=[name.strip() for name in self._settings.reserved_names.split(",")],
             requests_max=self._settings.registration_requests_max,

@@ -20,7 +20,9 @@ from chatty.app.process import Hooks, generous, now_ms, now_s
 from chatty.app.steps import Steps, lifetimes
 from chatty.config import Settings
 from chatty.services.audit import EraseAddresses, SealAudit
+from chatty.services.deletions import CleanUpReceipts
 from chatty.services.doorbells import Doorbell, Doorbells
+from chatty.services.erasure import EraseAccounts
 from chatty.services.jobs import AppendOwedDevices, CleanUpRevocations
 from chatty.services.limits import Limits
 from chatty.services.registration import CleanUpRegistrations
@@ -64,11 +66,22 @@ def make_jobs(settings: Settings, store: Store, steps: Steps, doorbells: Doorbel
         crash_points=hooks.crash_points,
     )
     erase = EraseAddresses(units=store.units, retention_days=settings.address_retention_days)
+    erasure = EraseAccounts(
+        units=store.units,
+        doorbells=doorbells,
+        signer=store.keys.checkpoint,
+        server_name=settings.server_name,
+        clock=now_ms,
+        crash_points=hooks.crash_points,
+    )
+    receipts = CleanUpReceipts(units=store.units)
     revocations = CleanUpRevocations(units=store.units)
     expired = EndExpiredSessions(units=store.units, doorbells=doorbells, lifetimes=lifetimes(settings))
     registrations = CleanUpRegistrations(units=store.units)
     return [
         Job(name=owed.name, step=owed.step, interval_s=2.0),
+        Job(name=erasure.name, step=erasure.step, interval_s=1.0),
+        Job(name=receipts.name, step=receipts.step, interval_s=3_600.0),
         Job(name=revocations.name, step=revocations.step, interval_s=60.0),
         Job(name=expired.name, step=expired.step, interval_s=600.0),
         Job(name=registrations.name, step=registrations.step, interval_s=3_600.0),

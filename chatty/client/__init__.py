@@ -38,6 +38,7 @@ from chatty.client.updates import (
     Unsent,
     Update,
 )
+from chatty.client.weak_passwords import Weakness, WeakPassword
 from chatty.wire.accounts import PasskeyAssertion, SecondFactor
 
 __all__ = [
@@ -72,6 +73,8 @@ __all__ = [
     "Unreachable",
     "Unsent",
     "Update",
+    "WeakPassword",
+    "Weakness",
     "WrongRelyingParty",
     "WrongStoreKey",
     "open_client",

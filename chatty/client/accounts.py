@@ -8,12 +8,12 @@ names. A passkey alone may take the password's place, if it keeps the recovery s
 
 import secrets
 
-import trio
 from msgspec import Struct
 
 from chatty.client.dpop import new_key
 from chatty.client.http import Api
-from chatty.client.reasons import Lie, NoRecoverySecret, Reason, UnacceptableDerivation
+from chatty.client.passwords import WRAP_RECOVERY, OwnPassword, PasswordProver
+from chatty.client.reasons import Lie, NoRecoverySecret, Reason
 from chatty.client.second_factors import (
     AskForFactor,
     PasskeyAsked,
@@ -23,11 +23,12 @@ from chatty.client.second_factors import (
     show_factor,
 )
 from chatty.client.store import LocalStore
+from chatty.client.weak_passwords import check_password
 from chatty.crypto import passwords
 from chatty.crypto.dpop import DpopKey
 from chatty.crypto.passwords import DerivationLimits, PasswordKeys
 from chatty.crypto.signatures import public_key, sign
-from chatty.errors import BadRequest, SealBroken
+from chatty.errors import LoginRefused, SealBroken
 from chatty.ids import DeviceId, UserId
 from chatty.wire.accounts import (
     KeyDerivation,
@@ -35,17 +36,17 @@ from chatty.wire.accounts import (
     NewDevice,
     PasskeyAssertion,
     Registration,
-    Salt,
     SaltRequest,
     SecondFactor,
+    ServerInfo,
     StepUp,
     Tokens,
 )
-from chatty.wire.canonical import decode_base64, encode_base64url
-from chatty.wire.signing import login_bytes, passkey_challenge
+from chatty.wire.canonical import encode_base64url
+from chatty.wire.signing import passkey_challenge
 
 _IDENTITY = "identity"
-WRAP_RECOVERY, _WRAP_IDENTITY = "recovery", "identity"
+_WRAP_IDENTITY = "identity"
 
 
 class Identity(Struct, frozen=True, kw_only=True):
@@ -73,15 +74,17 @@ class Enrolment:
     def __init__(self, api: Api, store: LocalStore, *, derivation_limits: DerivationLimits | None = None) -> None:
         self._api = api
         self._store = store
-        self._limits = derivation_limits or DerivationLimits()
+        self._prover = PasswordProver(api, limits=derivation_limits)
 
     async def register(self, name: str, password: str, *, token: str, device_name: str) -> Identity:
-        """Raises: NameTaken, NameReserved, RegistrationClosed, ApprovalPending (an admin decides; then log in), RateLimited,
-        UnacceptableDerivation. Cancelled: log in to see whether it was done.
+        """Raises: WeakPassword, NameTaken, NameReserved, RegistrationClosed, ApprovalPending (an admin decides; then log in),
+        RateLimited, UnacceptableDerivation. Cancelled: log in to see whether it was done.
         """
+        check_password(password, name=name)
         server_name = (await self._api.server()).server_name
         user = UserId(f"@{name}:{server_name}")
-        salt, keys = await self._password_keys(password, server_name=server_name, user=user)
+        salt = await self._api.salt(SaltRequest(user=user))
+        keys = await self._prover.keys(password, salt, salt.key_derivation, server_name=server_name, user=user)
         identity, key = _new_identity(server_name, user), new_key()
         registration = Registration(
             name=name,
@@ -117,18 +120,11 @@ class Enrolment:
         Raises: LoginRefused, SecondFactorRequired, SecondFactorRefused, ApprovalPending, RateLimited, SealBroken,
         UnacceptableDerivation, WrongRelyingParty, Lie.
         """
-        server_name = (await self._api.server()).server_name
-        salt, keys = await self._password_keys(password, server_name=server_name, user=user)
-        key = new_key()
-        statement = self.statement(user, salt.nonce, key.thumbprint, purpose="login")
-        login = self._login(user, salt.nonce, key, sign(keys.login_seed, statement), device_name)
-        tokens = await show_factor(
-            self._api.login, login, origin=self._api.origin, statement=statement, second_factor=second_factor
-        )
-        self._take_tokens(tokens, key)
+        server = await self._api.server()
+        login, keys = await self._log_in(user, password, server, device_name=device_name, second_factor=second_factor)
         account = await self._api.account()
         recovery = passwords.unwrap(account.wrapped_recovery, key=keys.wrapping_key, purpose=WRAP_RECOVERY)
-        return await self._unwrapped(login, server_name, recovery)
+        return await self._unwrapped(login, server.server_name, recovery)
 
     async def login_with_passkey(self, user: UserId, sign_: SignByPasskey, *, device_name: str) -> Identity:
         """As login(), by a passkey alone.
@@ -147,17 +143,6 @@ class Enrolment:
             self._api.tokens.forget()
             raise
 
-    async def step_up(
-        self, identity: Identity, password: str, *, second_factor: SecondFactor | AskForFactor | None = None
-    ) -> None:
-        """Raises: LoginRefused, SecondFactorRequired, SecondFactorRefused, RateLimited, WrongRelyingParty."""
-        salt, keys = await self._password_keys(password, server_name=identity.server_name, user=identity.user)
-        statement = self.statement(identity.user, salt.nonce, self._api.proofs.thumbprint, purpose="step_up")
-        body = StepUp(nonce=salt.nonce, signature=sign(keys.login_seed, statement))
-        await show_factor(
-            self._api.step_up, body, origin=self._api.origin, statement=statement, second_factor=second_factor
-        )
-
     async def step_up_with_passkey(self, identity: Identity, sign_: SignByPasskey) -> None:
         """Raises: LoginRefused, RateLimited, WrongRelyingParty."""
         server = await self._api.server()
@@ -167,8 +152,7 @@ class Enrolment:
         await self._api.step_up(StepUp(nonce=nonce, signature=signed.assertion))
 
     def statement(self, user: UserId, nonce: str, thumbprint: str, *, purpose: str) -> bytes:
-        """Over the origin as the user typed it: a server in between cannot pass it on."""
-        return login_bytes(origin=self._api.origin, user=user, nonce=nonce, dpop_thumbprint=thumbprint, purpose=purpose)
+        return self._prover.statement(user, nonce, thumbprint, purpose=purpose)
 
     def _login(
         self, user: UserId, nonce: str, key: DpopKey, signature: str | PasskeyAssertion, device_name: str
@@ -213,28 +197,52 @@ class Enrolment:
         self._store.put(_IDENTITY, "", identity)
         return identity
 
-    async def _password_keys(self, password: str, *, server_name: str, user: UserId) -> tuple[Salt, PasswordKeys]:
-        salt = await self._api.salt(SaltRequest(user=user))
-        bound_salt = passwords.salt(server_name=server_name, user=user, served_salt=decode_base64(salt.salt))
-        return salt, await derive(password, bound_salt, salt.key_derivation, limits=self._limits)
+    async def _log_in(
+        self,
+        user: UserId,
+        password: str,
+        server: ServerInfo,
+        *,
+        device_name: str,
+        second_factor: SecondFactor | AskForFactor | None,
+    ) -> tuple[Login, PasswordKeys]:
+        """With the derivation for new passwords first; the password may be older, so then with the server's others."""
+        tried: list[KeyDerivation] = []
+        while True:
+            salt, key = await self._api.salt(SaltRequest(user=user)), new_key()
+            left = [one for one in (salt.key_derivation, *server.key_derivation) if one not in tried]
+            keys = await self._prover.keys(password, salt, left[0], server_name=server.server_name, user=user)
+            statement = self.statement(user, salt.nonce, key.thumbprint, purpose="login")
+            login = self._login(user, salt.nonce, key, sign(keys.login_seed, statement), device_name)
+            try:
+                tokens = await show_factor(
+                    self._api.login, login, origin=self._api.origin, statement=statement, second_factor=second_factor
+                )
+            except LoginRefused:
+                tried.append(left[0])
+                if set(left) <= set(tried):
+                    raise
+            else:
+                self._take_tokens(tokens, key)
+                return login, keys
+
+    def own_password(
+        self, identity: Identity, *, second_factor: SecondFactor | AskForFactor | None = None
+    ) -> OwnPassword:
+        """Of whoever is signed in with this store. second_factor: shown where the password is proven again."""
+        return OwnPassword(
+            self._api,
+            user=identity.user,
+            server_name=identity.server_name,
+            recovery_secret=identity.recovery_secret,
+            prover=self._prover,
+            second_factor=second_factor,
+        )
 
     def _take_tokens(self, tokens: Tokens, key: DpopKey) -> None:
         with self._store.transaction():
             self._api.proofs.adopt(key)
             self._api.tokens.save(tokens)
-
-
-async def derive(password: str, salt: bytes, parameters: KeyDerivation, *, limits: DerivationLimits) -> PasswordKeys:
-    """In a worker thread. Raises: UnacceptableDerivation. Cancelled: the thread ends by itself, its keys are dropped."""
-    try:
-        passwords.check_parameters(parameters, limits)
-    except BadRequest as error:
-        raise UnacceptableDerivation(str(error)) from None
-
-    def work() -> PasswordKeys:
-        return passwords.derive(password, salt=salt, parameters=parameters, limits=limits)
-
-    return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
 
 
 def check_identity_key(user: UserId, seed: bytes, identity_key: str) -> None:

@@ -9,6 +9,7 @@ online, and what was not sent yet is sent. Leaving the block closes the socket a
 import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,11 +18,14 @@ import trio
 
 from chatty.client.accounts import Enrolment, Identity, load_identity
 from chatty.client.backoff import Jitter, full_jitter
+from chatty.client.deletions import Deletion, delete_account
 from chatty.client.engine import Engine
+from chatty.client.exports import write_export
 from chatty.client.http import Api
 from chatty.client.nursery import open_serving_nursery
 from chatty.client.outbox import unsent
 from chatty.client.own_factors import OwnFactors
+from chatty.client.passwords import OwnPassword
 from chatty.client.reasons import Lie, NotSignedIn, Reason
 from chatty.client.room import Room, member_change, sign, take_number, target_identity
 from chatty.client.second_factors import AskForFactor, SignByPasskey
@@ -35,6 +39,7 @@ from chatty.ids import DeviceId, RoomId, SendNumber, UserId
 from chatty.wire import chain
 from chatty.wire.accounts import Device, SecondFactor
 from chatty.wire.canonical import encode_base64
+from chatty.wire.deletions import Receipt
 from chatty.wire.events import Action, CreateContent, Policy, RoomRole
 from chatty.wire.frames import Encoding
 from chatty.wire.rooms import RoomCreation, SignedCreate, SignedMemberChange
@@ -146,8 +151,8 @@ class Client:
     async def register(self, name: str, password: str, *, token: str = "", device_name: str = "") -> None:
         """Make an account and this store its first device. Returns when others can write to it.
 
-        Raises: NameTaken, NameReserved, RegistrationClosed, RateLimited, UnacceptableDerivation; ApprovalPending when the server
-        keeps it as an application: log in once an admin has approved it.
+        Raises: WeakPassword, NameTaken, NameReserved, RegistrationClosed, RateLimited, UnacceptableDerivation; ApprovalPending
+        when the server keeps it as an application: log in once an admin has approved it.
         """
         identity = await self._enrolment.register(name, password, token=token, device_name=device_name)
         await self._begin(identity).wait_published()
@@ -179,7 +184,7 @@ class Client:
 
     async def step_up(self, password: str, *, second_factor: SecondFactor | AskForFactor | None = None) -> None:
         """Prove once more who is there, for what needs a proof of the last minutes. Raises: as login()."""
-        await self._enrolment.step_up(self._engine.identity, password, second_factor=second_factor)
+        await self._own_password(second_factor).step_up(password)
 
     async def step_up_with_passkey(self, sign: SignByPasskey) -> None:
         """Raises: LoginRefused, RateLimited, WrongRelyingParty."""
@@ -195,6 +200,49 @@ class Client:
         await self._engine.api.logout()
         self._api.tokens.forget()
 
+    async def change_password(
+        self,
+        old: str,
+        new: str,
+        *,
+        end_other_sessions: bool = True,
+        second_factor: SecondFactor | AskForFactor | None = None,
+    ) -> None:
+        """Another password from now on, derived as the server now asks; the account's other devices are ended, or told.
+
+        Raises: WeakPassword, LoginRefused (the old one is wrong), and as step_up().
+        """
+        await self._own_password(second_factor).change(old, new, end_other_sessions=end_other_sessions)
+
+    def _own_password(self, second_factor: SecondFactor | AskForFactor | None) -> OwnPassword:
+        return self._enrolment.own_password(self._engine.identity, second_factor=second_factor)
+
+    async def export(
+        self, path: str | Path, *, password: str = "", second_factor: SecondFactor | AskForFactor | None = None
+    ) -> int:
+        """Everything that the server stores about this account, one JSON object a line. Returns the number of lines.
+
+        password: proves anew who asks, if the log-in is older than some minutes, with a second factor if there is one.
+        Raises: StepUpRequired (without a password), Overloaded, Unreachable, and as step_up().
+        """
+        own = self._own_password(second_factor)
+        return await own.proven(partial(write_export, self._engine.api, Path(path)), password)
+
+    async def delete_account(
+        self, password: str, *, second_factor: SecondFactor | AskForFactor | None = None
+    ) -> Deletion:
+        """End the account for ever and erase it; messages() ends with SignedOut. The store keeps what it has: delete it too.
+
+        Raises: LastOwner (of the server), Unreachable (perhaps it was done), and as step_up().
+        """
+        deletion = await delete_account(self._engine.api, self._own_password(second_factor), password)
+        self._api.tokens.forget()
+        return deletion
+
+    async def receipt(self, token: str) -> Receipt:
+        """Of a deletion, also of another account than this store's: how far it is. Raises: NotFound."""
+        return await self._api.receipt(token)
+
     async def wait_online(self) -> None:
         """Until the socket is open and welcome."""
         await self._engine.link.wait_up()
@@ -206,6 +254,18 @@ class Client:
     async def revoke_device(self, device: DeviceId) -> None:
         """End another device: it can no longer read or send. Raises: NotFound."""
         await self._engine.api.revoke_device(device)
+
+    async def block(self, user: UserId) -> None:
+        """Keep out what this user sends from outside our common rooms; the user is not told. Raises: NotFound, QuotaExceeded."""
+        await self._engine.api.block(user)
+
+    async def unblock(self, user: UserId) -> None:
+        """Raises: NotFound."""
+        await self._engine.api.unblock(user)
+
+    async def blocked(self) -> Sequence[UserId]:
+        """Whom this account has blocked, as the server has it."""
+        return (await self._engine.api.blocks()).users
 
     # Rooms
 

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 
 from chatty.client.device_lists import DeviceLists
 from chatty.client.http import Api
-from chatty.client.reasons import Lie
+from chatty.client.reasons import KeysNeeded, Lie
 from chatty.client.room_book import RoomBook
+from chatty.client.server_keys import ServerKeys
 from chatty.client.store import LocalStore
 from chatty.ids import UserId
 from chatty.wire.keys import KeyAnswer, KeyQuery
@@ -15,11 +16,22 @@ from chatty.wire.limits import query_users_max
 class Directory:
     """One query at a time is not needed: an older answer never replaces a newer list."""
 
-    def __init__(self, api: Api, store: LocalStore, *, lists: DeviceLists, book: RoomBook) -> None:
+    def __init__(
+        self, api: Api, store: LocalStore, *, lists: DeviceLists, book: RoomBook, server_keys: ServerKeys
+    ) -> None:
         self._api = api
         self._store = store
+        self._server_keys = server_keys
         self._lists = lists
         self._book = book
+
+    async def learn_needed(self, needed: KeysNeeded) -> None:
+        """Raises: as learn()."""
+        if needed.of_server:
+            jwks = await self._api.jwks()
+            with self._store.transaction():
+                self._server_keys.take(jwks.keys)
+        await self.learn(needed.users)
 
     async def learn(self, users: Iterable[UserId]) -> None:
         """Query these users. A lie about one freezes the rooms that they share with us; the others are taken.

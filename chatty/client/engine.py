@@ -27,6 +27,7 @@ from chatty.client.outbox import Outbox, open_sends
 from chatty.client.pending import MessageIntake
 from chatty.client.reasons import NotSignedIn
 from chatty.client.room_book import RoomBook
+from chatty.client.server_keys import ServerKeys
 from chatty.client.sharing import KeySharing, open_to_device
 from chatty.client.store import LocalStore
 from chatty.client.streams import UserStreamIntake
@@ -38,6 +39,7 @@ from chatty.wire import limits
 from chatty.wire.events import TimelineEvent
 from chatty.wire.frames import (
     Encoding,
+    Erased,
     Gap,
     Lagging,
     Mailbox,
@@ -74,8 +76,16 @@ class Engine:
         self._jitter = jitter
         self.olm = OlmAccount(store, user=me, device=device)
         self.lists = self._load_lists()
-        self.book = RoomBook(store, me=me, server=identity.server_name, lists=self.lists, tell=updates.put)
-        self.directory = Directory(api, store, lists=self.lists, book=self.book)
+        self.server_keys = ServerKeys(store)
+        self.book = RoomBook(
+            store,
+            me=me,
+            server=identity.server_name,
+            lists=self.lists,
+            server_key=self.server_keys.key,
+            tell=updates.put,
+        )
+        self.directory = Directory(api, store, lists=self.lists, book=self.book, server_keys=self.server_keys)
         own = SessionOwner(user=me, device=device, ed25519=self.olm.ed25519, curve25519=self.olm.curve25519)
         self.megolm = MegolmSessions(store, own=own)
         self.messages = MessageIntake(store, megolm=self.megolm, tell=updates.put)
@@ -182,7 +192,7 @@ class Engine:
     async def _on_events(self, events: Sequence[ServerFrame]) -> bool:
         """Returns: must the link resync?"""
         arrivals: list[Arrival] = [
-            event for event in events if isinstance(event, TimelineEvent | Gap | UserEvent | Mailbox)
+            event for event in events if isinstance(event, TimelineEvent | Gap | Erased | UserEvent | Mailbox)
         ]
         acknowledged = await self.intake.take(arrivals)
         for at in range(0, len(acknowledged), limits.mailbox_ack_ids_max):

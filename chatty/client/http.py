@@ -5,7 +5,7 @@ same call with the same n settles it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -19,13 +19,15 @@ from chatty.client.errors import RemoteError, Unreachable, error_from, is_retrya
 from chatty.client.store import LocalStore
 from chatty.client.tokens import TokenKeeper
 from chatty.errors import ChattyError, TokenExpired, UseDpopNonce
-from chatty.ids import DeviceId, PasskeyId, RoomId, SendNumber, Seq
+from chatty.ids import DeviceId, PasskeyId, RoomId, SendNumber, Seq, UserId
 from chatty.wire.accounts import (
     Account,
     Devices,
     Empty,
     HttpBody,
+    Jwks,
     Login,
+    PasswordChange,
     Refresh,
     Registration,
     Salt,
@@ -34,6 +36,8 @@ from chatty.wire.accounts import (
     StepUp,
     Tokens,
 )
+from chatty.wire.blocks import Blocks
+from chatty.wire.deletions import AccountDeletion, Receipt
 from chatty.wire.keys import ClaimedKeys, KeyAnswer, KeyClaim, KeyCounts, KeyQuery, KeyUpload, ToDevice, ToDeviceAnswer
 from chatty.wire.limits import page_events_max
 from chatty.wire.rooms import Page, RoomCommitted, RoomCreation, SignedInvitationBody, SignedMemberChange, UserPage
@@ -49,6 +53,7 @@ from chatty.wire.second_factors import (
 )
 
 T = TypeVar("T")
+Sink = Callable[[bytes], Awaitable[None]]
 
 try_timeout_s = 20.0
 call_timeout_s = 60.0
@@ -79,6 +84,9 @@ class Api:
     async def server(self) -> ServerInfo:
         return await self._call("GET", "/v1/server", ServerInfo, is_signed_in=False)
 
+    async def jwks(self) -> Jwks:
+        return await self._call("GET", "/v1/jwks", Jwks, is_signed_in=False)
+
     async def salt(self, request: SaltRequest) -> Salt:
         return await self._call("POST", "/v1/salt", Salt, body=request, is_signed_in=False)
 
@@ -102,11 +110,33 @@ class Api:
     async def account(self) -> Account:
         return await self._call("GET", "/v1/account", Account)
 
+    async def change_password(self, request: PasswordChange) -> None:
+        await self._call("POST", "/v1/account/password", Empty, body=request)
+
+    async def delete_account(self, request: AccountDeletion) -> Receipt:
+        return await self._call("DELETE", "/v1/account", Receipt, body=request)
+
+    async def receipt(self, token: str) -> Receipt:
+        return await self._call("GET", f"/v1/receipts/{token}", Receipt, is_signed_in=False)
+
+    async def export(self, sink: Sink) -> None:
+        """Pieces of the export, as they come. Raises: Unreachable also when it breaks off."""
+        await self._call("POST", "/v1/account/export", Empty, body=Empty(), may_repeat=False, sink=sink)
+
     async def devices(self) -> Devices:
         return await self._call("GET", "/v1/devices", Devices)
 
     async def revoke_device(self, device: DeviceId) -> None:
         await self._call("DELETE", f"/v1/devices/{quote(device)}", Empty)
+
+    async def blocks(self) -> Blocks:
+        return await self._call("GET", "/v1/blocks", Blocks)
+
+    async def block(self, user: UserId) -> None:
+        await self._call("PUT", f"/v1/blocks/{user}", Empty)
+
+    async def unblock(self, user: UserId) -> None:
+        await self._call("DELETE", f"/v1/blocks/{user}", Empty)
 
     async def user_stream(self, *, after: int) -> UserPage:
         return await self._call("GET", f"/v1/stream?after={after}", UserPage)
@@ -183,8 +213,9 @@ class Api:
         is_signed_in: bool = True,
         is_proven: bool = False,
         may_repeat: bool = True,
+        sink: Sink | None = None,
     ) -> T:
-        """is_proven: with a DPoP proof though without an access token; with one it always is."""
+        """is_proven: with a DPoP proof though without an access token; with one it always is. sink: takes the answer."""
         headers = {"Content-Type": "application/json"}
         if number is not None:
             headers |= {"Idempotency-Key": str(number[0]), "Chatty-Low": str(number[1])}
@@ -200,7 +231,7 @@ class Api:
             if is_signed_in or is_proven:
                 headers["DPoP"] = self.proofs.proof(method, path, access_token=refused)
             try:
-                return _decoded(await self._try(method, path, content, headers), answer)
+                return _decoded(await self._try(method, path, content, headers, sink), answer)
             except TokenExpired:
                 if trio.current_time() > deadline:
                     raise
@@ -215,14 +246,21 @@ class Api:
                     raise
                 await trio.sleep(delay_s)
 
-    async def _try(self, method: str, path: str, content: bytes | None, headers: Mapping[str, str]) -> bytes:
+    async def _try(
+        self, method: str, path: str, content: bytes | None, headers: Mapping[str, str], sink: Sink | None
+    ) -> bytes:
         try:
-            response = await self._http.request(method, path, content=content, headers=dict(headers))
+            async with self._http.stream(method, path, content=content, headers=dict(headers)) as response:
+                self.proofs.nonce = response.headers.get("DPoP-Nonce", self.proofs.nonce)
+                if response.is_success and sink is not None:
+                    async for piece in response.aiter_bytes():
+                        await sink(piece)
+                    return b"{}"
+                answer = await response.aread()
         except httpx.TransportError as error:
             raise Unreachable(f"{method} {path}: {str(error) or type(error).__name__}") from None
-        self.proofs.nonce = response.headers.get("DPoP-Nonce", self.proofs.nonce)
         if response.is_success:
-            return response.content
+            return answer
         raise _problem(response)
 
 

@@ -24,8 +24,8 @@ from chatty.client.update_queue import UpdateQueue
 from chatty.client.updates import MembershipChanged
 from chatty.ids import MailboxId, RoomId, Seq, UserId
 from chatty.wire.authority import VerifiedEvent
-from chatty.wire.events import Kind, MemberContent, TimelineEvent
-from chatty.wire.frames import Gap, Mailbox, RoomEntry, UserEvent
+from chatty.wire.events import Kind, MemberContent, RemovalContent, TimelineEvent, action_of
+from chatty.wire.frames import Erased, Gap, Mailbox, RoomEntry, UserEvent
 from chatty.wire.rooms import Page
 
 Arrival = RoomEntry | UserEvent | Mailbox
@@ -95,7 +95,7 @@ class Intake:
                         at, done = at + 1, Done()
             self._book.notify()
             if isinstance(need, KeysNeeded):
-                await self._directory.learn(need.users)
+                await self._directory.learn_needed(need)
                 done = replace(done, keys_are_fresh=True)
             elif need is not None:
                 await self._fill(need)
@@ -144,7 +144,7 @@ class Intake:
 
     def _pass_over(self, verifier: RoomVerifier, entry: RoomEntry) -> None:
         """Read before, by filling a hole."""
-        if isinstance(entry, TimelineEvent):
+        if not isinstance(entry, Gap):
             verifier.check_known(entry)
 
     def _accept(self, verifier: RoomVerifier, entry: RoomEntry, *, keys_are_fresh: bool) -> None:
@@ -153,23 +153,29 @@ class Intake:
         except RoomFrozen:
             return
         self._book.save(verifier, with_state=verified is not None)
+        if isinstance(entry, Erased):
+            self._messages.note_erased(entry)
+        elif not verifier.has_unexplained:
+            self._messages.note_explained(entry.room)
         if verified is not None:
             self._tell_membership(verifier, verified)
         elif isinstance(entry, TimelineEvent) and entry.kind is Kind.MESSAGE:
             self._messages.take(verifier, entry)
 
     def _tell_membership(self, verifier: RoomVerifier, verified: VerifiedEvent) -> None:
-        if not isinstance(verified.content, MemberContent):
+        content, action = verified.content, action_of(verified.content)
+        if action is None:
             return
-        change = verified.content.signed
-        membership = verifier.joined().get(change.target)
+        assert isinstance(content, MemberContent | RemovalContent)
+        target = content.signed.target
+        membership = verifier.joined().get(target)
         self._updates.put(
             MembershipChanged(
                 room=verifier.room,
                 seq=verified.event.seq,
-                action=change.action,
-                actor=change.sender if verified.signer is not None else UserId(""),
-                target=change.target,
+                action=action,
+                actor=UserId("") if verified.signer is None else verified.signer[0],
+                target=target,
                 role=None if membership is None else membership.role,
             )
         )

@@ -4,8 +4,9 @@ StepUpRequired.
 
 from collections.abc import Sequence
 
-from chatty.client.accounts import WRAP_RECOVERY, Enrolment, Identity
+from chatty.client.accounts import Enrolment, Identity
 from chatty.client.http import Api
+from chatty.client.passwords import WRAP_RECOVERY
 from chatty.client.second_factors import MakePasskey, PasskeyToMake, check_rp_id
 from chatty.crypto import passwords
 from chatty.ids import PasskeyId

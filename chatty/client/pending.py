@@ -2,6 +2,7 @@
 
 A message may arrive before its Megolm key: it waits here, on disk, for limits.epoch_wait_s before it is reported as
 Undecryptable; the key may still come later, then a Message follows. *Bound*: the newest `pending_max` ciphertexts wait.
+Messages that the server calls erased wait as long for the removal that explains it; the first of a room is reported for all.
 """
 
 import time
@@ -15,19 +16,28 @@ from chatty.client.reasons import Reason, Unreadable
 from chatty.client.rooms import RoomVerifier
 from chatty.client.store import LocalStore
 from chatty.client.updates import Message, Undecryptable, Update
-from chatty.ids import RoomId, Seq
+from chatty.ids import EventId, RoomId, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.events import TimelineEvent
+from chatty.wire.frames import Erased
 from chatty.wire.limits import epoch_wait_s
 
 pending_max = 5_000
-_PENDING, _WITHHELD = "pending", "withheld"
+_PENDING, _WITHHELD, _ERASED = "pending", "withheld", "erased"
 
 
 class Pending(Struct, frozen=True, kw_only=True):
     """report_at_s: s since 1970; 0: reported already."""
 
     event: TimelineEvent
+    report_at_s: float
+
+
+class Unexplained(Struct, frozen=True, kw_only=True):
+    """The first erased message of a room whose explanation is not read yet. report_at_s: as above."""
+
+    seq: Seq
+    event_id: EventId
     report_at_s: float
 
 
@@ -51,6 +61,7 @@ class MessageIntake:
         self._waiting: dict[tuple[RoomId, str], dict[Seq, Pending]] = {}
         for _, pending in store.items(_PENDING, Pending):
             self._hold(pending)
+        self._erased = {RoomId(room): one for room, one in store.items(_ERASED, Unexplained)}
 
     def take(self, verifier: RoomVerifier, event: TimelineEvent) -> None:
         """Read a message that the verifier accepted. Raises: Lie, when what it says inside shows a fork."""
@@ -78,9 +89,29 @@ class MessageIntake:
         self._store.put(_WITHHELD, f"{room}/{session_id}", why)
         self._store.keep_about(_WITHHELD, count_max=pending_max)
 
+    def note_erased(self, erased: Erased) -> None:
+        """The verifier has taken an erased message; what explains it is still to come."""
+        if erased.room not in self._erased:
+            one = Unexplained(
+                seq=erased.seq, event_id=chain.event_id(erased.leaf), report_at_s=self._now_s() + epoch_wait_s
+            )
+            self._keep_erased(erased.room, one)
+
+    def note_explained(self, room: RoomId) -> None:
+        """Nothing erased in this room is without its explanation."""
+        if self._erased.pop(room, None) is not None:
+            self._store.delete(_ERASED, room)
+
+    def _keep_erased(self, room: RoomId, one: Unexplained) -> None:
+        self._erased[room] = one
+        self._store.put(_ERASED, room, one)
+
     def report_overdue(self) -> None:
         """Report what has waited long enough; called about once a second, in a transaction of its own."""
         now_s = self._now_s()
+        for room, one in self._erased.items():
+            if 0 < one.report_at_s <= now_s:
+                self._report_erased(room, one)
         overdue = [
             pending
             for waiting in self._waiting.values()
@@ -94,9 +125,20 @@ class MessageIntake:
             self._report(event, reason, why or "its key has not come")
             self._keep(Pending(event=event, report_at_s=0.0))
 
+    def _report_erased(self, room: RoomId, one: Unexplained) -> None:
+        detail = "called erased, and no removal of a deleted account has been shown that explains it"
+        reason = Reason.CONTENT_WITHHELD_BY_SERVER
+        self._tell(
+            Undecryptable(
+                room=room, seq=one.seq, event_id=one.event_id, sender=UserId(""), reason=reason, detail=detail
+            )
+        )
+        self._keep_erased(room, Unexplained(seq=one.seq, event_id=one.event_id, report_at_s=0.0))
+
     @property
     def has_unreported(self) -> bool:
-        return any(pending.report_at_s for waiting in self._waiting.values() for pending in waiting.values())
+        is_keyless = any(pending.report_at_s for waiting in self._waiting.values() for pending in waiting.values())
+        return is_keyless or any(one.report_at_s for one in self._erased.values())
 
     def _read(self, verifier: RoomVerifier, event: TimelineEvent) -> None:
         if event.body is None:

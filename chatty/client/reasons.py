@@ -61,11 +61,12 @@ class Lie(Exception):
 
 
 class KeysNeeded(Exception):
-    """Not a fault: these users' device lists must be queried (anew) before the event can be judged."""
+    """Not a fault: these users' device lists, or the server's own keys, must be asked for before the event can be judged."""
 
-    def __init__(self, users: frozenset[UserId]) -> None:
-        super().__init__(", ".join(sorted(users)))
+    def __init__(self, users: frozenset[UserId] = frozenset(), *, of_server: bool = False) -> None:
+        super().__init__("the server" if of_server else ", ".join(sorted(users)))
         self.users = users
+        self.of_server = of_server
 
 
 class Unreadable(Exception):

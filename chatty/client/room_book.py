@@ -14,6 +14,7 @@ from chatty.client.rooms import Position, RoomVerifier, recent_heads_max
 from chatty.client.store import LocalStore
 from chatty.client.taken_changes import TakenChanges
 from chatty.client.updates import ServerLied, Update
+from chatty.crypto.events import ServerKey
 from chatty.ids import RoomId, Seq, UserId
 from chatty.wire.authority import RoomState
 from chatty.wire.frames import Cursor
@@ -32,12 +33,20 @@ class RoomBook:
     """`tell`: hands an update to the application, in the caller's transaction."""
 
     def __init__(
-        self, store: LocalStore, *, me: UserId, server: str, lists: DeviceLists, tell: Callable[[Update], None]
+        self,
+        store: LocalStore,
+        *,
+        me: UserId,
+        server: str,
+        lists: DeviceLists,
+        server_key: ServerKey,
+        tell: Callable[[Update], None],
     ) -> None:
         self._store = store
         self._me = me
         self._server = server
         self._lists = lists
+        self._server_key = server_key
         self._tell = tell
         self._records = {RoomId(room): record for room, record in store.items(_ROOMS, RoomRecord)}
         self._verifiers: dict[RoomId, RoomVerifier] = {}
@@ -57,7 +66,7 @@ class RoomBook:
         return verifier
 
     def _load(self, room: RoomId) -> RoomVerifier:
-        verifier = RoomVerifier(room, me=self._me, server=self._server, lists=self._lists)
+        verifier = RoomVerifier(room, me=self._me, server=self._server, lists=self._lists, server_key=self._server_key)
         record = self._records.get(room)
         if record is not None:
             heads = [position for _, position in self._store.items(_HEADS + room, Position)]

@@ -3,8 +3,10 @@
 *Invariants.* seq grows by exactly one an entry, or a gap's length; head(n) is computed from head(n−1) and the entry; the
 state is the fold of events whose signature *and* authority were checked, each signature once; keys are shared with
 `RoomVerifier.joined()` and nobody else.
-*A lie* raises Lie before anything was taken; the caller freezes the room. *An unknown signer* raises KeysNeeded: query and
-try again.
+*A lie* raises Lie before anything was taken; the caller freezes the room. *An unknown signer*, a device or the server itself,
+raises KeysNeeded: query and try again.
+*Erased messages*, of accounts that were deleted, are a place and a leaf: whose they were cannot be told any more. The server
+names the removal of a deleted account that explains them, and must show it there.
 *Gaps* hold messages only, from before this member's time or outside it: a state event that one hides is missed when the next,
 this member's own join at the latest, names it. A gap's head is the server's word; it is compared with what others claim, inside
 encrypted messages and in signed changes, about the same place.
@@ -22,9 +24,9 @@ from msgspec import Struct
 from chatty.client.device_lists import DeviceLists
 from chatty.client.reasons import KeysNeeded, Lie, Reason, RoomFrozen
 from chatty.client.taken_changes import TakenChanges
-from chatty.crypto.events import verify_event
+from chatty.crypto.events import ServerKey, verify_event
 from chatty.errors import BadRequest, BadSignature, ChattyError
-from chatty.ids import DeviceId, ListVersion, RoomId, Seq, UserId
+from chatty.ids import ListVersion, RoomId, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.authority import (
     Membership,
@@ -45,27 +47,34 @@ from chatty.wire.events import (
     Kind,
     MemberContent,
     PolicyContent,
+    RemovalContent,
+    RemovalReason,
     TimelineEvent,
     decode_content,
+    signers_of,
 )
-from chatty.wire.frames import Gap, RoomEntry
+from chatty.wire.frames import Erased, Gap, PlacedEntry, RoomEntry
 
 recent_heads_max = 512
 
 
 class Position(Struct, frozen=True, kw_only=True):
-    """Where the verified history ends. leaf: of the last event; empty after a gap."""
+    """Where the verified history ends. leaf: of the last event; empty after a gap.
+
+    promised: the last place at which the server has said that the removal of a deleted account stands.
+    """
 
     seq: Seq
     head: bytes
     time: int = 0
     leaf: bytes = b""
+    promised: Seq = Seq(0)
 
 
 class RoomVerifier:
-    """The fold of one room. `me`: whose eyes; `server`: the name that every signature carries."""
+    """The fold of one room. `me`: whose eyes; `server`: the name that every signature carries; `server_key`: the server's own."""
 
-    def __init__(self, room: RoomId, *, me: UserId, server: str, lists: DeviceLists) -> None:
+    def __init__(self, room: RoomId, *, me: UserId, server: str, lists: DeviceLists, server_key: ServerKey) -> None:
         self.room = room
         self.state: RoomState | None = None
         self.changes = TakenChanges()
@@ -74,6 +83,7 @@ class RoomVerifier:
         self._me = me
         self._server = server
         self._lists = lists
+        self._server_key = server_key
         self._recent: dict[int, Position] = {0: self.position}
         self._acked: dict[int, bytes] = {}
 
@@ -96,6 +106,9 @@ class RoomVerifier:
         if isinstance(entry, Gap):
             self._accept_gap(entry)
             return None
+        if isinstance(entry, Erased):
+            self._accept_erased(entry)
+            return None
         self.check_order(entry.seq)
         self.check_time(entry)
         verified = None
@@ -103,13 +116,17 @@ class RoomVerifier:
             verified = self._verify_state(entry, keys_are_fresh=keys_are_fresh)
         else:
             self._verify_message(entry)
+        self.check_promise(entry.seq, verified)
         leaf = chain.leaf(entry)
         self.check_ack(entry.seq, leaf)
         if verified is not None:
             self._take_state(verified)
-        head = chain.next_head(self.position.head, leaf)
-        self._remember(Position(seq=entry.seq, head=head, time=entry.time, leaf=leaf))
+        self._move_on(entry.seq, leaf, time=entry.time)
         return verified
+
+    def _move_on(self, seq: Seq, leaf: bytes, *, time: int, promised: Seq = Seq(0)) -> None:
+        head, promised = chain.next_head(self.position.head, leaf), max(promised, self.position.promised)
+        self._remember(Position(seq=seq, head=head, time=time, leaf=leaf, promised=promised))
 
     def expect(self, seq: Seq, leaf: bytes) -> None:
         """An ack says that our message stands there. Raises: Lie if something else was shown there."""
@@ -123,11 +140,12 @@ class RoomVerifier:
         if shown is not None and shown.leaf != leaf:
             raise Lie(Reason.FORKED_HISTORY, f"acked at {seq}, another event shown there", room=self.room)
 
-    def check_known(self, event: TimelineEvent) -> None:
+    def check_known(self, entry: PlacedEntry) -> None:
         """An event that was taken before came again, which is right after a fill. Raises: Lie if it is another one."""
-        known = self._recent.get(event.seq)
-        if known is not None and known.leaf and known.leaf != chain.leaf(event):
-            raise Lie(Reason.FORKED_HISTORY, f"two events at {event.seq}", room=self.room)
+        known = self._recent.get(entry.seq)
+        leaf = entry.leaf if isinstance(entry, Erased) else chain.leaf(entry)
+        if known is not None and known.leaf and known.leaf != leaf:
+            raise Lie(Reason.FORKED_HISTORY, f"two events at {entry.seq}", room=self.room)
 
     def joined(self) -> dict[UserId, Membership]:
         """The members that keys are shared with."""
@@ -172,6 +190,8 @@ class RoomVerifier:
             self._lists.note_digest(named.user, named.version, named.digest)
 
     def _need_keys(self, content: Content) -> None:
+        if isinstance(content, RemovalContent) and self._server_key(content.signed.key_id) is None:
+            raise KeysNeeded(of_server=True)
         unknown = {user for user, device in signers_of(content) if self._lists.signing_key(user, device) is None}
         if unknown:
             raise KeysNeeded(frozenset(unknown))
@@ -197,13 +217,13 @@ class RoomVerifier:
                 raise BadRequest("of another room")
             return decode_content(event)
         except (msgspec.DecodeError, KeyError, RecursionError, BadRequest) as error:
-            raise Lie(Reason.MALFORMED_EVENT, f"{event.kind.value} at {event.seq}: {error}", room=self.room) from None
+            raise Lie(_misshapen(event), f"{event.kind.value} at {event.seq}: {error}", room=self.room) from None
 
     def check_signature(self, event: TimelineEvent, content: Content) -> VerifiedEvent:
-        if isinstance(content, MemberContent) and not event.sender and content.signed.action not in _REMOVALS_BY_SERVER:
-            raise Lie(_forged(content), f"the server itself says so, at {event.seq}", room=self.room)
         try:
-            return verify_event(event, server=self._server, device_key=self._lists.signing_key)
+            return verify_event(
+                event, server=self._server, device_key=self._lists.signing_key, server_key=self._server_key
+            )
         except BadSignature as error:
             raise Lie(Reason.BAD_SIGNATURE, f"{event.kind.value} at {event.seq}: {error}", room=self.room) from None
         except BadRequest as error:
@@ -293,6 +313,36 @@ class RoomVerifier:
         if acked is not None and acked != leaf:
             raise Lie(Reason.FORKED_HISTORY, f"our message was acked at {seq}, another is shown there", room=self.room)
 
+    # Erased messages
+
+    @property
+    def has_unexplained(self) -> bool:
+        """Messages are erased, and the removal that the server has named for it is not read yet."""
+        return self.position.promised > self.position.seq
+
+    def _accept_erased(self, erased: Erased) -> None:
+        if erased.room != self.room or len(erased.leaf) != 32:
+            raise Lie(Reason.MALFORMED_EVENT, "an erased message of another form", room=self.room)
+        self.check_order(erased.seq)
+        self.check_explanation(erased)
+        self.check_ack(erased.seq, erased.leaf)
+        self._move_on(erased.seq, erased.leaf, time=self.position.time, promised=erased.removal_seq)
+
+    def check_explanation(self, erased: Erased) -> None:
+        """A message is erased after its sender was removed, and nothing else may be; nor at the place that was named before."""
+        if erased.removal_seq <= erased.seq or self.position.promised == erased.seq:
+            detail = f"{erased.seq} is erased, and no removal after it explains that"
+            raise Lie(Reason.CONTENT_WITHHELD_BY_SERVER, detail, room=self.room)
+
+    def check_promise(self, seq: Seq, verified: VerifiedEvent | None) -> None:
+        """Where the server has named the removal of a deleted account, there it stands."""
+        if seq != self.position.promised:
+            return
+        content = verified.content if verified is not None else None
+        if not isinstance(content, RemovalContent) or content.signed.reason is not RemovalReason.ACCOUNT_DELETED:
+            detail = f"messages were erased, and at {seq} nothing explains that"
+            raise Lie(Reason.CONTENT_WITHHELD_BY_SERVER, detail, room=self.room)
+
     # Gaps
 
     def _accept_gap(self, gap: Gap) -> None:
@@ -300,7 +350,8 @@ class RoomVerifier:
             raise Lie(Reason.MALFORMED_EVENT, "a gap without extent", room=self.room)
         self.check_order(gap.from_seq)
         self.check_gap(gap)
-        self._remember(Position(seq=gap.to_seq, head=gap.head, time=self.position.time))
+        position = self.position
+        self._remember(Position(seq=gap.to_seq, head=gap.head, time=position.time, promised=position.promised))
 
     def check_gap(self, gap: Gap) -> None:
         """State events are always shown, so the membership is the same over the whole gap: it must not be one's own time."""
@@ -308,30 +359,14 @@ class RoomVerifier:
         if self.state is None or (membership is not None and membership.is_joined):
             detail = f"{gap.from_seq} to {gap.to_seq} are hidden from a member"
             raise Lie(Reason.MISSING_EVENT, detail, room=self.room)
+        if gap.from_seq <= self.position.promised <= gap.to_seq:
+            raise Lie(Reason.MISSING_EVENT, "a removal that was named is hidden", room=self.room)
 
     def _remember(self, position: Position) -> None:
         self.position = position
         self._recent[position.seq] = position
         while len(self._recent) > recent_heads_max:
             del self._recent[next(iter(self._recent))]
-
-
-_REMOVALS_BY_SERVER = frozenset({Action.KICK})
-
-
-def signers_of(content: Content) -> list[tuple[UserId, DeviceId]]:
-    """The devices whose keys are needed to check the content's signatures."""
-    match content:
-        case CreateContent():
-            return [(content.creator, content.device)]
-        case MemberContent(signed=change):
-            invitation = change.invitation.signed if change.invitation is not None else None
-            inviters = [(invitation.sender, invitation.device)] if invitation is not None else []
-            return [(change.sender, change.device), *inviters]
-        case PolicyContent(signed=policy):
-            return [(policy.sender, policy.device)]
-        case DevicesContent():
-            return []
 
 
 def claims_of(content: Content) -> list[tuple[Seq, str]]:
@@ -343,6 +378,8 @@ def claims_of(content: Content) -> list[tuple[Seq, str]]:
             return [(change.last_seq, change.last_head), *invited]
         case PolicyContent(signed=policy):
             return [(policy.last_seq, policy.last_head)]
+        case RemovalContent(signed=removal):
+            return [(removal.last_seq, removal.last_head)]
         case _:
             return []
 
@@ -373,6 +410,16 @@ def device_list_of(content: Content) -> NamedList | None:
             return NamedList(change.target, version, digest)
         case _:
             return None
+
+
+def _misshapen(event: TimelineEvent) -> Reason:
+    """The server removes, and makes no other member event by itself: one that only a device may make is forged."""
+    if event.kind is Kind.MEMBER and not event.sender:
+        try:
+            return _forged(msgspec.json.decode(event.body or b"", type=MemberContent))
+        except (msgspec.DecodeError, RecursionError):
+            pass
+    return Reason.MALFORMED_EVENT
 
 
 def _forged(content: Content) -> Reason:

@@ -44,7 +44,7 @@ class ServerLied:
 
 @dataclass(frozen=True, kw_only=True)
 class MembershipChanged:
-    """A verified change. role: of the target afterwards, while it is a member."""
+    """A verified change. role: of the target afterwards, while it is a member. actor: empty with `remove`, the server's."""
 
     room: RoomId
     seq: Seq

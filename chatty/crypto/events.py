@@ -17,6 +17,8 @@ from chatty.wire.events import (
     DevicesContent,
     MemberContent,
     PolicyContent,
+    Removal,
+    RemovalContent,
     SignedInvitation,
     TimelineEvent,
     decode_content,
@@ -24,9 +26,17 @@ from chatty.wire.events import (
 from chatty.wire.signing import body_bytes, signed_bytes
 
 DeviceKey = Callable[[UserId, DeviceId], str | None]  # the device's Ed25519 key, unpadded base64; None: unknown
+ServerKey = Callable[[str], str | None]  # the server's Ed25519 key of this id, unpadded base64; None: unknown
 
 
-def verify_event(event: TimelineEvent, *, server: str, device_key: DeviceKey) -> VerifiedEvent:
+def no_server_key(key_id: str) -> str | None:
+    """For who has no business with what the server signs."""
+    return None
+
+
+def verify_event(
+    event: TimelineEvent, *, server: str, device_key: DeviceKey, server_key: ServerKey = no_server_key
+) -> VerifiedEvent:
     """Check a create, member, policy or devices event: its form, its ids, its signatures.
 
     Says nothing about authority: wire.authority does, and takes nothing else.
@@ -52,7 +62,7 @@ def verify_event(event: TimelineEvent, *, server: str, device_key: DeviceKey) ->
                 encode_base64(event.signature),
             )
             return VerifiedEvent(event=event, content=content, signer=(content.creator, content.device))
-        case MemberContent(signed=change) if event.sender:
+        case MemberContent(signed=change):
             _verify_envelope(event, change.sender, change.device, change.n, target=change.target)
             _verify_room(event, change.room, change.server, server)
             _verify_member_form(content)
@@ -69,14 +79,18 @@ def verify_event(event: TimelineEvent, *, server: str, device_key: DeviceKey) ->
                 _key_of(device_key, policy.sender, policy.device), signed_bytes(policy), encode_base64(event.signature)
             )
             return VerifiedEvent(event=event, content=content, signer=(policy.sender, policy.device))
+        case RemovalContent(signed=removal):
+            _verify_removal(event, removal, server)
+            if (key := server_key(removal.key_id)) is None:
+                raise BadSignature(f"unknown key {removal.key_id} of the server")
+            verify(key, signed_bytes(removal), encode_base64(event.signature))
+            return VerifiedEvent(event=event, content=content, signer=None)
         case DevicesContent(user=user):
             if event.sender or event.device or event.n or event.signature:
                 raise BadRequest("a devices event is the server's")
             if event.target != user:
                 raise BadRequest("the envelope names another target than the content")
             return VerifiedEvent(event=event, content=content, signer=None)
-        case _:
-            raise BadSignature("a member event without a signer")
 
 
 def verify_invitation(invitation: SignedInvitation, *, server: str, device_key: DeviceKey) -> None:
@@ -120,6 +134,14 @@ def _verify_previous(event: TimelineEvent, content: Content) -> None:
     """Whether the newest state event stands there is known to who folds the room."""
     if not isinstance(content, CreateContent) and content.previous >= event.seq:
         raise BadRequest("previous is no place before the event")
+
+
+def _verify_removal(event: TimelineEvent, removal: Removal, server: str) -> None:
+    """It is signed for one place in the chain: nowhere else can it be shown again."""
+    _verify_room(event, removal.room, removal.server, server)
+    _verify_envelope(event, UserId(""), DeviceId(""), 0, target=removal.target)
+    if removal.last_seq + 1 != event.seq:
+        raise BadSignature("signed for another place")
 
 
 def _verify_member_form(content: MemberContent) -> None:

@@ -23,7 +23,7 @@ from jwt.types import Options
 from chatty.errors import RefreshRefused, TokenExpired, Unauthenticated
 from chatty.ids import DeviceId, FamilyId, UserId
 from chatty.wire.accounts import Jwks
-from chatty.wire.canonical import canonical_json, encode_base64url
+from chatty.wire.canonical import canonical_json, encode_base64, encode_base64url
 
 access_lifetime_s_max = 600
 client_id = "chatty"
@@ -55,6 +55,11 @@ class SigningKey:
         self.private = Ed25519PrivateKey.from_private_bytes(seed)
         self.public = self.private.public_key()
         self.key_id = encode_base64url(sha256(canonical_json(self._thumbprint_members())).digest())
+
+    @property
+    def public_text(self) -> str:
+        """Unpadded base64."""
+        return encode_base64(self.public.public_bytes_raw())
 
     def _thumbprint_members(self) -> dict[str, str]:
         return {"crv": "Ed25519", "kty": "OKP", "x": encode_base64url(self.public.public_bytes_raw())}

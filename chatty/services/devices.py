@@ -149,6 +149,14 @@ async def end_devices(unit: DevicesUnit, user: UserNumber, *, now_ms: int) -> Do
     return await _end(unit, user, await unit.devices.live(user), now_ms)
 
 
+async def revoke_others(unit: DevicesUnit, caller: Caller, *, now_ms: int) -> Doorbell:
+    """Kill all of the caller's devices but the calling one; the user's row is locked. `revoked` says which."""
+    others = [one for one in await unit.devices.live(caller.user_number) if one.device != caller.device]
+    for one in others:
+        await _record(unit, caller, "device.revoked", one.device, before=_state(one), after={"state": "revoked"})
+    return await _end(unit, caller.user_number, others, now_ms)
+
+
 async def _end(unit: DevicesUnit, user: UserNumber, devices: Sequence[StoredDevice], now_ms: int) -> Doorbell:
     """One change of the list, however many devices leave it. devices: in the order of their numbers."""
     if not devices:
@@ -206,12 +214,7 @@ class DeviceSteps:
         """End all of the caller's devices but the calling one, in one transaction."""
         async with self._unit_of_work.begin() as unit:
             await unit.devices.lock_user(caller.user_number)
-            others = [one for one in await unit.devices.live(caller.user_number) if one.device != caller.device]
-            for one in others:
-                await _record(
-                    unit, caller, "device.revoked", one.device, before=_state(one), after={"state": "revoked"}
-                )
-            doorbell = await _end(unit, caller.user_number, others, self._clock_ms())
+            doorbell = await revoke_others(unit, caller, now_ms=self._clock_ms())
         self._doorbells.ring(doorbell)
 
 

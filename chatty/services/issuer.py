@@ -64,10 +64,10 @@ class Issuer:
             expires_in_s=self._access.lifetime_s,
         )
 
-    def statement(self, *, user: UserId, nonce: str, dpop_thumbprint: str, purpose: str) -> bytes:
-        """What somebody signs who proves who they are."""
+    def statement(self, *, user: UserId, nonce: str, dpop_thumbprint: str, purpose: str, about: bytes = b"") -> bytes:
+        """What somebody signs who proves who they are. about: as login_bytes() takes it."""
         return login_bytes(
-            origin=self._origin, user=user, nonce=nonce, dpop_thumbprint=dpop_thumbprint, purpose=purpose
+            origin=self._origin, user=user, nonce=nonce, dpop_thumbprint=dpop_thumbprint, purpose=purpose, about=about
         )
 
     def check_signature(self, statement: bytes, *, login_key: str, signature: str) -> None:

@@ -8,7 +8,7 @@ Types are an allow-list, each with the shape of its content: nothing but Olm env
 
 Full: `rows_per_sender_max` rows from one device to another, exact, because a sender's requests come one by one; `rows_max`
 rows in all, which requests that commit at the same moment may pass by theirs. The new request is refused whole; no old row is
-dropped.
+dropped. Whoever was blocked (blocks.py) is answered as if it had arrived.
 Cancelled or crashed: all rows of a request are stored, or none.
 Source: Matrix client-server API, "Send-to-Device messaging".
 """
@@ -21,6 +21,7 @@ import msgspec
 
 from chatty.errors import BadRequest, MailboxQuotaExceeded, TooLarge
 from chatty.ids import DeviceId, DeviceNumber, MailboxId, SendNumber, UserId
+from chatty.services.blocks import BlockCheck
 from chatty.services.caller import Caller
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.keys import Address, addresses
@@ -110,6 +111,8 @@ class MailboxUnit(Protocol):
     def keys(self) -> UsableDevices: ...
     @property
     def mailbox(self) -> Mailbox: ...
+    @property
+    def blocks(self) -> BlockCheck: ...
 
 
 # Steps --------------------------------------------------------------------------------------------------------------
@@ -146,11 +149,16 @@ class MailboxSteps:
                 return msgspec.json.decode(recorded, type=ToDeviceAnswer)
             numbers = await unit.keys.usable_devices(contents)
             await self._check_room(unit.mailbox, caller, numbers)
-            parcels = [Parcel(recipient=numbers[address], content=contents[address]) for address in numbers]
+            deaf = await unit.blocks.deaf_devices(numbers.values(), sender=caller.user_number)
+            parcels = [
+                Parcel(recipient=number, content=contents[address])
+                for address, number in numbers.items()
+                if number not in deaf
+            ]
             await unit.mailbox.put(parcels, sender=caller.device_number, n=n, kind=body.type)
             answer = _answer(contents, numbers)
             await unit.requests.record(caller.device_number, n=n, digest=digest, answer=msgspec.json.encode(answer))
-        self._doorbells.ring(Doorbell(devices=tuple(numbers.values())))
+        self._doorbells.ring(Doorbell(devices=[parcel.recipient for parcel in parcels]))
         return answer
 
     async def _check_room(self, mailbox: Mailbox, caller: Caller, numbers: Mapping[Address, DeviceNumber]) -> None:

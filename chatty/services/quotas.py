@@ -5,10 +5,11 @@
 | `devices` | living devices of an account | the account's |
 | `rooms` | rooms that an account created | the account's |
 | `room_members` | members of a room | its creator's |
+| `blocks` | users that an account has blocked | the account's |
 | `message_bytes` | bytes of one message's ciphertext | the sender's |
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from chatty.config import Quota, Settings
 from chatty.errors import BadConfiguration, QuotaExceeded, TooLarge
@@ -21,6 +22,11 @@ class Quotas:
     rooms: Quota
     room_members: Quota
     message_bytes: Quota
+    blocks: Quota
+
+    def shown(self, role: str) -> dict[str, int]:
+        """By their names, for this role."""
+        return {field.name: getattr(self, field.name).of(role) for field in fields(self)}
 
     def check_rooms(self, role: str, *, created_count: int) -> None:
         """Before one more is made. Raises: QuotaExceeded."""
@@ -29,6 +35,10 @@ class Quotas:
     def check_room_members(self, creator_role: str | None, *, joined_count: int) -> None:
         """Before one more joins. creator_role: None if the creator is gone. Raises: QuotaExceeded."""
         _check("room_members", self.room_members, creator_role or USER_ROLE, joined_count)
+
+    def check_blocks(self, role: str, *, count: int) -> None:
+        """Before one more. Raises: QuotaExceeded."""
+        _check("blocks", self.blocks, role, count)
 
     def check_message(self, role: str, *, size_bytes: int) -> None:
         """Raises: TooLarge."""

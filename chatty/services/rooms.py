@@ -26,6 +26,7 @@ from chatty.errors import (
     NotFound,
 )
 from chatty.ids import DeviceId, ListVersion, RoomId, RoomNumber, SendNumber, Seq, UserId, UserNumber
+from chatty.services.blocks import BlockCheck
 from chatty.services.caller import Caller
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.messages import Clock
@@ -111,7 +112,7 @@ class Rooms(Protocol):
     async def user(self, user: UserId) -> UserRow | None: ...
     async def lock_users(self, users: Iterable[UserNumber]) -> None: ...
     async def lock(self, room: RoomNumber, concerned: Iterable[UserId]) -> LockedRoom:
-        """The room's row locked, then the memberships of `concerned` and of the owners read."""
+        """The room's row locked, then the memberships of `concerned` and of the owners read. Raises: NotFound."""
         ...
 
     async def insert(self, head: RoomHead, create: CreateContent, body: bytes) -> RoomNumber:
@@ -157,6 +158,8 @@ class RoomUnit(Protocol):
     def requests(self) -> Requests: ...
     @property
     def audit(self) -> Audit: ...
+    @property
+    def blocks(self) -> BlockCheck: ...
 
 
 class RoomUnits(Protocol):
@@ -245,12 +248,19 @@ class RoomSteps:
             existing = await self._existing(unit, create, chain.room_id(body_bytes(create)))
             if existing is not None:
                 return await self._record(unit, change, existing), Doorbell()
+            await self._check_not_blocked(unit, caller, users)
             self._quotas.check_rooms(caller.role, created_count=await unit.rooms.note_creation(caller.user_number) - 1)
             head, committed = await self._append_creation(unit, caller, request)
             await self._record(unit, change, committed)
             return committed, Doorbell(rooms=[head.room_number], users=[user.user_number for user in users])
 
         return await self._settle(change, act)
+
+    async def _check_not_blocked(self, unit: RoomUnit, caller: Caller, users: Sequence[UserRow]) -> None:
+        """Whom the other one of a direct room has blocked is told what is told about nobody. Raises: NotFound."""
+        for user in users:
+            if await unit.blocks.is_blocked(caller.user_number, by=user.user_number):
+                raise NotFound("no such user")
 
     async def _existing(self, unit: RoomUnit, create: CreateContent, room: RoomId) -> RoomCommitted | None:
         found = await unit.rooms.created(room)
@@ -383,7 +393,10 @@ class RoomSteps:
             )
 
     async def invite(self, caller: Caller, room: RoomId, request: SignedInvitationBody, *, low: SendNumber) -> None:
-        """Put a signed invitation into the target's stream. Raises: as change_member()."""
+        """Put a signed invitation into the target's stream, unless the target has blocked the caller, which shows nowhere.
+
+        Raises: as change_member().
+        """
         signed = request.signed
         _check_signer(caller, room, signed)
         change = _change(caller, "invite", request, n=signed.n, low=low)
@@ -394,6 +407,7 @@ class RoomSteps:
             await unit.rooms.lock_users([target.user_number])
             if (recorded := await self._recorded(unit, change)) is not None:
                 return recorded, Doorbell()
+            target = await self._require_user(unit, signed.target)  # read again: an account that was deleted is gone
             locked = await unit.rooms.lock(number, {signed.sender, signed.target})
             await self._check_position(unit, locked, signed.last_seq, signed.last_head)
             if signed.target_identity != target.identity_key:
@@ -404,12 +418,15 @@ class RoomSteps:
             may_invite(locked, signed.sender)
             if (there := locked.membership(signed.target)) is not None and there.is_joined:
                 raise Forbidden("is a member already")
-            content: dict[str, object] = {"invitation": msgspec.to_builtins(invitation)}
-            await unit.rooms.append_user_event(
-                target.user_number, kind="invitation", content=content, time_ms=self._clock()
-            )
+            doorbell = Doorbell()
+            if not await unit.blocks.is_blocked(caller.user_number, by=target.user_number):
+                content: dict[str, object] = {"invitation": msgspec.to_builtins(invitation)}
+                await unit.rooms.append_user_event(
+                    target.user_number, kind="invitation", content=content, time_ms=self._clock()
+                )
+                doorbell = Doorbell(users=[target.user_number])
             committed = RoomCommitted(room=room, seq=locked.head.seq, epoch=locked.head.epoch)
-            return await self._record(unit, change, committed), Doorbell(users=[target.user_number])
+            return await self._record(unit, change, committed), doorbell
 
         await self._settle(change, act)
 

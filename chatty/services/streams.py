@@ -16,8 +16,7 @@ from chatty.services.mailbox import Mailbox
 from chatty.services.requests import SendRow
 from chatty.services.units import Transactions
 from chatty.wire import frames, limits
-from chatty.wire.events import TimelineEvent
-from chatty.wire.frames import RoomEntry, UserEvent
+from chatty.wire.frames import PlacedEntry, RoomEntry, UserEvent
 from chatty.wire.rooms import Page, UserPage
 
 page_bytes_max = 262_144  # bodies of one page together; the first event is given however large it is
@@ -92,7 +91,7 @@ class Streams(Protocol):
         """None: the user never was a member."""
         ...
 
-    async def events(self, room: RoomNumber, *, after: Seq, count_max: int, bytes_max: int) -> list[TimelineEvent]:
+    async def events(self, room: RoomNumber, *, after: Seq, count_max: int, bytes_max: int) -> list[PlacedEntry]:
         """For the room's own actor: all events, in order."""
         ...
 
@@ -239,7 +238,7 @@ class StreamSteps:
             raise NotFound("no such room")
         return Page(room=room, head_seq=page.head_seq, entries=list(page.entries))
 
-    async def events(self, room: RoomNumber, *, after: Seq) -> list[TimelineEvent]:
+    async def events(self, room: RoomNumber, *, after: Seq) -> list[PlacedEntry]:
         async with self._units.snapshot() as unit:
             return await unit.streams.events(
                 room, after=after, count_max=limits.page_events_max, bytes_max=page_bytes_max

@@ -136,7 +136,7 @@ class UserSteps:
             await check_actor(unit, by, MANAGE_USERS, now.role, role)
             if role == now.role:
                 return
-            await _check_other_owner(unit, now)
+            await check_other_owner(unit, now)
             await unit.users.set_role(now.number, role)
             await unit.devices.tell_nodes(now.number)
             await record_act(unit, by, "user.role_changed", user, before={"role": now.role}, after={"role": role})
@@ -150,7 +150,7 @@ class UserSteps:
             if is_locked == now.is_locked:
                 return
             if is_locked:
-                await _check_other_owner(unit, now)
+                await check_other_owner(unit, now)
                 doorbell = await end_devices(unit, now.number, now_ms=self._clock_ms())
             await unit.users.set_locked(now.number, is_locked)
             await record_act(
@@ -185,11 +185,12 @@ class UserSteps:
             raise NotFound("no such user")
         await unit.users.lock({found.number} if by is None else {found.number, by.user_number})
         now = await unit.users.find(user)
-        assert now is not None, "users are never deleted"
+        if now is None:
+            raise NotFound("no such user")  # deleted meanwhile
         return now
 
 
-async def _check_other_owner(unit: UsersUnit, now: UserStanding) -> None:
-    """Raises: LastOwner, if nobody else could look after the server."""
+async def check_other_owner(unit: ActingUnit, now: UserStanding) -> None:
+    """The server is locked. Raises: LastOwner, if nobody else could look after the server."""
     if now.role == OWNER_ROLE and not now.is_locked and await unit.users.unlocked_count(OWNER_ROLE) == 1:
         raise LastOwner("the server's last owner; make somebody else an owner first")

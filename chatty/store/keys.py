@@ -50,7 +50,7 @@ _RUNNING_LOW = """SELECT device_number FROM unnest(%s::bigint[]) AS d (device_nu
 SELECT count(*) FROM one_time_keys k WHERE k.device_number = d.device_number AND k.key_json IS NOT NULL)"""
 _LISTS = "SELECT user_number, user_id, list_version, list_digest, identity_key FROM users WHERE user_id = ANY(%s)"
 _DEVICES = """SELECT user_number, device_id, ed25519, CASE WHEN in_set THEN keys::text END FROM devices
-WHERE user_number = ANY(%s) AND keys IS NOT NULL ORDER BY device_id"""  # devices_user
+WHERE user_number = ANY(%s) AND ed25519 IS NOT NULL ORDER BY device_id"""  # devices_user
 
 
 class PostgresKeys(Keys):

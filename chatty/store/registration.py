@@ -9,12 +9,13 @@ from chatty.ids import UserId, UserNumber
 from chatty.services.permissions import USER_ROLE
 from chatty.services.registration import NewUser, Registrations, UsedInvitation, requests_a_name_max
 from chatty.store.connection import TrioConnection
+from chatty.store.deletions import IS_ERASED
 from chatty.store.locks import lock_server
 from chatty.wire.accounts import KeyDerivation
 from chatty.wire.chain import device_list_digest
 from chatty.wire.registration import Application
 
-_HAS_USERS = "SELECT EXISTS (SELECT 1 FROM users)"
+_HAS_USERS = "SELECT EXISTS (SELECT 1 FROM users WHERE NOT is_deleted)"
 _ADD_INVITATION = """INSERT INTO registration_tokens (token_hash, role, uses_left, expires_at, inviter_number)
 VALUES (%s, %s, %s, now() + make_interval(secs => %s), %s)"""
 _USE_INVITATION = """UPDATE registration_tokens t SET uses_left = uses_left - 1
@@ -24,10 +25,13 @@ RETURNING role, inviter_number IS NOT NULL,
 _HAS_INVITATION = (
     "SELECT EXISTS (SELECT 1 FROM registration_tokens WHERE role = %s AND uses_left > 0 AND expires_at > now())"
 )
-# Whichever of the two unique columns is in the way: the name is taken.
-_ADD_USER = """INSERT INTO users
+# Whichever of the two unique columns is in the way, or whose account was deleted: the name is taken.
+_ADD_USER = f"""INSERT INTO users
 (user_id, name_skeleton, role, login_key_sealed, key_derivation, identity_key, wrapped_recovery, wrapped_identity, list_digest)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING user_number"""
+SELECT %(user)s::text, %(skeleton)s::text, %(role)s::text, %(login_key)s::bytea, %(derivation)s::jsonb, %(identity)s::text,
+%(recovery)s::bytea, %(wrapped_identity)s::bytea, %(list_digest)s::bytea
+WHERE NOT {IS_ERASED.format(user_id="%(user)s::text", skeleton="%(skeleton)s::text")}
+ON CONFLICT DO NOTHING RETURNING user_number"""
 _COUNT_REQUESTS = "SELECT count(*) FROM registration_requests"
 _ADD_REQUEST = """INSERT INTO registration_requests
 (user_id, name_skeleton, login_key_sealed, key_derivation, identity_key, wrapped_recovery, wrapped_identity)
@@ -35,9 +39,10 @@ VALUES (%s, %s, %s, %s, %s, %s, %s)"""
 _FORGET_SURPLUS = """DELETE FROM registration_requests WHERE request_number IN (SELECT request_number
 FROM registration_requests WHERE user_id = %s ORDER BY request_number DESC OFFSET %s)"""
 _REQUEST_KEYS = "SELECT login_key_sealed FROM registration_requests WHERE user_id = %s ORDER BY request_number DESC"
-_PENDING = """SELECT r.request_number, r.user_id, extract(epoch FROM now() - r.created_at)::bigint,
+_PENDING = f"""SELECT r.request_number, r.user_id, extract(epoch FROM now() - r.created_at)::bigint,
 NOT EXISTS (SELECT 1 FROM users u WHERE u.user_id = r.user_id OR u.name_skeleton = r.name_skeleton)
-FROM registration_requests r ORDER BY r.request_number"""
+AND NOT {IS_ERASED.format(user_id="r.user_id", skeleton="r.name_skeleton")}
+FROM registration_requests r ORDER BY r.request_number"""  # noqa: S608 # constants
 _TAKE_REQUEST = """DELETE FROM registration_requests WHERE request_number = %s RETURNING
 user_id, name_skeleton, login_key_sealed, key_derivation::text, identity_key, wrapped_recovery, wrapped_identity"""
 _FORGET_REQUESTS = """DELETE FROM registration_requests WHERE request_number IN (SELECT request_number
@@ -73,7 +78,18 @@ class PostgresRegistrations(Registrations):
         return await self._is_true(_HAS_INVITATION, role)
 
     async def add_user(self, new: NewUser) -> UserNumber:
-        values = (new.user, new.name_skeleton, new.role, *_secrets(new), new.list_digest)
+        login_key, derivation, identity, recovery, wrapped_identity = _secrets(new)
+        values = {
+            "user": new.user,
+            "skeleton": new.name_skeleton,
+            "role": new.role,
+            "login_key": login_key,
+            "derivation": derivation,
+            "identity": identity,
+            "recovery": recovery,
+            "wrapped_identity": wrapped_identity,
+            "list_digest": new.list_digest,
+        }
         row = await (await self._connection.execute(_ADD_USER, values)).fetchone()
         if row is None:
             raise NameTaken("taken, or too much like a name that is")

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from chatty.errors import NotFound
 from chatty.ids import DeviceId, ListVersion, RoomId, RoomNumber, Seq, UserId, UserNumber
 from chatty.services.rooms import LockedRoom, Rooms, UserRow
 from chatty.services.timeline import Appended, RoomHead
@@ -18,7 +19,8 @@ from chatty.wire.events import CreateContent, Policy, RoomRole
 from chatty.wire.rooms import Member, Members, RoomSummary
 
 _ROOM_NUMBER = "SELECT room_number FROM rooms WHERE room_id = %s"
-_USER = "SELECT user_id, user_number, identity_key, list_version, list_digest, is_locked FROM users WHERE user_id = %s"
+_USER = """SELECT user_id, user_number, identity_key, list_version, list_digest, is_locked FROM users
+WHERE user_id = %s AND NOT is_deleted"""
 _LOCK = """SELECT room_number, room_id, seq, head, epoch, state_seq, last_time, create_body, policy::text FROM rooms
 WHERE room_number = %s FOR NO KEY UPDATE"""
 _CONCERNED = """SELECT u.user_id, m.standing, m.role, m.changed_seq, m.removed_seq, m.list_version, m.list_digest, m.identity
@@ -84,7 +86,8 @@ class PostgresRooms(Rooms):
 
     async def lock(self, room: RoomNumber, concerned: Iterable[UserId]) -> LockedRoom:
         row = await self._row(_LOCK, room)
-        assert row is not None, "rooms are never deleted"
+        if row is None:
+            raise NotFound("no such room")  # its only member's account was deleted meanwhile
         head = RoomHead(
             room_number=RoomNumber(row[0]),
             room=RoomId(row[1]),

@@ -6,7 +6,7 @@ from chatty.services.sessions import LoginRow, Sessions
 from chatty.store.connection import TrioConnection
 from chatty.wire.accounts import NewDevice
 
-_FIND_LOGIN = "SELECT user_number, role, is_locked, login_key_sealed FROM users WHERE user_id = %s"
+_FIND_LOGIN = "SELECT user_number, role, is_locked, login_key_sealed FROM users WHERE user_id = %s AND NOT is_deleted"
 _ADD_DEVICE = """INSERT INTO devices (device_id, user_number, name) VALUES (%s, %s, %s)
 ON CONFLICT (device_id) DO NOTHING RETURNING device_number"""
 _ADD_SEND = "INSERT INTO device_send (device_number) VALUES (%s)"

@@ -16,7 +16,7 @@ from chatty.services.requests import SendRow
 from chatty.services.streams import DeviceState, RoomPage, RoomPosition, Standing, Streams
 from chatty.store.connection import TrioConnection
 from chatty.wire.events import Kind, TimelineEvent
-from chatty.wire.frames import Gap, RoomEntry, UserEvent
+from chatty.wire.frames import Erased, Gap, PlacedEntry, RoomEntry, UserEvent
 
 _NEXT = "UPDATE users SET stream_seq = stream_seq + 1 WHERE user_number = %s RETURNING stream_seq"
 _INSERT = "INSERT INTO user_stream (user_number, seq, time, kind, content) VALUES (%s, %s, %s, %s, %s)"
@@ -34,12 +34,13 @@ WHERE r.room_id = ANY(%s) AND m.standing <> 'joined' AND {_LEFT_AT} IS NOT NULL 
 _ROOM_NUMBER = f"""SELECT r.room_number FROM rooms r
 JOIN members m ON m.room_number = r.room_number AND m.user_number = %s
 WHERE r.room_id = %s AND (m.standing = 'joined' OR {_LEFT_AT} IS NOT NULL)"""  # noqa: S608 # constants
-_EVENT = """t.seq, t.time, t.kind, u.user_id, d.device_id, t.n, t.algorithm, t.session_id, t.epoch, t.silent, t.expiry,
- t.target, t.signature, b.body, t.body_hash"""
-_JOINS = """LEFT JOIN bodies b ON b.room_number = t.room_number AND b.seq = t.seq
+EVENT = """t.seq, t.time, t.kind, u.user_id, d.device_id, t.n, t.algorithm, t.session_id, t.epoch, t.silent, t.expiry,
+ t.target, t.signature, b.body, t.body_hash, t.leaf"""
+JOINS = """LEFT JOIN bodies b ON b.room_number = t.room_number AND b.seq = t.seq
 LEFT JOIN users u ON u.user_number = t.sender_number LEFT JOIN devices d ON d.device_number = t.device_number"""
 _PAGE = f"""WITH reader AS (
- SELECT r.room_number, r.room_id, r.seq AS head_seq, r.policy->>'history' = 'shared' AS sees_all, m.standing = 'joined' AS is_in,
+ SELECT r.room_number, r.room_id, r.deletion_seq, r.seq AS head_seq, r.policy->>'history' = 'shared' AS sees_all,
+  m.standing = 'joined' AS is_in,
   CASE WHEN m.standing = 'joined' THEN r.seq ELSE {_LEFT_AT} END AS end_seq
  FROM rooms r JOIN members m ON m.room_number = r.room_number AND m.user_number = %(user)s WHERE r.room_number = %(room)s
 ), visible AS (
@@ -52,15 +53,15 @@ _PAGE = f"""WITH reader AS (
     AND i.from_seq <= t.seq AND (i.to_seq IS NULL OR t.seq <= i.to_seq)))
   ORDER BY t.seq LIMIT %(count_max)s) t
 )
-SELECT v.head_seq, v.end_seq, v.is_in, v.room_id, p.head, v.bytes, {_EVENT}
-FROM visible v JOIN timeline t ON t.room_number = v.room_number AND t.seq = v.seq {_JOINS}
+SELECT v.head_seq, v.end_seq, v.is_in, v.room_id, p.head, v.bytes, v.deletion_seq, {EVENT}
+FROM visible v JOIN timeline t ON t.room_number = v.room_number AND t.seq = v.seq {JOINS}
 LEFT JOIN timeline p ON p.room_number = t.room_number AND p.seq = t.seq - 1
 WHERE v.bytes <= %(bytes_max)s OR v.bytes = coalesce(v.size, 0) ORDER BY v.seq"""  # noqa: S608 # constants
 _READER = f"""SELECT r.seq, CASE WHEN m.standing = 'joined' THEN r.seq ELSE {_LEFT_AT} END, m.standing = 'joined'
 FROM rooms r JOIN members m ON m.room_number = r.room_number AND m.user_number = %s
 WHERE r.room_number = %s AND (m.standing = 'joined' OR {_LEFT_AT} IS NOT NULL)"""  # noqa: S608 # constants
-_EVENTS = f"""SELECT r.room_id, sum(octet_length(b.body)) OVER (ORDER BY t.seq) AS bytes, {_EVENT}
-FROM rooms r JOIN timeline t ON t.room_number = r.room_number {_JOINS}
+_EVENTS = f"""SELECT r.room_id, sum(octet_length(b.body)) OVER (ORDER BY t.seq) AS bytes, r.deletion_seq, {EVENT}
+FROM rooms r JOIN timeline t ON t.room_number = r.room_number {JOINS}
 WHERE r.room_number = %s AND t.seq > %s ORDER BY t.seq LIMIT %s"""  # noqa: S608 # constants
 _USER_PAGE = (
     "SELECT seq, time, kind, content FROM user_stream WHERE user_number = %s AND seq > %s ORDER BY seq LIMIT %s"
@@ -118,9 +119,9 @@ class PostgresStreams(Streams):
             return None
         return RoomPage(entries=(), to_seq=max(after, Seq(reader[1])), head_seq=Seq(reader[0]), has_left=not reader[2])
 
-    async def events(self, room: RoomNumber, *, after: Seq, count_max: int, bytes_max: int) -> list[TimelineEvent]:
+    async def events(self, room: RoomNumber, *, after: Seq, count_max: int, bytes_max: int) -> list[PlacedEntry]:
         rows = await self._rows(_EVENTS, (room, after, count_max))
-        return [_event(RoomId(row[0]), row[2:]) for at, row in enumerate(rows) if at == 0 or (row[1] or 0) <= bytes_max]
+        return [placed(RoomId(row[0]), row[2:]) for at, row in enumerate(rows) if at == 0 or (row[1] or 0) <= bytes_max]
 
     async def user_page(self, user: UserNumber, *, after: UserSeq, count_max: int) -> list[UserEvent]:
         return [
@@ -153,7 +154,16 @@ def _position(row: tuple[Any, ...], *, is_joined: bool) -> RoomPosition:
     return RoomPosition(room=RoomId(row[0]), room_number=RoomNumber(row[1]), head_seq=Seq(row[2]), is_joined=is_joined)
 
 
-def _event(room: RoomId, row: Sequence[Any]) -> TimelineEvent:
+def placed(room: RoomId, row: Sequence[Any]) -> PlacedEntry:
+    """row: the room's newest removal of a deleted account, then the columns of EVENT."""
+    deletion_seq, leaf = row[0], row[-1]
+    if leaf is not None:
+        return Erased(room=room, seq=Seq(row[1]), leaf=leaf, removal_seq=Seq(deletion_seq))
+    return event(room, row[1:-1])
+
+
+def event(room: RoomId, row: Sequence[Any]) -> TimelineEvent:
+    """row: the columns of EVENT but the leaf."""
     body = row[13]
     return TimelineEvent(
         room=room,
@@ -181,9 +191,9 @@ def _page(rows: Sequence[tuple[Any, ...]], *, after: Seq) -> RoomPage:
     entries: list[RoomEntry] = []
     last = after
     for row in rows:
-        event = _event(RoomId(room), row[6:])
-        if event.seq > last + 1:
-            entries.append(Gap(room=event.room, from_seq=Seq(last + 1), to_seq=Seq(event.seq - 1), head=row[4]))
-        entries.append(event)
-        last = event.seq
+        entry = placed(RoomId(room), row[6:])
+        if entry.seq > last + 1:
+            entries.append(Gap(room=entry.room, from_seq=Seq(last + 1), to_seq=Seq(entry.seq - 1), head=row[4]))
+        entries.append(entry)
+        last = entry.seq
     return RoomPage(entries=entries, to_seq=last, head_seq=Seq(head_seq), has_left=not is_in and last >= rows[0][1])

@@ -6,8 +6,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from chatty.services.units import Transactions, Unit
 from chatty.store.accounts import PostgresAccounts
 from chatty.store.audit import PostgresAudit
+from chatty.store.blocks import PostgresBlocks
 from chatty.store.connection import TrioConnection
+from chatty.store.deletions import PostgresDeletions
 from chatty.store.devices import PostgresDevices
+from chatty.store.exports import PostgresExports
 from chatty.store.keys import PostgresKeys
 from chatty.store.mailbox import PostgresMailbox
 from chatty.store.owed_devices import PostgresOwedRooms
@@ -29,6 +32,9 @@ class PostgresUnit(Unit):
     def __init__(self, connection: TrioConnection) -> None:
         self._audit = PostgresAudit(connection)
         self._accounts = PostgresAccounts(connection)
+        self._blocks = PostgresBlocks(connection)
+        self._exports = PostgresExports(connection)
+        self._deletions = PostgresDeletions(connection)
         self._registrations = PostgresRegistrations(connection)
         self._users = PostgresUsers(connection)
         self._devices = PostgresDevices(connection)
@@ -50,6 +56,18 @@ class PostgresUnit(Unit):
     @property
     def accounts(self) -> PostgresAccounts:
         return self._accounts
+
+    @property
+    def blocks(self) -> PostgresBlocks:
+        return self._blocks
+
+    @property
+    def exports(self) -> PostgresExports:
+        return self._exports
+
+    @property
+    def deletions(self) -> PostgresDeletions:
+        return self._deletions
 
     @property
     def registrations(self) -> PostgresRegistrations:

@@ -8,9 +8,10 @@ from chatty.store.connection import TrioConnection
 from chatty.store.locks import lock_server, lock_users
 from chatty.wire.users import ListedUser
 
-_FIND = "SELECT user_id, user_number, role, is_locked FROM users WHERE user_id = %s"  # index: users_user_id_key
+# index: users_user_id_key
+_FIND = "SELECT user_id, user_number, role, is_locked FROM users WHERE user_id = %s AND NOT is_deleted"
 _LISTED = """SELECT user_id, role, is_locked, created_day::text FROM users
-WHERE user_id > %s ORDER BY user_id LIMIT %s"""  # index: users_user_id_key
+WHERE user_id > %s AND NOT is_deleted ORDER BY user_id LIMIT %s"""  # index: users_user_id_key
 _UNLOCKED_COUNT = "SELECT count(*) FROM users WHERE role = %s AND NOT is_locked"
 _SET_ROLE = "UPDATE users SET role = %s WHERE user_number = %s"
 _SET_LOCKED = "UPDATE users SET is_locked = %s WHERE user_number = %s"

@@ -25,7 +25,7 @@ from chatty.web.addresses import Network, client_address
 from chatty.web.limits import RequestLimits
 from chatty.web.problems import PROBLEM_MEDIA_TYPE, as_domain_error, problem_body, problem_headers
 from chatty.web.reading import read_arguments, read_proof, read_token
-from chatty.web.routes import Reply, RequestInfo, Route
+from chatty.web.routes import Reply, RequestInfo, Route, Streamed
 
 # The caller of a checked access token and proof; raises Unauthenticated and relatives.
 Authenticate = Callable[[str, ProvenRequest], Awaitable[Caller]]
@@ -113,6 +113,10 @@ async def _serve(
     status = route.statuses[0]
     if isinstance(answer, Reply):
         answer, status = answer.body, answer.status
+    if isinstance(answer, Streamed):
+        response = Response(answer.chunks, status=status, content_type=route.media_type)
+        response.timeout = None  # its maker knows when it takes too long
+        return response
     body = answer if isinstance(answer, str) else msgspec.json.encode(answer)
     return Response(body, status=status, content_type=route.media_type)
 

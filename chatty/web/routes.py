@@ -11,14 +11,15 @@
 `caller` is the signed-in device and needs a permission that asks for one. `body` is a Struct of the wire. `request` is a
 RequestInfo, or a NumberedRequest for a durable write, which then must carry Idempotency-Key and Chatty-Low. Every other
 argument stands in the path as `{name}` or is a query parameter, required unless it has a default; its annotation is checked as
-the wire's types are. The answer is a Struct; a `Reply` chooses among the declared statuses. The docstring is the documentation.
+the wire's types are. The answer is a Struct; a `Reply` chooses among the declared statuses, a `Streamed` is sent in pieces. The
+docstring is the documentation.
 
 A route that names no permission, or one outside the table, fails when it is made, which is at start-up.
 """
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -69,6 +70,13 @@ class Reply(Generic[T]):
 
     body: T
     status: int
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """An answer of unknown length, sent as it is made. An error out of it cuts the connection: the status is gone already."""
+
+    chunks: AsyncIterator[bytes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +171,8 @@ def route(
 
 
 def _answer(annotation: Any) -> Any:
+    if annotation is Streamed:
+        return str
     return get_args(annotation)[0] if get_origin(annotation) is Reply else annotation
 
 

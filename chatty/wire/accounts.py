@@ -141,6 +141,20 @@ class StepUp(HttpBody, frozen=True, kw_only=True):
     second_factor: SecondFactor | None = None
 
 
+class PasswordChange(HttpBody, frozen=True, kw_only=True):
+    """POST /v1/account/password. `signature` and `new_signature`: of one statement, login_bytes with purpose "change_password"
+    about password_digest(), by the log-in key so far and by the new one.
+    """
+
+    login_key: KeyField
+    key_derivation: KeyDerivation
+    wrapped_recovery: WrappedField
+    end_other_sessions: bool = True
+    nonce: TokenField
+    signature: SignatureField
+    new_signature: SignatureField
+
+
 class Refresh(HttpBody, frozen=True, kw_only=True):
     """POST /v1/token, with a DPoP proof of the log-in session's key."""
 

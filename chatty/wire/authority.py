@@ -14,8 +14,9 @@ crypto.verify_event() makes one, after it has checked the signature.
 | unban  | owner, admin                                | a banned user                               |
 | role   | owner                                       | another member: admin or member             |
 | policy | owner, admin; never in a direct room        |                                             |
+| remove | the server                                  | whoever is or was a member                  |
 
-The server alone may sign a removal (kick) without a member's device, never an addition or a promotion.
+Removing is all that the server may do by itself (an account was deleted or locked); it adds and promotes nobody.
 """
 
 from collections.abc import Mapping
@@ -34,8 +35,10 @@ from chatty.wire.events import (
     MemberContent,
     Policy,
     PolicyContent,
+    RemovalContent,
     RoomRole,
     TimelineEvent,
+    action_of,
     changes_epoch,
 )
 
@@ -103,7 +106,12 @@ def authorize(room: RoomFacts, verified: VerifiedEvent) -> None:
         case CreateContent():
             raise Forbidden("a room is created once")
         case MemberContent(signed=change):
-            _authorize_member(room, verified, change)
+            if verified.signer is None:
+                raise Forbidden("the server only removes")
+            _authorize_member(room, change)
+        case RemovalContent(signed=removal):
+            if room.membership(removal.target) is None:
+                raise NotAMember(f"{removal.target} never was a member")
         case PolicyContent(signed=policy):
             _require_rank(room, policy.sender, RoomRole.ADMIN)
             if room.create.direct is not None:
@@ -113,12 +121,7 @@ def authorize(room: RoomFacts, verified: VerifiedEvent) -> None:
                 raise NotAMember(f"{user} is no member")
 
 
-def _authorize_member(room: RoomFacts, verified: VerifiedEvent, change: MemberChange) -> None:
-    if verified.signer is None:
-        if change.action is not Action.KICK:
-            raise Forbidden("the server may only remove")
-        _require_joined(room, change.target)
-        return
+def _authorize_member(room: RoomFacts, change: MemberChange) -> None:
     match change.action:
         case Action.JOIN:
             _authorize_join(room, change)
@@ -138,6 +141,8 @@ def _authorize_member(room: RoomFacts, verified: VerifiedEvent, change: MemberCh
                 raise Forbidden(f"{change.target} is not banned")
         case Action.ROLE:
             _authorize_role(room, change)
+        case Action.REMOVE:
+            raise Forbidden("only the server removes; a member kicks")
 
 
 def _authorize_join(room: RoomFacts, change: MemberChange) -> None:
@@ -244,9 +249,14 @@ def change_membership(room: RoomFacts, verified: VerifiedEvent) -> tuple[UserId,
     match content:
         case MemberContent(signed=change):
             return change.target, _after_member_event(room, content, seq)
+        case RemovalContent(signed=removal):
+            before = room.membership(removal.target)
+            is_banned = before is not None and before.standing is Standing.BANNED
+            standing = Standing.BANNED if is_banned else Standing.LEFT
+            return removal.target, Membership(standing=standing, role=RoomRole.MEMBER, changed_seq=seq, removed_seq=seq)
         case DevicesContent(user=user):
-            before = _require_joined(room, user)
-            return user, _with_list(before, content.list_version, content.list_digest, seq)
+            joined = _require_joined(room, user)
+            return user, _with_list(joined, content.list_version, content.list_digest, seq)
         case _:
             return None
 
@@ -279,7 +289,7 @@ def _after_member_event(room: RoomFacts, content: MemberContent, seq: Seq) -> Me
                 list_digest=content.list_digest or "",
                 identity=change.target_identity,
             )
-        case Action.LEAVE | Action.KICK | Action.UNBAN | Action.BAN:
+        case Action.LEAVE | Action.KICK | Action.UNBAN | Action.BAN | Action.REMOVE:
             standing = Standing.BANNED if change.action is Action.BAN else Standing.LEFT
             # An unban frees the name for a new invitation; the removal it follows stays the newest one.
             removed = removed_seq if change.action is Action.UNBAN else seq
@@ -332,8 +342,7 @@ class RoomState:
             self.memberships[changed[0]] = changed[1]
         if isinstance(verified.content, PolicyContent):
             self.policy = verified.content.signed.policy
-        action = verified.content.signed.action if isinstance(verified.content, MemberContent) else None
-        if changes_epoch(verified.event.kind, action):
+        if changes_epoch(verified.event.kind, action_of(verified.content)):
             self.epoch = verified.event.seq
         self.seq = verified.event.seq
 

@@ -25,6 +25,7 @@ from chatty.wire.types import (
     SeqField,
     ServerNameField,
     SignatureField,
+    ThumbprintField,
     TimeMsField,
     UserIdField,
 )
@@ -61,6 +62,7 @@ class Action(Enum):
     BAN = "ban"
     UNBAN = "unban"
     ROLE = "role"
+    REMOVE = "remove"  # by the server alone: an account was deleted or locked
 
 
 class TimelineEvent(Struct, frozen=True, kw_only=True, tag="event", forbid_unknown_fields=True, omit_defaults=True):
@@ -155,6 +157,31 @@ class MemberContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     list_digest: HeadField | None = None
 
 
+class RemovalReason(Enum):
+    ACCOUNT_DELETED = "account_deleted"
+    ACCOUNT_LOCKED = "account_locked"  # reserved: nothing makes it yet
+
+
+class Removal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the server signs with the key `key_id` of /v1/jwks to remove somebody. last_seq, last_head: of the place before."""
+
+    domain: Literal["chatty.removal.v1"]
+    server: ServerNameField
+    room: RoomIdField
+    target: UserIdField
+    reason: RemovalReason
+    last_seq: SeqField
+    last_head: HeadField
+    key_id: ThumbprintField
+
+
+class RemovalContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of a member event without a sender: the server's own. previous: as in MemberContent."""
+
+    signed: Removal
+    previous: SeqField
+
+
 class PolicyChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the acting device signs to change the room's policy."""
 
@@ -188,11 +215,11 @@ class DevicesContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     previous: SeqField
 
 
-Content = CreateContent | MemberContent | PolicyContent | DevicesContent
+Content = CreateContent | MemberContent | RemovalContent | PolicyContent | DevicesContent
 
 # Kinds that change who must be able to read; of MEMBER, a ROLE change does not.
-EPOCH_ACTIONS = frozenset({Action.JOIN, Action.ADD, Action.LEAVE, Action.KICK, Action.BAN})
-REMOVALS = frozenset({Action.LEAVE, Action.KICK, Action.BAN})
+EPOCH_ACTIONS = frozenset({Action.JOIN, Action.ADD, Action.LEAVE, Action.KICK, Action.BAN, Action.REMOVE})
+REMOVALS = frozenset({Action.LEAVE, Action.KICK, Action.BAN, Action.REMOVE})
 
 # Shown to every member from seq 1 on; each names the one before it.
 STATE_KINDS = frozenset({Kind.CREATE, Kind.MEMBER, Kind.POLICY, Kind.DEVICES})
@@ -205,9 +232,39 @@ _CONTENTS: dict[Kind, msgspec.json.Decoder[Content]] = {
 }
 
 
+_REMOVAL = msgspec.json.Decoder(RemovalContent)
+
+
 def decode_content(event: TimelineEvent) -> Content:
     """The content of a state event. Raises: msgspec.ValidationError, or KeyError for kinds without content."""
-    return _CONTENTS[event.kind].decode(event.body or b"")
+    decoder = _REMOVAL if event.kind is Kind.MEMBER and not event.sender else _CONTENTS[event.kind]
+    return decoder.decode(event.body or b"")
+
+
+def action_of(content: Content) -> Action | None:
+    """What a member event does; None for other contents."""
+    match content:
+        case MemberContent(signed=change):
+            return change.action
+        case RemovalContent():
+            return Action.REMOVE
+        case _:
+            return None
+
+
+def signers_of(content: Content) -> list[tuple[UserId, DeviceId]]:
+    """The devices whose keys are needed to check the content's signatures."""
+    match content:
+        case CreateContent():
+            return [(content.creator, content.device)]
+        case MemberContent(signed=change):
+            invitation = change.invitation.signed if change.invitation is not None else None
+            inviters = [(invitation.sender, invitation.device)] if invitation is not None else []
+            return [(change.sender, change.device), *inviters]
+        case PolicyContent(signed=policy):
+            return [(policy.sender, policy.device)]
+        case RemovalContent() | DevicesContent():
+            return []
 
 
 def changes_epoch(kind: Kind, action: Action | None) -> bool:

@@ -192,6 +192,18 @@ class Gap(Frame, frozen=True, kw_only=True, tag="gap"):
     head: bytes
 
 
+class Erased(Frame, frozen=True, kw_only=True, tag="erased"):
+    """A message of somebody whose account was deleted: nothing is left but its place and its leaf, which the chain needs.
+
+    removal_seq: above seq; there the room's newest removal of a deleted account stands, which explains it.
+    """
+
+    room: RoomIdField
+    seq: SeqField
+    leaf: bytes
+    removal_seq: SeqField
+
+
 class UserEvent(Frame, frozen=True, kw_only=True, tag="user_event"):
     """One entry of the user stream: invitation, room_joined, room_left, devices, notice."""
 
@@ -248,6 +260,7 @@ ServerFrame = (
     | Error
     | TimelineEvent
     | Gap
+    | Erased
     | UserEvent
     | Mailbox
     | OneTimeKeyCounts
@@ -255,7 +268,8 @@ ServerFrame = (
     | Resumed
     | Checkpoint
 )
-RoomEntry = TimelineEvent | Gap  # what a page of a room's history holds
+RoomEntry = TimelineEvent | Gap | Erased  # what a page of a room's history holds
+PlacedEntry = TimelineEvent | Erased  # what stands at one place, as the store has it
 
 _REQUEST = ClientFrame | list[ClientFrame]
 _decoders: dict[Encoding, Any] = {

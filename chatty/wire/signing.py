@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from chatty.ids import RoomId, Seq, UserId
+from chatty.wire.accounts import KeyDerivation
 from chatty.wire.canonical import canonical_json, encode_base64
 from chatty.wire.events import (
     CreateContent,
@@ -19,14 +20,16 @@ from chatty.wire.events import (
     MemberContent,
     PolicyChange,
     PolicyContent,
+    Removal,
+    RemovalContent,
 )
 
-Signable = CreateContent | Invitation | MemberChange | PolicyChange
-Body = CreateContent | MemberContent | PolicyContent | DevicesContent
+Signable = CreateContent | Invitation | MemberChange | PolicyChange | Removal
+Body = CreateContent | MemberContent | RemovalContent | PolicyContent | DevicesContent
 
 
 def signed_bytes(signable: Signable) -> bytes:
-    """What a device signs for a creation, invitation, membership or policy."""
+    """What a device signs for a creation, invitation, membership or policy, and the server for a removal."""
     return canonical_json(msgspec.to_builtins(signable))
 
 
@@ -35,10 +38,13 @@ def body_bytes(content: Body) -> bytes:
     return canonical_json(msgspec.to_builtins(content))
 
 
-def login_bytes(*, origin: str, user: UserId, nonce: str, dpop_thumbprint: str, purpose: str) -> bytes:
+def login_bytes(
+    *, origin: str, user: UserId, nonce: str, dpop_thumbprint: str, purpose: str, about: bytes = b""
+) -> bytes:
     """What the log-in key signs, and a passkey through passkey_challenge(). dpop_thumbprint: of the session's key.
 
-    purpose: "register", "login" or "step_up"; of a passkey also "add_passkey".
+    purpose: "register", "login", "step_up", "change_password" or "delete_account"; of a passkey also "add_passkey".
+    about: digest of what is to be done, where the purpose alone does not say it.
     """
     statement = {
         "domain": "chatty.login.v1",
@@ -48,12 +54,28 @@ def login_bytes(*, origin: str, user: UserId, nonce: str, dpop_thumbprint: str, 
         "dpop": dpop_thumbprint,
         "purpose": purpose,
     }
+    if about:
+        statement["about"] = encode_base64(about)
     return canonical_json(statement)
 
 
 def passkey_challenge(statement: bytes) -> bytes:
     """The WebAuthn challenge over a log-in statement: what an authenticator signs holds all that the statement says."""
     return sha256(statement).digest()
+
+
+def password_digest(
+    *, login_key: str, key_derivation: KeyDerivation, wrapped_recovery: bytes, end_other_sessions: bool
+) -> bytes:
+    """What a change of password puts in place, as one SHA-256."""
+    change = {
+        "domain": "chatty.password.v1",
+        "login_key": login_key,
+        "key_derivation": msgspec.to_builtins(key_derivation),
+        "wrapped_recovery": encode_base64(wrapped_recovery),
+        "end_other_sessions": end_other_sessions,
+    }
+    return sha256(canonical_json(change)).digest()
 
 
 def checkpoint_bytes(*, server: str, room: RoomId, generation: int, seq: Seq, head: bytes, time: int) -> bytes:

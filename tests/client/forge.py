@@ -9,6 +9,7 @@ import msgspec
 import nacl.bindings
 
 from chatty.crypto.signatures import public_key, sign
+from chatty.crypto.tokens import SigningKey
 from chatty.ids import DeviceId, ListVersion, RoomId, SendNumber, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.canonical import encode_base64
@@ -27,16 +28,25 @@ from chatty.wire.events import (
     Policy,
     PolicyChange,
     PolicyContent,
+    Removal,
+    RemovalContent,
+    RemovalReason,
     RoomRole,
     SignedInvitation,
     TimelineEvent,
     decode_content,
 )
-from chatty.wire.frames import Gap
+from chatty.wire.frames import Erased, Gap
 from chatty.wire.keys import DeviceKeys, DeviceList, KeyAnswer, SignedKey
 from chatty.wire.signing import body_bytes, matrix_signed_bytes, signed_bytes
 
 SERVER = "example.org"
+SERVER_KEY = SigningKey(b"\x0c" * 32)
+
+
+def server_keys(key_id: str) -> str | None:
+    """As a client knows them that has asked."""
+    return encode_base64(SERVER_KEY.public.public_bytes_raw()) if key_id == SERVER_KEY.key_id else None
 
 
 @dataclass
@@ -273,6 +283,38 @@ class ForgedRoom:
         content = PolicyContent(signed=change, previous=self.state_seq)
         return self._append_state(Kind.POLICY, content, by, signature=signature, n=change.n)
 
+    def removal(
+        self,
+        target: Person,
+        *,
+        reason: RemovalReason = RemovalReason.ACCOUNT_DELETED,
+        key: SigningKey = SERVER_KEY,
+        last_head: bytes | None = None,
+    ) -> TimelineEvent:
+        """By the server."""
+        removal = Removal(
+            domain="chatty.removal.v1",
+            server=SERVER,
+            room=self.room,
+            target=target.user,
+            reason=reason,
+            last_seq=self.seq,
+            last_head=encode_base64(last_head or self.heads[-1]),
+            key_id=SERVER_KEY.key_id,
+        )
+        event = TimelineEvent(
+            room=self.room,
+            seq=Seq(0),
+            time=1_000 + self.seq,
+            kind=Kind.MEMBER,
+            target=target.user,
+            signature=key.sign(signed_bytes(removal)),
+            body=body_bytes(RemovalContent(signed=removal, previous=self.state_seq)),
+        )
+        placed = self.append(event)
+        self.epoch = placed.seq
+        return placed
+
     def devices(self, of: Person, *, digest: str = "") -> TimelineEvent:
         content = DevicesContent(
             user=of.user,
@@ -302,6 +344,11 @@ class ForgedRoom:
 
     def gap(self, from_seq: int, to_seq: int) -> Gap:
         return Gap(room=self.room, from_seq=Seq(from_seq), to_seq=Seq(to_seq), head=self.heads[to_seq])
+
+    def erased(self, seq: int, *, removal_seq: int | None = None) -> Erased:
+        """What is left of a message whose sender's account was deleted. removal_seq: the newest event's."""
+        leaf = chain.leaf(self.events[seq - 1])
+        return Erased(room=self.room, seq=Seq(seq), leaf=leaf, removal_seq=Seq(removal_seq or self.seq))
 
 
 def _raw(signature: str) -> bytes:

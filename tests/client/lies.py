@@ -15,6 +15,7 @@ import msgspec
 from chatty.client.device_lists import DeviceLists, UserKeys
 from chatty.client.reasons import KeysNeeded, Lie, Reason
 from chatty.client.rooms import RoomVerifier
+from chatty.crypto.tokens import SigningKey
 from chatty.ids import DeviceId, ListVersion, SendNumber, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.authority import VerifiedEvent
@@ -24,7 +25,9 @@ from chatty.wire.events import (
     Content,
     DevicesContent,
     Kind,
+    MemberContent,
     Policy,
+    RemovalReason,
     RoomRole,
     TimelineEvent,
     decode_content,
@@ -32,12 +35,12 @@ from chatty.wire.events import (
 from chatty.wire.frames import RoomEntry
 from chatty.wire.limits import send_window
 from chatty.wire.signing import body_bytes
-from tests.client.forge import SERVER, ForgedRoom, Person, altered, key_answer, naming
+from tests.client.forge import SERVER, ForgedRoom, Person, altered, key_answer, naming, server_keys
 
 REMOVABLE: dict[str, Any] = {
     "check_order": lambda self, seq: None,
     "check_time": lambda self, event: None,
-    "check_form": lambda self, event: decode_content(event),
+    "check_form": lambda self, event: of_any_form(event),
     "check_kind": lambda self, event: None,
     "check_signature": lambda self, event, content: believed(event, content),
     "check_not_repeated": lambda self, event: None,
@@ -52,7 +55,9 @@ REMOVABLE: dict[str, Any] = {
     "check_ack": lambda self, seq, leaf: None,
     "check_shown": lambda self, seq, leaf: None,
     "check_gap": lambda self, gap: None,
-    "check_known": lambda self, event: None,
+    "check_known": lambda self, entry: None,
+    "check_explanation": lambda self, erased: None,
+    "check_promise": lambda self, seq, verified: None,
 }
 REMOVABLE_OF_LISTS: dict[str, Any] = {
     "check_identity": lambda self, user, identity: None,
@@ -61,6 +66,14 @@ REMOVABLE_OF_LISTS: dict[str, Any] = {
     "check_digest": lambda self, user, listed, devices: None,
     "check_named_digest": lambda self, user, version, digest: None,
 }
+
+
+def of_any_form(event: TimelineEvent) -> Content:
+    """What a client makes of an event that takes a device's act from the server itself."""
+    try:
+        return decode_content(event)
+    except msgspec.ValidationError:
+        return msgspec.json.decode(event.body or b"", type=MemberContent)
 
 
 def believed(event: TimelineEvent, content: Content) -> VerifiedEvent:
@@ -101,9 +114,13 @@ class Reader:
         self.removed_checks = removed_checks
         self.users: dict[UserId, UserKeys] = {}
         self.lists = without(DeviceLists, removed_checks, REMOVABLE_OF_LISTS)(self.users, save=lambda user, keys: None)
+        self.knows_server = False
         self.verifier = without(RoomVerifier, removed_checks, REMOVABLE)(
-            (room or world.room).room, me=me.user, server=SERVER, lists=self.lists
+            (room or world.room).room, me=me.user, server=SERVER, lists=self.lists, server_key=self.server_key
         )
+
+    def server_key(self, key_id: str) -> str | None:
+        return server_keys(key_id) if self.knows_server else None
 
     def learn(self, *people: Person) -> None:
         for person in people:
@@ -114,6 +131,7 @@ class Reader:
             try:
                 self.believe(partial(self.verifier.accept, entry))
             except KeysNeeded as needed:
+                self.knows_server = self.knows_server or needed.of_server
                 self.learn(*(person for person in self.world.people if person.user in needed.users))
                 self.believe(partial(self.verifier.accept, entry, keys_are_fresh=True))
 
@@ -188,8 +206,34 @@ def changes_the_policy_in_a_members_name(world: World, reader: Reader) -> None:
     reader.read(world.room.policy(world.bob, Policy(history="shared", invite=RoomRole.MEMBER)))
 
 
-def removes_a_member_itself(world: World, reader: Reader) -> None:
+def kicks_a_member_itself(world: World, reader: Reader) -> None:
     reader.read(world.room.change(world.ann, Action.KICK, world.bob, is_by_server=True))
+
+
+def removes_somebody_who_never_was_inside(world: World, reader: Reader) -> None:
+    reader.read(world.room.removal(world.cleo))
+
+
+def removes_somebody_with_another_key(world: World, reader: Reader) -> None:
+    reader.read(world.room.removal(world.bob, key=SigningKey(b"x" * 32)))
+
+
+def removes_somebody_with_a_removal_from_before(world: World, reader: Reader) -> None:
+    removal = world.room.removal(world.bob)
+    reader.read(removal, world.room.join(world.bob, invited_by=world.ann))
+    reader.read(world.room.again(removal))
+
+
+def removes_another_than_it_signed(world: World, reader: Reader) -> None:
+    reader.read(altered(world.room.removal(world.bob), target=world.ann.user))
+
+
+def lets_a_device_remove_in_its_place(world: World, reader: Reader) -> None:
+    reader.read(world.room.change(world.ann, Action.REMOVE, world.bob))
+
+
+def removes_somebody_on_another_history(world: World, reader: Reader) -> None:
+    reader.read(world.room.removal(world.bob, last_head=b"h" * 32))
 
 
 def shows_a_change_of_another_room(world: World, reader: Reader) -> None:
@@ -438,6 +482,51 @@ def shows_another_event_again(world: World, reader: Reader) -> None:
     reader.verifier.check_known(altered(event, body=b"another"))
 
 
+def erases_a_message_and_names_nothing(world: World, reader: Reader) -> None:
+    world.room.message(world.bob)
+    reader.read(world.room.erased(world.room.seq))
+
+
+def erases_a_message_after_the_removal(world: World, reader: Reader) -> None:
+    reader.read(world.room.removal(world.bob), world.room.message(world.ann))
+    world.room.message(world.ann)
+    reader.read(world.room.erased(world.room.seq, removal_seq=world.room.seq - 2))
+
+
+def erases_a_message_and_names_a_removal_that_is_none(world: World, reader: Reader) -> None:
+    world.room.message(world.bob)
+    reader.read(world.room.erased(world.room.seq, removal_seq=world.room.seq + 1), world.room.message(world.ann))
+
+
+def erases_a_message_and_names_a_kick(world: World, reader: Reader) -> None:
+    erased = world.room.erased(world.room.message(world.bob).seq, removal_seq=world.room.seq + 1)
+    reader.read(erased, world.room.change(world.ann, Action.KICK, world.bob))
+
+
+def erases_a_message_for_an_account_that_was_locked(world: World, reader: Reader) -> None:
+    erased = world.room.erased(world.room.message(world.bob).seq, removal_seq=world.room.seq + 1)
+    reader.read(erased, world.room.removal(world.bob, reason=RemovalReason.ACCOUNT_LOCKED))
+
+
+def erases_the_removal_that_it_named(world: World, reader: Reader) -> None:
+    world.room.message(world.bob)
+    first = world.room.erased(world.room.seq, removal_seq=world.room.seq + 1)
+    world.room.message(world.bob)
+    reader.read(first, world.room.erased(world.room.seq, removal_seq=world.room.seq + 9))
+
+
+def erases_another_message_than_it_acked(world: World, reader: Reader) -> None:
+    acked = chain.leaf(altered(world.room.message(world.ann), body=b"what Ann sent"))
+    reader.verifier.expect(world.room.seq, acked)
+    reader.read(world.room.erased(world.room.seq, removal_seq=world.room.seq + 1))
+
+
+def erases_another_message_than_it_showed(world: World, reader: Reader) -> None:
+    event = world.room.message(world.bob)
+    reader.read(altered(event, body=b"another"))
+    reader.verifier.check_known(world.room.erased(event.seq, removal_seq=event.seq + 1))
+
+
 def puts_time_back(world: World, reader: Reader) -> None:
     reader.read(altered(world.room.message(world.bob), time=1))
 
@@ -504,18 +593,24 @@ LIES_OF_FORM: list[tuple[Lies, Reason]] = [
     (shows_a_change_without_sense, Reason.MALFORMED_EVENT),
 ]
 LIES: list[tuple[Lies, Reason, tuple[str, ...]]] = [
-    (adds_a_member_itself, Reason.FORGED_MEMBERSHIP, ("check_signature", "check_authority")),
+    (adds_a_member_itself, Reason.FORGED_MEMBERSHIP, ("check_form", "check_signature", "check_authority")),
     (adds_a_member_with_keys_of_its_own, Reason.FORGED_MEMBERSHIP, ("check_authority",)),
     (adds_a_member_with_a_forged_invitation, Reason.FORGED_MEMBERSHIP, ("check_authority",)),
     (adds_a_member_in_anothers_name, Reason.BAD_SIGNATURE, ("check_signature", "check_authority")),
     (promotes_a_member, Reason.FORGED_ROLE, ("check_authority",)),
-    (promotes_by_itself, Reason.FORGED_ROLE, ("check_signature", "check_authority")),
+    (promotes_by_itself, Reason.FORGED_ROLE, ("check_form", "check_signature", "check_authority")),
     (promotes_in_the_owners_name, Reason.BAD_SIGNATURE, ("check_signature",)),
     (promotes_again_with_what_was_signed_once, Reason.DUPLICATE_EVENT, ("check_not_repeated",)),
     (promotes_again_with_what_was_signed_long_ago, Reason.DUPLICATE_EVENT, ("check_not_repeated",)),
     (kicks_again_who_came_back, Reason.DUPLICATE_EVENT, ("check_not_repeated",)),
     (changes_the_policy_in_a_members_name, Reason.FORGED_POLICY, ("check_authority",)),
-    (removes_a_member_itself, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (kicks_a_member_itself, Reason.FORGED_MEMBERSHIP, ("check_form", "check_signature", "check_authority")),
+    (removes_somebody_who_never_was_inside, Reason.FORGED_MEMBERSHIP, ("check_authority",)),
+    (removes_somebody_with_another_key, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (removes_somebody_with_a_removal_from_before, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (removes_another_than_it_signed, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (lets_a_device_remove_in_its_place, Reason.FORGED_MEMBERSHIP, ("check_authority",)),
+    (removes_somebody_on_another_history, Reason.FORKED_HISTORY, ("check_claims",)),
     (shows_a_change_of_another_room, Reason.BAD_SIGNATURE, ("check_signature", "check_claims")),
     (shows_a_change_under_another_sender, Reason.BAD_SIGNATURE, ("check_signature",)),
     (shows_a_change_under_another_n, Reason.BAD_SIGNATURE, ("check_signature",)),
@@ -553,6 +648,14 @@ LIES: list[tuple[Lies, Reason, tuple[str, ...]]] = [
     (acks_a_message_after_it_showed_another, Reason.FORKED_HISTORY, ("check_shown",)),
     (acks_a_message_at_another_place, Reason.FORKED_HISTORY, ("check_ack",)),
     (shows_another_event_again, Reason.FORKED_HISTORY, ("check_known",)),
+    (erases_a_message_and_names_nothing, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_explanation",)),
+    (erases_a_message_after_the_removal, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_explanation",)),
+    (erases_a_message_and_names_a_removal_that_is_none, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_promise",)),
+    (erases_a_message_and_names_a_kick, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_promise",)),
+    (erases_a_message_for_an_account_that_was_locked, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_promise",)),
+    (erases_the_removal_that_it_named, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_explanation",)),
+    (erases_another_message_than_it_acked, Reason.FORKED_HISTORY, ("check_ack",)),
+    (erases_another_message_than_it_showed, Reason.FORKED_HISTORY, ("check_known",)),
     (puts_time_back, Reason.TIME_WENT_BACK, ("check_time",)),
     (takes_a_message_from_a_stranger, Reason.UNAUTHORIZED_MEMBER, ("check_sender",)),
     (takes_a_message_from_who_was_kicked, Reason.UNAUTHORIZED_MEMBER, ("check_sender",)),

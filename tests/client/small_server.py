@@ -16,6 +16,7 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
 from chatty.crypto.passwords import DerivationLimits
+from chatty.crypto.tokens import SigningKey, make_jwks
 from chatty.errors import ChattyError, DeviceSetStale, NotFound, QuotaExceeded
 from chatty.ids import DeviceId, ListVersion, MailboxId, RoomId, Seq, UserId, UserSeq
 from chatty.wire import accounts, chain, frames, keys, rooms
@@ -28,10 +29,13 @@ from chatty.wire.events import (
     Kind,
     MemberChange,
     MemberContent,
+    Removal,
+    RemovalContent,
+    RemovalReason,
     TimelineEvent,
     changes_epoch,
 )
-from chatty.wire.signing import body_bytes
+from chatty.wire.signing import body_bytes, signed_bytes
 
 SERVER = "example.org"
 CHEAP = KeyDerivation(algorithm="argon2id", memory_bytes=8_192, passes=1)
@@ -127,6 +131,8 @@ class SmallServer:
         self.token_came = trio.Event()
         self.upload_came = trio.Event()
         self.expires_in_s = 600
+        self.key = SigningKey(b"\x0c" * 32)
+        self.published_keys = [self.key]
         self.origin = ""
         self.is_down = False
         self._token_count = 0
@@ -168,6 +174,8 @@ class SmallServer:
                     registration="open",
                     key_derivation=[CHEAP],
                 )
+            case ("GET", ["jwks"]):
+                return make_jwks(self.published_keys)
             case ("POST", ["salt"]):
                 return accounts.Salt(salt=encode_base64(b"s" * 16), nonce="nonce", key_derivation=CHEAP)
             case ("POST", ["register"]):
@@ -398,6 +406,34 @@ class SmallServer:
         elif change.action is not Action.ROLE:
             room.members[change.target] = (room.members[change.target][0], placed.seq)
         return rooms.RoomCommitted(room=room.id, seq=placed.seq, epoch=room.epoch)
+
+    async def remove(self, room: StoredRoom, target: UserId) -> TimelineEvent:
+        """By the server itself, as of an account that is deleted; its devices end first."""
+        for device in self.users[target].devices.values():
+            device.is_live = False
+        await self.list_changed(target)
+        removal = Removal(
+            domain="chatty.removal.v1",
+            server=SERVER,
+            room=room.id,
+            target=target,
+            reason=RemovalReason.ACCOUNT_DELETED,
+            last_seq=Seq(len(room.events)),
+            last_head=encode_base64(room.heads[-1]),
+            key_id=self.key.key_id,
+        )
+        event = TimelineEvent(
+            room=room.id,
+            seq=Seq(0),
+            time=0,
+            kind=Kind.MEMBER,
+            target=target,
+            signature=self.key.sign(signed_bytes(removal)),
+            body=body_bytes(RemovalContent(signed=removal, previous=room.state_seq)),
+        )
+        placed = await self.append(room, event, action=Action.REMOVE)
+        room.members[target] = (room.members[target][0], placed.seq)
+        return placed
 
     async def append(
         self, room: StoredRoom, event: TimelineEvent, *, joining: UserId | None = None, action: Action | None = None

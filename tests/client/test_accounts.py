@@ -2,7 +2,8 @@
 
 import pytest
 
-from chatty.client.accounts import check_identity_key, derive, new_device_id
+from chatty.client.accounts import check_identity_key, new_device_id
+from chatty.client.passwords import derive
 from chatty.client.reasons import Lie, Reason, UnacceptableDerivation
 from chatty.crypto.passwords import DEFAULT_DERIVATION, DerivationLimits
 from chatty.crypto.signatures import public_key

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from itertools import count
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,7 +11,7 @@ from chatty.client.device_lists import DeviceLists
 from chatty.client.reasons import KeysNeeded, Lie, Reason, RoomFrozen
 from chatty.client.rooms import RoomVerifier
 from chatty.ids import ListVersion, Seq
-from chatty.wire.events import Action, Kind, Policy, RoomRole
+from chatty.wire.events import Action, Kind, Policy, RemovalReason, RoomRole
 from chatty.wire.frames import RoomEntry
 from chatty.wire.limits import send_window
 from tests.client.lies import LIES, LIES_OF_FORM, Lies, Reader, World
@@ -50,7 +51,7 @@ def test_what_has_no_content_is_caught_under_its_own_name(lie: Lies, reason: Rea
 def test_every_check_has_a_lie() -> None:
     tried = {check for _, _, checks in LIES for check in checks}
     rules = {name for kind in (RoomVerifier, DeviceLists) for name in vars(kind) if name.startswith("check_")}
-    assert rules == tried | {"check_form"}
+    assert rules == tried
 
 
 def test_an_honest_history_is_believed() -> None:
@@ -65,6 +66,109 @@ def test_an_honest_history_is_believed() -> None:
         world.ann.user: RoomRole.OWNER,
         world.cleo.user: RoomRole.ADMIN,
     }
+
+
+def test_a_removal_by_the_server_is_believed_once_its_key_is_known() -> None:
+    world = World()
+    reader = world.reader(world.ann)
+    reader.read(*world.room.events)
+    removal = world.room.removal(world.bob)
+    with pytest.raises(KeysNeeded) as needed:
+        reader.verifier.accept(removal)
+    assert (needed.value.of_server, needed.value.users) == (True, frozenset())
+    with pytest.raises(Lie) as caught:
+        reader.verifier.accept(removal, keys_are_fresh=True)
+    assert caught.value.reason is Reason.BAD_SIGNATURE
+    reader.read(removal)
+    assert set(reader.verifier.joined()) == {world.ann.user}
+    assert reader.verifier.epoch == removal.seq
+    reader.read(world.room.removal(world.bob))  # who is outside may be removed again: his account is deleted now
+
+
+def test_whoever_was_removed_may_come_back_with_a_new_invitation_only() -> None:
+    world = World()
+    reader = world.reader(world.ann)
+    old = world.room.invitation(world.ann, world.bob)
+    removal = world.room.removal(world.bob, reason=RemovalReason.ACCOUNT_LOCKED)
+    reader.read(*world.room.events)
+    with pytest.raises(Lie):
+        reader.read(world.room.change(world.bob, Action.JOIN, world.bob, invitation=old))
+    world.room.events.pop()
+    world.room.heads.pop()
+    world.room.state_seq = removal.seq
+    reader.read(world.room.join(world.bob, invited_by=world.ann))
+    assert world.bob.user in reader.verifier.joined()
+
+
+def test_what_a_deleted_account_wrote_may_be_erased_and_the_chain_goes_on() -> None:
+    world = World()
+    for _ in range(2):
+        world.room.message(world.bob)
+    world.room.removal(world.bob)
+    world.room.message(world.ann)
+    first, second = world.room.seq - 3, world.room.seq - 2
+    removal_seq = second + 1
+    reader = world.reader(world.ann)
+    reader.read(*world.room.events[: first - 1])
+    assert not reader.verifier.has_unexplained
+    reader.read(world.room.erased(first, removal_seq=removal_seq), world.room.erased(second, removal_seq=removal_seq))
+    assert reader.verifier.has_unexplained
+    reader.read(*world.room.events[second:])
+    assert not reader.verifier.has_unexplained
+    assert reader.verifier.position.head == world.room.heads[-1]
+    reader.verifier.check_known(world.room.erased(first, removal_seq=removal_seq))
+
+
+def test_a_later_deletion_explains_what_is_erased_too() -> None:
+    world = World()
+    bobs = world.room.message(world.bob).seq
+    removal = world.room.removal(world.bob)
+    world.room.join(world.cleo, invited_by=world.ann)
+    cleos = world.room.message(world.cleo).seq
+    later = world.room.removal(world.cleo).seq
+    reader = world.reader(world.ann)
+    reader.read(*world.room.events[: bobs - 1], world.room.erased(bobs, removal_seq=later), removal)
+    assert reader.verifier.has_unexplained  # the newest one is named, whose messages it may be about
+    reader.read(*world.room.events[bobs + 1 : cleos - 1], world.room.erased(cleos, removal_seq=later))
+    reader.read(world.room.last)
+    assert not reader.verifier.has_unexplained
+    assert reader.verifier.position.head == world.room.heads[-1]
+
+
+def test_the_removal_that_was_named_is_hidden_from_nobody() -> None:
+    world = World()
+    bobs = world.room.message(world.bob).seq
+    world.room.removal(world.bob)
+    world.room.message(world.ann)
+    world.room.join(world.cleo, invited_by=world.ann)
+    reader = world.reader(world.cleo)
+    reader.read(*world.room.events[: bobs - 1], world.room.erased(bobs, removal_seq=bobs + 1))
+    with pytest.raises(Lie) as caught:
+        reader.read(world.room.gap(bobs + 1, bobs + 2))
+    assert caught.value.reason is Reason.MISSING_EVENT
+
+
+def test_a_gap_does_not_end_the_wait_for_the_removal() -> None:
+    world = World()
+    bobs = world.room.message(world.bob).seq
+    world.room.message(world.bob)
+    world.room.removal(world.bob, reason=RemovalReason.ACCOUNT_LOCKED)
+    reader = world.reader(world.cleo)
+    reader.read(*world.room.events[: bobs - 1], world.room.erased(bobs, removal_seq=bobs + 2))
+    reader.read(world.room.gap(bobs + 1, bobs + 1))
+    with pytest.raises(Lie) as caught:
+        reader.read(world.room.last)
+    assert caught.value.reason is Reason.CONTENT_WITHHELD_BY_SERVER
+
+
+@pytest.mark.parametrize("changes", [{"leaf": b"l" * 31}, {"room": "!" + "A" * 43}, {"seq": Seq(9)}])
+def test_an_erased_message_of_another_form_is_refused(changes: dict[str, Any]) -> None:
+    world = World()
+    bobs = world.room.message(world.bob).seq
+    reader = world.reader(world.ann)
+    reader.read(*world.room.events[: bobs - 1])
+    with pytest.raises(Lie):
+        reader.read(msgspec.structs.replace(world.room.erased(bobs, removal_seq=bobs + 1), **changes))
 
 
 def test_what_was_before_ones_own_time_may_be_hidden() -> None:
@@ -108,7 +212,7 @@ def newcomers_view(*, hidden: Seq | None = None) -> tuple[Reader, list[RoomEntry
     room.change(bob, Action.LEAVE, bob)
     room.join(world.cleo, invited_by=ann)
     unseen = {event.seq for event in room.events if event.kind is Kind.MESSAGE} | {hidden}
-    shown = [room.gap(event.seq, event.seq) if event.seq in unseen else event for event in room.events]
+    shown: list[RoomEntry] = [room.gap(event.seq, event.seq) if event.seq in unseen else event for event in room.events]
     return world.reader(world.cleo), shown
 
 

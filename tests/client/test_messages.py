@@ -18,10 +18,11 @@ from chatty.client.reasons import KeysNeeded, Lie, Reason, Unreadable
 from chatty.client.rooms import Position, RoomVerifier
 from chatty.client.store import LocalStore
 from chatty.client.updates import Message, Undecryptable, Update
+from chatty.crypto.events import no_server_key
 from chatty.ids import DeviceId, MailboxId, RoomId, SendNumber, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.events import MEGOLM, Kind, TimelineEvent
-from chatty.wire.frames import Mailbox
+from chatty.wire.frames import Erased, Mailbox
 from chatty.wire.keys import OlmContent
 
 ROOM = RoomId("!" + "R" * 43)
@@ -47,7 +48,9 @@ class Device:
             self.store, megolm=self.megolm, tell=self.told.append, reader=reader, now_s=lambda: self.now_s
         )
         self.mailbox = self.make_mailbox(PayloadChecks(user=self.user, ed25519=self.olm.ed25519))
-        self.verifier = RoomVerifier(ROOM, me=self.user, server="example.org", lists=self.lists)
+        self.verifier = RoomVerifier(
+            ROOM, me=self.user, server="example.org", lists=self.lists, server_key=no_server_key
+        )
         self.sent = 0
 
     def make_mailbox(self, checks: PayloadChecks) -> MailboxIntake:
@@ -414,3 +417,46 @@ def test_a_session_is_replaced_after_a_hundred_messages(make_device: MakeDevice)
     sessions = {ann.encrypt(str(number)).session_id for number in range(rotation_messages)}
     assert len(sessions) == 1
     assert ann.encrypt("one more").session_id not in sessions
+
+
+# Erased messages ----------------------------------------------------------------------------------------------------
+
+
+def erased(seq: int) -> Erased:
+    return Erased(room=ROOM, seq=Seq(seq), leaf=bytes([seq]) * 32, removal_seq=Seq(99))
+
+
+def test_erased_messages_that_nothing_explains_are_reported_once_for_all(make_device: MakeDevice) -> None:
+    ann = make_device("ann")
+    ann.messages.note_erased(erased(4))
+    ann.now_s += 6
+    ann.messages.note_erased(erased(5))
+    ann.messages.report_overdue()
+    assert (ann.told, ann.messages.has_unreported) == ([], True)
+    ann.now_s += 4
+    ann.messages.report_overdue()
+    ann.messages.report_overdue()
+    [told] = ann.told
+    assert isinstance(told, Undecryptable)
+    assert (told.seq, told.reason, told.sender) == (4, Reason.CONTENT_WITHHELD_BY_SERVER, "")
+    assert told.event_id == chain.event_id(bytes([4]) * 32)
+    assert not ann.messages.has_unreported
+
+
+def test_erased_messages_that_are_explained_in_time_are_not_reported(make_device: MakeDevice) -> None:
+    ann = make_device("ann")
+    ann.messages.note_erased(erased(4))
+    ann.messages.note_explained(ROOM)
+    assert not ann.messages.has_unreported
+    ann.now_s += 60
+    ann.messages.report_overdue()
+    assert ann.told == []
+
+
+def test_what_is_erased_waits_for_its_explanation_over_a_restart(make_device: MakeDevice) -> None:
+    ann = make_device("ann")
+    ann.messages.note_erased(erased(4))
+    again = MessageIntake(ann.store, megolm=ann.megolm, tell=ann.told.append, now_s=lambda: ann.now_s + 10)
+    assert again.has_unreported
+    again.report_overdue()
+    assert len(ann.told) == 1

@@ -173,7 +173,7 @@ async def test_what_is_dangerous_works_after_a_step_up(anna: Anna) -> None:
     enrolment, identity = anna.first.enrolment, anna.identity
 
     async def with_password() -> None:
-        await enrolment.step_up(identity, PASSWORD, second_factor=key.show)
+        await enrolment.own_password(identity, second_factor=key.show).step_up(PASSWORD)
 
     async def with_passkey() -> None:
         await enrolment.step_up_with_passkey(identity, key.sign)
@@ -187,7 +187,7 @@ async def test_what_is_dangerous_works_after_a_step_up(anna: Anna) -> None:
         await step_up()
         await own.begin_totp()
     with pytest.raises(SecondFactorRequired):
-        await enrolment.step_up(identity, PASSWORD)
+        await enrolment.own_password(identity).step_up(PASSWORD)
 
 
 class LyingAboutTheDomain(httpx.AsyncBaseTransport):

@@ -11,6 +11,7 @@ from chatty.ids import RoomId, Seq
 from chatty.wire import chain
 from chatty.wire.events import Committed, Kind, TimelineEvent
 from chatty.wire.frames import Ack, Gap, RoomEntry, Send
+from tests.server.wire_people import leaf_of
 
 
 @dataclass(kw_only=True)
@@ -75,7 +76,7 @@ def heads_of(room: RoomId, entries: Sequence[RoomEntry]) -> dict[Seq, bytes]:
         if isinstance(entry, Gap):
             head = heads[entry.to_seq] = entry.head
         else:
-            head = heads[entry.seq] = chain.next_head(head, chain.leaf(entry))
+            head = heads[entry.seq] = chain.next_head(head, leaf_of(entry))
     return heads
 
 

@@ -28,6 +28,8 @@ message is encrypted for exactly the chain's set. And no deadlock: everything ca
   member's: else it writes an old version over a new one.
 - The journal itself writes the events that are owed to a room which it has locked: without this, STRICT and EQUAL fail.
 - A reader's membership and events come from one statement.
+- The deletion of B's account ends its devices and notes the rooms to remove it from, under the user's lock; a join looks at
+  the account under that lock: else a deleted account stays a member for ever. The removal locks the room alone.
 
 Not modelled: several rooms in a transaction, signatures, limits, real time.
 """
@@ -69,14 +71,16 @@ class Operation(IntEnum):
     JOB = 5
     OTHER_JOB = 6
     JOURNAL = 7
-    READER = 8
+    DELETE_B = 8
+    REMOVAL = 9
+    READER = 10
 
     @property
     def title(self) -> str:
         return self.name.lower().replace("_", " ")
 
 
-ENDLESS = (Operation.JOB, Operation.OTHER_JOB, Operation.JOURNAL, Operation.READER)
+ENDLESS = (Operation.JOB, Operation.OTHER_JOB, Operation.JOURNAL, Operation.REMOVAL, Operation.READER)
 MENDING = (
     Operation.ADD_B2,
     Operation.REVOKE_B1,
@@ -84,6 +88,8 @@ MENDING = (
     Operation.JOB,
     Operation.OTHER_JOB,
     Operation.JOURNAL,
+    Operation.DELETE_B,
+    Operation.REMOVAL,
 )
 
 
@@ -112,6 +118,7 @@ class Rules:
     )
     journal_writes_owed: bool = True
     reader_uses_one_statement: bool = True
+    join_reads_account: Literal["under the user's lock", "before it"] = "under the user's lock"
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,8 @@ def scripts(rules: Rules) -> dict[Operation, Script]:
     join: Script = ("lock users[B]", "read list version", "lock rooms", "commit join")
     if not rules.locks_user_first:
         change, join = ("read memberships", "lock users[B]", "commit list"), join[1:]
+    if rules.join_reads_account == "before it":
+        join = ("read account", *join)
     kick_locks = {
         "user, room": ("lock users[B]", "lock rooms"),
         "room, user": ("lock rooms", "lock users[B]"),
@@ -153,6 +162,8 @@ def scripts(rules: Rules) -> dict[Operation, Script]:
         Operation.JOB: job,
         Operation.OTHER_JOB: job,
         Operation.JOURNAL: ("begin", *journal, "commit message"),
+        Operation.DELETE_B: ("lock users[B]", "read memberships", "commit deletion"),
+        Operation.REMOVAL: ("take owed removal", "lock rooms", "commit removal"),
         Operation.READER: ("read membership and events",) if rules.reader_uses_one_statement else apart,
     }
 
@@ -168,6 +179,10 @@ class Membership(Model[State]):
             "read memberships": self._reads_memberships,
             "commit list": self._commits_list,
             "read list version": self._reads_version,
+            "read account": self._reads_account,
+            "commit deletion": self._commits_deletion,
+            "take owed removal": self._takes_removal,
+            "commit removal": self._commits_removal,
             "commit join": self._commits_join,
             "commit kick": self._commits_kick,
             "commit revocation": self._commits_revocation,
@@ -187,14 +202,17 @@ class Membership(Model[State]):
 
     def broken(self, state: State) -> str | None:
         store = state.store
-        if state.violation or store.owed or not store.is_member or store.room_version == store.newest_version:
+        is_named = store.room_version == store.newest_version and not store.is_deleted
+        if state.violation or store.owed or not store.is_member or is_named or store.owes_removal:
             return state.violation
         if any(state.processes[operation].position > 0 for operation in MENDING):
             return None
+        if store.is_deleted:
+            return "B's account was deleted and B stays a member for ever"
         return "B's newest list is not the room's and no event is owed: left out in silence for ever"
 
     def is_settled(self, state: State) -> bool:
-        is_quiet = not state.store.owed and state.client.frame is None
+        is_quiet = not state.store.owed and not state.store.owes_removal and state.client.frame is None
         return is_quiet and all(process.position <= 0 for process in state.processes)
 
     def steps(self, state: State) -> Steps:
@@ -264,9 +282,44 @@ class Membership(Model[State]):
 
     def _reads_version(self, state: State, operation: Operation) -> Steps:
         process = state.processes[operation]
+        if state.store.is_deleted and self.rules.join_reads_account == "under the user's lock":
+            yield Step(f"{operation.title}: refused, no such account", False, self._ended(state, operation))
+            return
         reading = process._replace(version=state.store.newest_version)
         label = f"{operation.title}: reads list version {reading.version}"
         yield Step(label, False, self._advanced(state, operation, reading))
+
+    def _reads_account(self, state: State, operation: Operation) -> Steps:
+        process = state.processes[operation]
+        if state.store.is_deleted:
+            yield Step(f"{operation.title}: refused, no such account", False, self._ended(state, operation))
+        else:
+            label = f"{operation.title}: reads the account, it lives"
+            yield Step(label, False, self._advanced(state, operation, process))
+
+    def _commits_deletion(self, state: State, operation: Operation) -> Steps:
+        """All devices end; what is owed to the room: a `devices` event at once, and the removal."""
+        process, store = state.processes[operation], state.store
+        written = store._replace(
+            lists=(*store.lists, frozenset[str]()),
+            dead=store.dead.union(*store.lists),
+            owed=store.owed | {len(store.lists)} if process.saw_member else store.owed,
+            is_deleted=True,
+            owes_removal=process.saw_member,
+        )
+        yield Step(f"{operation.title}: COMMIT, B's devices are dead", False, self._ended(state, operation, written))
+
+    def _takes_removal(self, state: State, operation: Operation) -> Steps:
+        process = state.processes[operation]
+        if state.store.owes_removal:
+            label = f"{operation.title}: takes the owed removal"
+            yield Step(label, False, self._advanced(state, operation, process))
+
+    def _commits_removal(self, state: State, operation: Operation) -> Steps:
+        store = state.store._replace(owes_removal=False)
+        removed = store._replace(is_member=False, epoch=store.epoch + 1, has_later_message=False)
+        written = removed if store.is_member else store
+        yield Step(f"{operation.title}: COMMIT, epoch {written.epoch}", False, self._ended(state, operation, written))
 
     def _commits_list(self, state: State, operation: Operation) -> Steps:
         """A device change: the new list and, for a member, the event that is now owed to the room."""

@@ -21,6 +21,8 @@ class Store(NamedTuple):
     epoch: int
     owed: frozenset[int]
     has_later_message: bool
+    is_deleted: bool = False
+    owes_removal: bool = False
 
     @property
     def reading(self) -> "Reading":

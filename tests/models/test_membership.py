@@ -8,7 +8,7 @@ import pytest
 from .checker import STUCK, explore, wander
 from .membership import Membership, Operation, Rules, Strength, World
 
-ADD, REVOKE, KICK, JOIN, REVOKE_A1, JOB, OTHER_JOB, JOURNAL, READER = Operation
+ADD, REVOKE, KICK, JOIN, REVOKE_A1, JOB, OTHER_JOB, JOURNAL, DELETE, REMOVAL, READER = Operation
 
 FORGOTTEN = "left out in silence for ever"
 LEFT_OUT = "a live device is left out in silence"
@@ -82,13 +82,25 @@ DROPPED = [
         Rules(reader_uses_one_statement=False),
         "B reads a message from after its kick",
     ),
+    Dropped(
+        "a join looks at the account under the user's lock",
+        World((KICK, JOIN, DELETE, REMOVAL, JOB, JOURNAL)),
+        Rules(join_reads_account="before it"),
+        "B stays a member for ever",
+    ),
+    Dropped(
+        "the journal writes what is owed, with a deleted account",
+        World((DELETE, REMOVAL, JOB, JOURNAL), strength=Strength.STRICT),
+        Rules(journal_writes_owed=False),
+        DEAD_READER,
+    ),
 ]
 WORLDS = sorted({dropped.world for dropped in DROPPED}, key=repr)
 INSTEAD = [
     Rules(kick_locks="room"),
     Rules(client_trusts="queries after the epoch"),
 ]
-ALL_BUT_READER = tuple(Operation)[:-1]
+ALL_BUT_READER = (ADD, REVOKE, KICK, JOIN, REVOKE_A1, JOB, OTHER_JOB, JOURNAL)
 LARGER = [
     (World((ADD, REVOKE, KICK, JOIN, JOB, JOURNAL, READER)), Rules()),
     (World((ADD, REVOKE, KICK, JOIN, JOB, JOURNAL)), Rules(client_trusts="queries after the epoch")),

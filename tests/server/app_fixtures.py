@@ -57,6 +57,15 @@ class RunningApp:
 
         return await trio.to_thread.run_sync(look)
 
+    async def named(self, sql: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        """rows(), with parameters by name."""
+
+        def look() -> list[tuple[Any, ...]]:
+            with psycopg.connect(self.database) as connection:
+                return connection.execute(sql, parameters).fetchall()
+
+        return await trio.to_thread.run_sync(look)
+
     async def execute(self, sql: str, *parameters: Any) -> None:
         """What a test cannot wait for, such as the passing of days."""
 

@@ -95,21 +95,25 @@ class RunningServer:
         async with self.pool.connection() as connection:
             return await (await connection.execute(sql, parameters)).fetchall()
 
+    async def execute(self, sql: str, *parameters: Any) -> None:
+        """What a test cannot wait for, such as the passing of days."""
+        async with self.pool.transaction() as connection:
+            await connection.execute(sql, parameters)
+
 
 @asynccontextmanager
 async def open_server(
     database: str, data_dir: Path, *, mode: Mode = "open", **changes: Any
 ) -> AsyncIterator[RunningServer]:
     """Everything of the product but its actors: routes and steps over a real store, with a clock and doorbells of our own."""
-    settings = chat_settings(
-        data_dir,
-        registration=mode,
-        server_name=SERVER_NAME,
-        refresh_idle_lifetime_s=1_000,
-        refresh_absolute_lifetime_s=10_000,
-        login_free_count=1_000_000,
-        **changes,
-    )
+    usual: dict[str, Any] = {
+        "registration": mode,
+        "server_name": SERVER_NAME,
+        "refresh_idle_lifetime_s": 1_000,
+        "refresh_absolute_lifetime_s": 10_000,
+        "login_free_count": 1_000_000,
+    }
+    settings = chat_settings(data_dir, **(usual | changes))
     clock, doorbells, metrics = Clock(), HeardDoorbells(), Metrics()
     await make_data_dir(settings.data_dir)
     async with open_store(settings, database, metrics, Hooks()) as store:

@@ -138,6 +138,7 @@ def in_path(things: Things) -> Mapping[str, str]:
         "user": things.user,
         "number": str(things.application),
         "passkey": things.passkey,
+        "token": "A" * 43,  # whoever knows a receipt's may read it
     }
 
 
@@ -202,6 +203,21 @@ async def _step_up(by: WireDevice, things: Things) -> Json:
 
 async def _passkey_step_up(by: WireDevice, things: Things) -> Json:
     return {"nonce": await by.person.nonce(), "signature": _assertion(things)}
+
+
+async def _password_change(by: WireDevice, things: Things) -> Json:
+    """Signed for something else."""
+    nonce = await by.person.nonce()
+    registration = await by.person.registration()
+    kept = {name: registration[name] for name in ("login_key", "key_derivation", "wrapped_recovery")}
+    signature = by.person.sign(nonce, "step_up")
+    return {**kept, "nonce": nonce, "signature": signature, "new_signature": signature}
+
+
+async def _deletion(by: WireDevice, things: Things) -> Json:
+    """Signed for something else: whoever asks is needed again."""
+    nonce = await by.person.nonce()
+    return {"receipt_hash": "A" * 43, "nonce": nonce, "signature": by.person.sign(nonce, "step_up")}
 
 
 def _refresh_token(things: Things) -> str:
@@ -298,6 +314,8 @@ BODIES: Mapping[str, list[Example]] = {
     "post_v1_login": [_login, _replacing_login, _known_login, _passkey_login, _login_with_passkey],
     "post_v1_token": [lambda by, things: {"refresh_token": _refresh_token(things)}],
     "post_v1_step_up": [_step_up, _passkey_step_up],
+    "post_v1_account_password": [_password_change],
+    "delete_v1_account": [_deletion],
     "post_v1_totp_confirm": [lambda by, things: {"code": "000000"}],
     "post_v1_passkeys": [lambda by, things: {"nonce": "n", "client_data": "e30=", "attestation": "oA=="}],
     "put_v1_passkeys_passkey": [lambda by, things: {"name": "key"}],

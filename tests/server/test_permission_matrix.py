@@ -168,6 +168,7 @@ async def open_world(database: str, folder: Path) -> AsyncIterator[World]:
         trusted_proxies="127.0.0.1",
         login_free_count=1_000_000,
         limit_logins_address="off",
+        limit_exports_account="off",
         limit_registrations_token="off",
         limit_registrations_address="off",
         limit_requests_address="off",

@@ -19,7 +19,7 @@ from chatty.wire.events import (
     SignedInvitation,
     TimelineEvent,
 )
-from chatty.wire.frames import Gap, UserEvent
+from chatty.wire.frames import RoomEntry, UserEvent
 from chatty.wire.limits import send_window
 from chatty.wire.signing import body_bytes
 from tests.server.app_fixtures import RunningApp, open_chat
@@ -455,7 +455,7 @@ async def test_each_state_event_names_the_one_before_it(chat: RunningApp) -> Non
     assert previous_of(await cid.all_history(direct.id)) == {1: None, 2: 1, 3: 2}
 
 
-def previous_of(entries: list[TimelineEvent | Gap]) -> dict[int, int | None]:
+def previous_of(entries: list[RoomEntry]) -> dict[int, int | None]:
     """Of each state event by its seq: which it names."""
     events = [entry for entry in entries if isinstance(entry, TimelineEvent) and entry.kind.value != "message"]
     return {event.seq: msgspec.json.decode(event.body or b"").get("previous") for event in events}

@@ -10,7 +10,7 @@ from chatty.ids import MailboxId, UserSeq
 from chatty.services.streams import page_bytes_max
 from chatty.wire import frames, limits
 from chatty.wire.events import Kind, Policy, TimelineEvent
-from chatty.wire.frames import Gap, Mailbox, Resumed, ServerFrame, UserEvent
+from chatty.wire.frames import Gap, Mailbox, Resumed, RoomEntry, ServerFrame, UserEvent
 from tests.server.app_fixtures import RunningApp, open_chat
 from tests.server.wire_client import WireSocket, ciphertext, cursor, open_live_socket, open_socket
 from tests.server.wire_people import HttpRefused, WireDevice, WireRoom, fold_chain, sign_in
@@ -30,11 +30,11 @@ def messages(entries: Iterable[ServerFrame]) -> list[bytes]:
     return [event.body or b"" for event in events]
 
 
-def of_room(entries: Iterable[ServerFrame], room: WireRoom) -> list[TimelineEvent | Gap]:
-    return [entry for entry in entries if isinstance(entry, TimelineEvent | Gap) and entry.room == room.id]
+def of_room(entries: Iterable[ServerFrame], room: WireRoom) -> list[RoomEntry]:
+    return [entry for entry in entries if isinstance(entry, RoomEntry) and entry.room == room.id]
 
 
-def seqs(entries: Iterable[TimelineEvent | Gap]) -> list[int]:
+def seqs(entries: Iterable[RoomEntry]) -> list[int]:
     return [
         seq
         for entry in entries
@@ -63,7 +63,7 @@ async def test_pages_join_up_and_hold_no_more_than_was_asked_for(chat: RunningAp
     ann = await chat.sign_up("ann")
     room = await ann.create_room()
     sent = await send(ann, room, 20)
-    entries: list[TimelineEvent | Gap] = []
+    entries: list[RoomEntry] = []
     while page := (await ann.history(room.id, after=len(entries), limit=7)).entries:
         assert len(page) <= 7
         entries += page
@@ -210,7 +210,7 @@ async def test_a_room_that_is_joined_while_connected_comes_from_its_beginning(ch
     async with open_live_socket(bob) as bobs:
         await room.join(bob, invited_by=ann)
         sent = await send(ann, room, 3)
-        entries: list[TimelineEvent | Gap] = []
+        entries: list[RoomEntry] = []
         while len(messages(entries)) < 3:
             entries.append(await bobs.event(TimelineEvent))
         assert (seqs(entries), messages(entries)) == (list(range(1, room.epoch + 4)), sent)

@@ -43,6 +43,7 @@ _NO_THING = (
     *("code", "transports"),
     *("access_token", "dpop_proof", "dpop_thumbprint", "known_refresh_token", "nonce", "refresh_token"),
     *("creator_identity", "identity_key", "last_head", "login_key", "registration_token", "signature", "signatures"),
+    *("new_signature", "receipt_hash"),
     "target_identity",
 )
 TEXTS: Mapping[str, str] = {

@@ -4,6 +4,7 @@ What must be signed, encrypted or fresh has a maker, by the body's Struct. A new
 test_openapi.py, which asks for a success of every route.
 """
 
+import secrets
 import time
 from base64 import b32decode, b64encode
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,14 +18,18 @@ from msgspec import Struct, inspect
 from chatty.crypto import totp
 from chatty.ids import RoomId, Seq
 from chatty.web.routes import Route
-from chatty.wire.accounts import Login, Refresh, Registration, StepUp
+from chatty.wire.accounts import Login, PasswordChange, Refresh, Registration, StepUp
+from chatty.wire.deletions import AccountDeletion
 from chatty.wire.events import MEGOLM, Action, Policy, RoomRole
 from chatty.wire.keys import KeyClaim, KeyUpload, ToDevice
 from chatty.wire.rooms import HttpSend, RoomCreation, SignedInvitationBody, SignedMemberChange, SignedPolicyChange
 from chatty.wire.second_factors import NewPasskey, TotpConfirmation
 from chatty.wire.signing import passkey_challenge
 from tests.people import Person
+from tests.server.deleting import body_of as deletion
+from tests.server.deleting import delete, until_erased
 from tests.server.scenes import Scene, new_name, sample
+from tests.server.test_passwords import body_of as password_change
 from tests.server.wire_client import SESSION_ID, ciphertext
 from tests.server.wire_people import ORIGIN, SERVER_NAME, WireRoom
 from tests.software_authenticator import Authenticator
@@ -111,6 +116,17 @@ async def _login(scene: Scene, _: WireRoom, _variant: int) -> tuple[int, Any]:
 async def _step_up(scene: Scene, _: WireRoom, _variant: int) -> tuple[int, Any]:
     nonce = await scene.ann.person.nonce()
     return 0, {"nonce": nonce, "signature": scene.ann.person.sign(nonce, "step_up")}
+
+
+async def _password_change(scene: Scene, _: WireRoom, _variant: int) -> tuple[int, Any]:
+    """Which nobody takes over: it is to be the last of ann's log-ins."""
+    derivation = (await scene.ann.get("/v1/account"))["key_derivation"]
+    new_seed = secrets.token_bytes(32)
+    return 0, await password_change(scene.ann.person, new_seed, key_derivation=derivation, end_other_sessions=False)
+
+
+async def _deletion(scene: Scene, _: WireRoom, _variant: int) -> tuple[int, Any]:
+    return 0, await deletion(scene.ann, secrets.token_bytes(32))
 
 
 async def _refresh(scene: Scene, _: WireRoom, _variant: int) -> tuple[int, Any]:
@@ -206,6 +222,13 @@ _APPLY = """INSERT INTO registration_requests
 VALUES (%s, %s, '', '{"algorithm": "", "memory_bytes": 1, "passes": 1}', %s, '', '')"""
 
 
+async def _with_receipt(scene: Scene) -> dict[str, Any]:
+    """Of a deletion that has ended: nothing goes on in the background."""
+    token = await delete(await scene.chat.sign_up(new_name("gil")))
+    await until_erased(scene.chat.http, token)
+    return {"token": token}
+
+
 async def _with_application(scene: Scene) -> dict[str, Any]:
     name = new_name("fay")
     await scene.chat.execute(_APPLY, f"@{name}:{SERVER_NAME}", name, name.encode())
@@ -214,6 +237,7 @@ async def _with_application(scene: Scene) -> dict[str, Any]:
 
 PREPARED: dict[str, Callable[[Scene], Awaitable[dict[str, Any]]]] = {
     "delete_v1_totp": _with_totp,
+    "get_v1_receipts_token": _with_receipt,
     "post_v1_recovery_codes": _with_totp,
     "post_v1_admin_applications_number_approve": _with_application,
     "post_v1_admin_applications_number_reject": _with_application,
@@ -225,6 +249,8 @@ MAKERS: dict[type[Struct] | None, Maker] = {
     Registration: _registration,
     Login: _login,
     StepUp: _step_up,
+    PasswordChange: _password_change,
+    AccountDeletion: _deletion,
     Refresh: _refresh,
     KeyUpload: _key_upload,
     KeyClaim: _key_claim,

@@ -28,7 +28,7 @@ from chatty.wire.events import (
     SignedInvitation,
     TimelineEvent,
 )
-from chatty.wire.frames import Gap
+from chatty.wire.frames import Erased, Gap, PlacedEntry, RoomEntry
 from chatty.wire.rooms import Page, RoomCommitted
 from chatty.wire.signing import Signable, body_bytes, signed_bytes
 from tests.olm_devices import OlmDevice
@@ -236,9 +236,9 @@ class WireDevice:
         answer = _succeeded(await self.answer("GET", f"/v1/rooms/{room}/events?after={after}&limit={limit}"))
         return msgspec.json.decode(answer.content, type=Page)
 
-    async def all_history(self, room: RoomId) -> list[TimelineEvent | Gap]:
+    async def all_history(self, room: RoomId) -> list[RoomEntry]:
         """Every page; a hole in them is the reader's own to find."""
-        entries: list[TimelineEvent | Gap] = []
+        entries: list[RoomEntry] = []
         while True:
             page = await self.history(room, after=last_seq(entries))
             entries += page.entries
@@ -355,14 +355,18 @@ async def _device(person: Person, identity_key: str, tokens: dict[str, Any], **k
     return device
 
 
-def last_seq(entries: list[TimelineEvent | Gap]) -> Seq:
+def last_seq(entries: list[RoomEntry]) -> Seq:
     if not entries:
         return Seq(0)
     last = entries[-1]
     return last.to_seq if isinstance(last, Gap) else last.seq
 
 
-def fold_chain(room: RoomId, entries: list[TimelineEvent | Gap]) -> tuple[Seq, bytes]:
+def leaf_of(entry: PlacedEntry) -> bytes:
+    return entry.leaf if isinstance(entry, Erased) else chain.leaf(entry)
+
+
+def fold_chain(room: RoomId, entries: list[RoomEntry]) -> tuple[Seq, bytes]:
     """(seq, head) after these entries, from the room's beginning; checks that they are gapless and hide no state event."""
     seq, head, state_seq = Seq(0), chain.empty_head(room), Seq(0)
     for entry in entries:
@@ -371,8 +375,8 @@ def fold_chain(room: RoomId, entries: list[TimelineEvent | Gap]) -> tuple[Seq, b
         if isinstance(entry, Gap):
             seq, head = entry.to_seq, entry.head
         else:
-            seq, head = entry.seq, chain.next_head(head, chain.leaf(entry))
-            if entry.kind is not Kind.MESSAGE:
+            seq, head = entry.seq, chain.next_head(head, leaf_of(entry))
+            if isinstance(entry, TimelineEvent) and entry.kind is not Kind.MESSAGE:
                 named = msgspec.json.decode(entry.body or b"").get("previous", 0)
                 assert named == state_seq, f"{seq} names {named} as the state event before it, not {state_seq}"
                 state_seq = seq

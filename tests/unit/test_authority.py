@@ -22,6 +22,9 @@ from chatty.wire.events import (
     Policy,
     PolicyChange,
     PolicyContent,
+    Removal,
+    RemovalContent,
+    RemovalReason,
     RoomRole,
     SignedInvitation,
     TimelineEvent,
@@ -146,6 +149,7 @@ ALLOWED = {
     | set(product((OWNER, ADMIN), _outside)),
     Action.UNBAN: {(OWNER, BANNED), (ADMIN, BANNED)},
     Action.ROLE: {(OWNER, OTHER_ADMIN), (OWNER, OTHER_MEMBER)},
+    Action.REMOVE: set(),
 }
 
 
@@ -202,11 +206,58 @@ def test_whoever_is_joined_may_send(user: UserId) -> None:
 
 
 @pytest.mark.parametrize("action", Action)
-def test_the_server_may_only_remove(action: Action) -> None:
+def test_no_act_of_a_device_is_the_servers(action: Action) -> None:
     state = full_room()
-    event = change(state, action, ADMIN, MEMBER, is_by_server=True)
-    assert outcome(state, event) is (None if action is Action.KICK else Forbidden)
-    assert outcome(state, change(state, Action.KICK, ADMIN, STRANGER, is_by_server=True)) is NotAMember
+    for target in TARGETS:
+        assert outcome(state, change(state, action, OWNER, target, is_by_server=True)) is Forbidden
+
+
+def removal(state: RoomState, target: UserId) -> VerifiedEvent:
+    signed = Removal(
+        domain="chatty.removal.v1",
+        server=SERVER,
+        room=ROOM,
+        target=target,
+        reason=RemovalReason.ACCOUNT_DELETED,
+        last_seq=state.seq,
+        last_head=HEAD,
+        key_id=HEAD,
+    )
+    return verified(state, RemovalContent(signed=signed, previous=state.seq), Kind.MEMBER, None)
+
+
+def test_the_server_removes_whoever_is_or_was_a_member() -> None:
+    for state in (full_room(), full_room(policy=Policy(invite=RoomRole.OWNER))):
+        refused = {target for target in [*TARGETS, ADMIN, MEMBER] if outcome(state, removal(state, target)) is not None}
+        assert refused == {STRANGER}
+        assert outcome(state, removal(state, STRANGER)) is NotAMember
+
+
+@pytest.mark.parametrize(
+    ("target", "standing"), [(MEMBER, Standing.LEFT), (LEFT, Standing.LEFT), (BANNED, Standing.BANNED)]
+)
+def test_a_removal_leaves_a_ban_and_ends_all_else(target: UserId, standing: Standing) -> None:
+    state = full_room()
+    state.apply(removal(state, target))
+    left = Membership(standing=standing, role=RoomRole.MEMBER, changed_seq=Seq(21), removed_seq=Seq(21))
+    assert state.memberships[target] == left
+    assert (state.seq, state.epoch) == (21, 21)
+    old = change(state, Action.JOIN, target, target, invitation=invitation(OWNER, target, last_seq=20))
+    assert outcome(state, old) is InvitationVoid
+
+
+def test_a_room_goes_on_without_its_only_owner() -> None:
+    state = full_room()
+    state.apply(removal(state, OWNER))
+    assert [role for one in state.joined().values() if (role := one.role) is RoomRole.OWNER] == []
+    for action, target in ((Action.KICK, MEMBER), (Action.BAN, STRANGER), (Action.UNBAN, BANNED)):
+        state.apply(change(state, action, ADMIN, target))
+    state.apply(policy_change(state, ADMIN))
+    state.apply(change(state, Action.JOIN, LEFT, LEFT, invitation=invitation(ADMIN, LEFT)))
+    assert outcome(state, change(state, Action.ROLE, ADMIN, OTHER_MEMBER)) is Forbidden
+    for user in (ADMIN, OTHER_ADMIN, OTHER_MEMBER, LEFT):
+        state.apply(change(state, Action.LEAVE, user, user))
+    assert state.joined() == {}
 
 
 def test_a_room_is_created_once() -> None:

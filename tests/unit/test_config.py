@@ -70,6 +70,12 @@ def test_a_file_that_is_not_toml_is_named(empty_directory: Path) -> None:
         ("CHATTY_PUBLIC_ORIGIN", "https://chat.example.org/path", "a scheme, a host"),
         ("CHATTY_SERVER_NAME", "Chat Server", "a host name"),
         ("CHATTY_ACCESS_TOKEN_LIFETIME_S", "601", "less than or equal to 600"),
+        ("CHATTY_KEY_DERIVATIONS", "64 MiB", "must be bytes/passes"),
+        ("CHATTY_KEY_DERIVATIONS", "67108864/3,", "must be bytes/passes"),
+        ("CHATTY_KEY_DERIVATIONS", "67108863/3", "clients refuse"),
+        ("CHATTY_KEY_DERIVATIONS", "67108864/3, 1073741825/3", "clients refuse"),
+        ("CHATTY_KEY_DERIVATIONS", "67108864/1", "clients refuse"),
+        ("CHATTY_KEY_DERIVATIONS", "67108864/17", "clients refuse"),
     ],
 )
 def test_a_wrong_value_is_refused_with_name_and_reason(

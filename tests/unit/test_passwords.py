@@ -2,6 +2,8 @@
 
 import pytest
 
+from chatty.app.steps import key_derivations
+from chatty.config import Settings, derivation_memory_bytes, derivation_passes
 from chatty.crypto import signatures
 from chatty.crypto.passwords import DEFAULT_DERIVATION, DerivationLimits, check_parameters, derive, salt, unwrap, wrap
 from chatty.errors import BadRequest, SealBroken
@@ -58,6 +60,16 @@ def test_a_client_refuses_what_is_too_weak_too_strong_or_something_else(paramete
 
 def test_what_our_server_asks_for_is_accepted() -> None:
     check_parameters(DEFAULT_DERIVATION, DerivationLimits())
+    assert key_derivations(Settings()) == [DEFAULT_DERIVATION]
+
+
+def test_a_server_may_ask_for_exactly_what_clients_accept() -> None:
+    limits = DerivationLimits()
+    assert (derivation_memory_bytes[0], derivation_memory_bytes[-1]) == (
+        limits.memory_bytes_min,
+        limits.memory_bytes_max,
+    )
+    assert (derivation_passes[0], derivation_passes[-1]) == (limits.passes_min, limits.passes_max)
 
 
 def test_derived_keys_do_not_print() -> None:

@@ -37,6 +37,7 @@ from chatty.wire.events import (
     Kind,
     MemberChange,
     PolicyChange,
+    Removal,
     TimelineEvent,
     decode_content,
 )
@@ -51,6 +52,7 @@ DOMAINS: dict[str, type[msgspec.Struct]] = {
     "chatty.invitation.v1": Invitation,
     "chatty.member.v1": MemberChange,
     "chatty.policy.v1": PolicyChange,
+    "chatty.removal.v1": Removal,
 }
 
 
@@ -67,6 +69,10 @@ def canonical(value: Any) -> bytes:
 
 def unpadded(text: str) -> bytes:
     return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+
+
+def text_of(data: bytes) -> str:
+    return base64.b64encode(data).decode().rstrip("=")
 
 
 def url(data: bytes) -> str:
@@ -129,7 +135,7 @@ def test_a_room_is_named_by_its_creation() -> None:
 def test_each_event_extends_the_chain() -> None:
     head = chain.empty_head(RoomId(CHAIN["room"]))
     assert head == sha256(b"chatty.room.v1" + CHAIN["room"].encode()).digest() == bytes.fromhex(CHAIN["head_0"])
-    for case in CHAIN["events"]:
+    for case in [*CHAIN["events"], CHAIN["removal"]]:
         event = msgspec.convert(case["event"], TimelineEvent)
         assert chain.meta(event) == meta_of(case["event"]) == bytes.fromhex(case["meta"])
         assert chain.body_hash(event).hex() == case["body_sha256"]
@@ -148,12 +154,22 @@ def test_an_event_without_its_body_keeps_its_leaf() -> None:
 
 def test_each_state_event_names_the_one_before_it() -> None:
     before = None
-    for case in CHAIN["events"]:
+    for case in [*CHAIN["events"], CHAIN["removal"]]:
         event = case["event"]
         if event["kind"] != "message":
             assert json.loads(base64.b64decode(event["body"])).get("previous") == before
             before = event["seq"]
-    assert before == 8
+    assert before == 9
+
+
+def test_an_erased_message_keeps_its_leaf_and_names_the_removal_that_explains_it() -> None:
+    erased = msgspec.convert(CHAIN["erased"], frames.Erased)
+    case = CHAIN["events"][erased.seq - 1]
+    assert base64.b64decode(CHAIN["erased"]["leaf"]) == erased.leaf == bytes.fromhex(case["leaf"])
+    before = bytes.fromhex(CHAIN["events"][erased.seq - 2]["head"])
+    assert chain.next_head(before, erased.leaf) == sha256(b"\x01" + before + erased.leaf).digest()
+    assert chain.next_head(before, erased.leaf) == bytes.fromhex(case["head"])
+    assert erased.removal_seq == CHAIN["removal"]["event"]["seq"]
 
 
 def test_a_client_believes_the_room() -> None:
@@ -175,6 +191,17 @@ def test_a_client_believes_the_room() -> None:
             state.apply(verified)
     assert state is not None
     assert (state.epoch, set(state.joined())) == (8, {"@ann:example.org"})
+    removal = msgspec.convert(CHAIN["removal"]["event"], TimelineEvent)
+    assert signing.body_bytes(decode_content(removal)) == removal.body
+    state.apply(verify_event(removal, server="example.org", device_key=lambda *_: None, server_key=server_keys().get))
+    assert (state.epoch, state.memberships[UserId("@ben:example.org")].removed_seq) == (9, 9)
+
+
+def server_keys() -> dict[str, str]:
+    """By the RFC 7638 thumbprints that name them in /v1/jwks."""
+    key = VECTORS["signatures"]["checkpoint"]["public_key"]
+    members = {"crv": "Ed25519", "kty": "OKP", "x": url(unpadded(key))}
+    return {url(sha256(canonical(members)).digest()): key}
 
 
 # Signatures
@@ -205,6 +232,34 @@ def test_a_log_in_is_signed_over_origin_user_nonce_and_purpose(case: dict[str, A
     check_signature(case)
 
 
+def test_a_change_of_password_is_signed_twice_over_all_that_it_changes() -> None:
+    case = VECTORS["signatures"]["password_change"]
+    change, parts, about = case["change"], case["parts"], bytes.fromhex(case["about"])
+    wrapped = bytes.fromhex(change["wrapped_recovery"])
+    text = {**change, "domain": "chatty.password.v1", "wrapped_recovery": text_of(wrapped)}
+    assert canonical(text) == case["change_text"].encode()
+    assert sha256(canonical(text)).digest() == about
+    derivation = KeyDerivation(**change["key_derivation"])
+    assert signing.password_digest(**{**change, "key_derivation": derivation, "wrapped_recovery": wrapped}) == about
+    statement = {"domain": "chatty.login.v1", "dpop": parts["dpop_thumbprint"], "about": text_of(about)}
+    statement |= {name: parts[name] for name in ("origin", "user", "nonce", "purpose")}
+    assert signing.login_bytes(**parts, about=about) == canonical(statement) == case["message"].encode()
+    assert case["new"]["public_key"] == change["login_key"] != case["old"]["public_key"]
+    for key in ("old", "new"):
+        assert case[key]["message"] == case["message"]
+        check_signature(case[key])
+
+
+def test_a_deletion_is_signed_over_the_hash_of_its_receipts_token() -> None:
+    case = VECTORS["signatures"]["account_deletion"]
+    parts, about = case["parts"], bytes.fromhex(case["about"])
+    assert sha256(base64.urlsafe_b64decode(case["receipt_token"] + "=")).digest() == about
+    statement = {"domain": "chatty.login.v1", "dpop": parts["dpop_thumbprint"], "about": text_of(about)}
+    statement |= {name: parts[name] for name in ("origin", "user", "nonce", "purpose")}
+    assert signing.login_bytes(**parts, about=about) == canonical(statement) == case["message"].encode()
+    check_signature(case)
+
+
 def test_a_checkpoint_is_signed_over_server_room_generation_and_head() -> None:
     case = VECTORS["signatures"]["checkpoint"]
     parts = case["parts"]
@@ -213,7 +268,7 @@ def test_a_checkpoint_is_signed_over_server_room_generation_and_head() -> None:
     statement = {
         **parts,
         "domain": "chatty.checkpoint.v1",
-        "head": base64.b64encode(head).decode().rstrip("="),
+        "head": text_of(head),
     }
     assert signing.checkpoint_bytes(**{**parts, "head": head}) == canonical(statement) == case["message"].encode()
     assert SigningKey(bytes.fromhex(case["seed"])).sign(case["message"].encode()) == unpadded(case["signature"])

@@ -2,7 +2,7 @@
 import { randomBytes } from "node:crypto";
 import { eventId, leaf, roomId } from "./chain.js";
 import { DeviceLists, Lie } from "./device_lists.js";
-import { canonicalJson, fromBytesField, fromText, toText } from "./encoding.js";
+import { canonicalJson, fromBytesField, fromText, sha256, toText, toUrlText } from "./encoding.js";
 import { Api, ServerError } from "./http.js";
 import { Machine, NoKeyYet } from "./machine.js";
 import { SendNumbers } from "./numbers.js";
@@ -22,6 +22,7 @@ export class Person {
   #machine;
   #socket;
   #server;
+  #serverKeys = new Map();
   #identityKey;
   #userSeq = 0;
   #resumedCount = 0;
@@ -124,6 +125,7 @@ export class Person {
     switch (event.type) {
       case "event":
       case "gap":
+      case "erased":
         return this.#takeEntry(event);
       case "mailbox":
         return this.#takeRow(event);
@@ -147,7 +149,7 @@ export class Person {
 
   #room(id) {
     if (!this.rooms.has(id)) {
-      this.rooms.set(id, new Room(id, { me: this.user, server: this.#server, lists: this.#lists }));
+      this.rooms.set(id, new Room(id, { me: this.user, server: this.#server, lists: this.#lists, serverKeys: this.#serverKeys }));
     }
     return this.rooms.get(id);
   }
@@ -158,8 +160,18 @@ export class Person {
       return check();
     } catch (error) {
       if (!(error instanceof KeysNeeded)) throw error;
-      await this.#machine.learn(error.users);
+      if (error.ofServer) await this.#learnServerKeys();
+      else await this.#machine.learn(error.users);
       return check();
+    }
+  }
+
+  /** Each named by its own thumbprint (RFC 7638), so that no id has two keys. */
+  async #learnServerKeys() {
+    const { keys } = await this.#api.get("/v1/jwks");
+    for (const { kty, crv, kid, x } of keys) {
+      const name = toUrlText(sha256(canonicalJson({ crv, kty, x })));
+      if (kty === "OKP" && crv === "Ed25519" && kid === name) this.#serverKeys.set(kid, toText(Buffer.from(x, "base64url")));
     }
   }
 
@@ -168,13 +180,14 @@ export class Person {
     if ((entry.seq ?? entry.from_seq) <= room.seq) return this.#checkRepeated(room, entry);
     const taken = await this.#withKeys(() => room.accept(entry));
     if (taken.changedList) await this.#catchUpLists(room);
-    if (["leave", "kick", "ban"].includes(taken.action)) room.isKeyOver = true;
+    if (["leave", "kick", "ban", "remove"].includes(taken.action)) room.isKeyOver = true;
     if (taken.kind === "message") await this.#read(room, entry, taken.id);
   }
 
   #checkRepeated(room, entry) {
     const known = room.leaves.get(entry.seq);
-    if (known && !known.equals(leaf(entry))) throw new Lie(`two events at ${entry.seq}`);
+    const shown = entry.type === "erased" ? fromBytesField(entry.leaf) : known && leaf(entry);
+    if (known && !known.equals(shown)) throw new Lie(`two events at ${entry.seq}`);
   }
 
   /** Lists as new as those that the chain names; queried after the chain was read. */
@@ -203,7 +216,7 @@ export class Person {
 
   async #takeInvitation(invitation) {
     const { signed, signature } = invitation;
-    const room = new Room(signed.room, { me: this.user, server: this.#server, lists: this.#lists });
+    const room = new Room(signed.room, { me: this.user, server: this.#server, lists: this.#lists, serverKeys: this.#serverKeys });
     await this.#withKeys(() => room.checkInvitation(signed, signature));
     if (signed.target !== this.user || signed.target_identity !== this.#identityKey) throw new Lie("invites somebody else");
     this.invitations.set(signed.room, invitation);

@@ -6,21 +6,22 @@ import { canonicalJson, fromBytesField, toText } from "./encoding.js";
 import { isSigned } from "./signing.js";
 
 const RANK = { owner: 3, admin: 2, member: 1 };
-const EPOCH_ACTIONS = ["join", "add", "leave", "kick", "ban"];
-const REMOVALS = ["leave", "kick", "ban"];
+const EPOCH_ACTIONS = ["join", "add", "leave", "kick", "ban", "remove"];
+const REMOVALS = ["leave", "kick", "ban", "remove"];
 
 const FIELDS = {
   create: ["domain", "server", "creator", "creator_identity", "device", "nonce", "policy", "direct", "n"],
   member: ["domain", "server", "room", "action", "sender", "device", "target", "target_identity", "last_seq", "last_head", "n"],
   invitation: ["domain", "server", "room", "sender", "device", "target", "target_identity", "last_seq", "last_head", "n"],
   policy: ["domain", "server", "room", "sender", "device", "policy", "last_seq", "last_head", "n"],
+  removal: ["domain", "server", "room", "target", "reason", "last_seq", "last_head", "key_id"],
 };
 
-/** Raised when a signer's key is not known yet: query the users' keys and give the entry again. */
+/** Raised when a signer's key is not known yet: query the users' keys, or the server's own, and give the entry again. */
 export class KeysNeeded extends Error {
-  constructor(users) {
-    super(`the keys of ${users} are needed`);
-    this.users = users;
+  constructor(users, { ofServer = false } = {}) {
+    super(`the keys of ${ofServer ? "the server" : users} are needed`);
+    Object.assign(this, { users, ofServer });
   }
 }
 
@@ -29,9 +30,10 @@ const refuseUnless = (holds, text) => {
 };
 
 export class Room {
-  /** me: whose eyes. lists: DeviceLists. */
-  constructor(id, { me, server, lists }) {
-    Object.assign(this, { id, me, server, lists });
+  /** me: whose eyes. lists: DeviceLists. serverKeys: the server's own, by their ids. */
+  constructor(id, { me, server, lists, serverKeys }) {
+    Object.assign(this, { id, me, server, lists, serverKeys });
+    this.promised = 0;
     this.seq = 0;
     this.time = 0;
     this.epoch = 0;
@@ -66,12 +68,15 @@ export class Room {
   /** The next entry. Returns {kind, …} of what it was. Throws Lie or KeysNeeded; then nothing changed. */
   accept(entry) {
     if (entry.type === "gap") return this.#acceptGap(entry);
+    if (entry.type === "erased") return this.#acceptErased(entry);
     refuseUnless(entry.room === this.id && entry.seq === this.seq + 1, `${entry.seq} after ${this.seq}`);
     refuseUnless(entry.time >= this.time, "time went back");
     const leaf_ = leaf(entry);
     const acked = this.expected.get(entry.seq);
     refuseUnless(!acked || acked.equals(leaf_), `another event than ours at ${entry.seq}`);
     const take = entry.kind === "message" ? this.#checkMessage(entry) : this.#checkState(entry);
+    const isDeletion = entry.kind === "member" && take.reason === "account_deleted";
+    refuseUnless(entry.seq !== this.promised || isDeletion, "messages were erased, and nothing explains that");
     const taken = take();
     if (entry.kind !== "message") this.stateSeq = entry.seq;
     this.time = entry.time;
@@ -93,6 +98,18 @@ export class Room {
     return { kind: "gap" };
   }
 
+  #acceptErased({ room, seq, leaf: text, removal_seq: removal }) {
+    refuseUnless(room === this.id && seq === this.seq + 1, `an erased message after ${this.seq}`);
+    refuseUnless(removal > seq && this.promised !== seq, "an erased message that nothing explains");
+    const leaf_ = fromBytesField(text);
+    const acked = this.expected.get(seq);
+    refuseUnless(leaf_.length === 32 && (!acked || acked.equals(leaf_)), `another event than ours at ${seq}`);
+    this.promised = Math.max(this.promised, removal);
+    this.leaves.set(seq, leaf_);
+    this.#moveTo(seq, nextHead(this.head, leaf_));
+    return { kind: "erased" };
+  }
+
   #checkMessage(event) {
     refuseUnless(this.isJoined(event.sender), `${event.sender} is no member`);
     refuseUnless(event.epoch === this.epoch, `encrypted for epoch ${event.epoch}, the chain says ${this.epoch}`);
@@ -107,6 +124,7 @@ export class Room {
     if (event.kind === "create") return this.#checkCreate(event, content, text);
     refuseUnless(this.create, "before the room was created");
     refuseUnless(content.previous === this.stateSeq, `${event.seq} names ${content.previous} before it, not ${this.stateSeq}`);
+    if (event.kind === "member" && !event.sender) return this.#checkRemoval(event, content);
     if (event.kind === "member") return this.#checkMember(event, content);
     if (event.kind === "policy") return this.#checkPolicy(event, content);
     refuseUnless(event.kind === "devices", `an event of kind ${event.kind}`);
@@ -139,6 +157,27 @@ export class Room {
       this.#takeMember(signed, event.seq, version);
       return { action, target, sender: signed.sender, changedList: version !== undefined ? target : undefined };
     };
+  }
+
+  /** By the server itself: the one member event that has no sender. */
+  #checkRemoval(event, { signed }) {
+    const { target, reason, key_id: keyId } = signed;
+    refuseUnless(canonicalJson(Object.keys(signed).sort()) === canonicalJson([...FIELDS.removal].sort()), "no removal");
+    refuseUnless(signed.domain === "chatty.removal.v1" && signed.server === this.server, "for another purpose or server");
+    refuseUnless(signed.room === this.id && signed.last_seq + 1 === event.seq, "signed for another place");
+    refuseUnless(event.target === target && !event.device && !event.n, "envelope and signed object differ");
+    refuseUnless(["account_deleted", "account_locked"].includes(reason), "removed without a reason");
+    refuseUnless(this.members.has(target), `${target} never was a member`);
+    const key = this.serverKeys.get(keyId);
+    if (key === undefined) throw new KeysNeeded([], { ofServer: true });
+    refuseUnless(isSigned(key, canonicalJson(signed), signatureOf(event)), "the removal has a bad signature");
+    this.checkClaim(signed.last_seq, signed.last_head);
+    const action = this.members.get(target).standing === "banned" ? "ban" : "remove";
+    const take = () => {
+      this.#takeMember({ action, target }, event.seq);
+      return { action: "remove", target };
+    };
+    return Object.assign(take, { reason });
   }
 
   #takeMember({ action, target, role }, seq, version) {

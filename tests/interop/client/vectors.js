@@ -69,12 +69,13 @@ async function checkSignatures(same) {
 }
 
 async function checkChain(same) {
-  const { create_body: body, room, head_0: first, events } = await read("chain");
+  const { create_body: body, room, head_0: first, events, removal, erased } = await read("chain");
   same(chain.roomId(body), room, "room id");
   let head = chain.emptyHead(room);
   let previous;
   same(hex(head), first, "head(0)");
-  for (const vector of events) {
+  same(hex(Buffer.from(erased.leaf, "base64")), events[erased.seq - 1].leaf, "an erased message's leaf");
+  for (const vector of [...events, removal]) {
     const { seq, kind, body: stateBody } = vector.event;
     if (kind !== "message") {
       same(JSON.parse(fromBytesField(stateBody)).previous, previous, "previous");
