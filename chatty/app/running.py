@@ -138,7 +138,7 @@ def _checks(settings: Settings, store: Store, readiness: Draining, metrics: Metr
 def _asgi(settings: Settings, steps: Steps, limits: Limits, metrics: Metrics, routes: list[Route]) -> QuartTrio:
     return make_quart(
         routes,
-        authenticate=steps.tokens.authenticate,
+        authenticator=steps.tokens,
         make_nonce=steps.proofs.make_nonce,
         metrics=metrics,
         body_bytes_max=settings.body_bytes_max,

@@ -102,7 +102,7 @@ def _verified(proof: str) -> tuple[dict[str, Any], str]:
 
 def _check_types(claims: Mapping[str, Any]) -> None:
     texts = [claims[name] for name in ("jti", "htm", "htu", "nonce")] + [claims.get("ath", "")]
-    if not all(isinstance(text, str) for text in texts) or not _JTI.fullmatch(claims["jti"]):
+    if not all(isinstance(text, str) and text.isascii() for text in texts) or not _JTI.fullmatch(claims["jti"]):
         raise InvalidDpopProof("a claim of the DPoP proof is wrong")
     if type(claims["iat"]) not in (int, float):
         raise InvalidDpopProof("the DPoP proof's iat is no number")

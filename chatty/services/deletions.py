@@ -31,7 +31,7 @@ from chatty.crypto.sealing import Sealer
 from chatty.errors import LoginRefused, NotFound
 from chatty.ids import DeviceId, RoomNumber, Seq, UserId, UserNumber
 from chatty.services.caller import Caller
-from chatty.services.devices import end_devices
+from chatty.services.devices import end_devices, lock_caller
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.issuer import Issuer
 from chatty.services.login_throttle import LoginThrottle
@@ -264,7 +264,7 @@ class DeletionSteps:
         self, unit: DeletionsUnit, caller: Caller, body: AccountDeletion, receipt_hash: bytes
     ) -> Doorbell:
         await unit.users.lock_server()
-        await unit.devices.lock_user(caller.user_number)
+        await lock_caller(unit, caller)
         found = await unit.sessions.find_login(caller.user)
         if found is None or found.is_locked:
             raise LoginRefused("wrong password")

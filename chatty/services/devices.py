@@ -107,16 +107,26 @@ class DevicesUnit(Protocol):
 # Steps --------------------------------------------------------------------------------------------------------------
 
 
+async def lock_caller(unit: DevicesUnit, caller: Caller) -> Sequence[StoredDevice]:
+    """Lock the caller's user row and look at the calling device once more: the request may have waited. All that live.
+
+    Call it before any other lock of the transaction. Raises: DeviceRevoked.
+    """
+    await unit.devices.lock_user(caller.user_number)
+    living = await unit.devices.live(caller.user_number)
+    if _find(living, caller.device) is None:
+        raise DeviceRevoked("this log-in session was ended")
+    return living
+
+
 async def publish_keys(unit: DevicesUnit, caller: Caller, keys: DeviceKeys, *, now_ms: int) -> Doorbell:
     """Keep the calling device's identity keys, for ever; the first ones put it in the set. The keys are checked already.
 
     Takes the user's row lock: call it before any other lock of the transaction, and ring what it returns after the commit.
     Raises: KeyConflict for other keys than those published, DeviceRevoked.
     """
-    await unit.devices.lock_user(caller.user_number)
-    device = _find(await unit.devices.live(caller.user_number), caller.device)
-    if device is None:
-        raise DeviceRevoked("this device was revoked")
+    device = _find(await lock_caller(unit, caller), caller.device)
+    assert device is not None, "lock_caller() found it"
     if device.keys is not None:
         if not is_same(device.keys, keys):
             raise KeyConflict("a device keeps its first keys; sign in anew for others")
@@ -129,9 +139,8 @@ async def publish_keys(unit: DevicesUnit, caller: Caller, keys: DeviceKeys, *, n
 
 
 async def revoke(unit: DevicesUnit, caller: Caller, device_id: DeviceId, *, now_ms: int) -> Doorbell:
-    """Kill one of the caller's devices; ring what it returns after the commit. Raises: NotFound."""
-    await unit.devices.lock_user(caller.user_number)
-    device = _find(await unit.devices.live(caller.user_number), device_id)
+    """Kill one of the caller's devices; ring what it returns after the commit. Raises: NotFound, DeviceRevoked."""
+    device = _find(await lock_caller(unit, caller), device_id)
     if device is None:
         raise NotFound("you have no such device")
     await _record(unit, caller, "device.revoked", device_id, before=_state(device), after={"state": "revoked"})
@@ -193,10 +202,9 @@ class DeviceSteps:
         return SendState(device=caller.device, highest_n=Seq(highest_n), low=Seq(low))
 
     async def rename(self, caller: Caller, device_id: DeviceId, *, name: str) -> None:
-        """Raises: NotFound."""
+        """Raises: NotFound, DeviceRevoked."""
         async with self._unit_of_work.begin() as unit:
-            await unit.devices.lock_user(caller.user_number)
-            device = _find(await unit.devices.live(caller.user_number), device_id)
+            device = _find(await lock_caller(unit, caller), device_id)
             if device is None:
                 raise NotFound("you have no such device")
             await unit.devices.rename(device.number, name)
@@ -205,15 +213,15 @@ class DeviceSteps:
         self._doorbells.ring(doorbell)
 
     async def revoke(self, caller: Caller, device_id: DeviceId) -> None:
-        """End one of the caller's devices, perhaps the calling one. Raises: NotFound."""
+        """End one of the caller's devices, perhaps the calling one. Raises: NotFound, DeviceRevoked."""
         async with self._unit_of_work.begin() as unit:
             doorbell = await revoke(unit, caller, device_id, now_ms=self._clock_ms())
         self._doorbells.ring(doorbell)
 
     async def revoke_others(self, caller: Caller) -> None:
-        """End all of the caller's devices but the calling one, in one transaction."""
+        """End all of the caller's devices but the calling one, in one transaction. Raises: DeviceRevoked."""
         async with self._unit_of_work.begin() as unit:
-            await unit.devices.lock_user(caller.user_number)
+            await lock_caller(unit, caller)
             doorbell = await revoke_others(unit, caller, now_ms=self._clock_ms())
         self._doorbells.ring(doorbell)
 

@@ -2,8 +2,9 @@
 a known device.
 
 An attempt is counted as failed before it is looked at, so a thousand at once are a thousand; success clears the count, and any
-other outcome than "wrong" takes the one count back. Known and unknown names are counted alike: the throttle never looks at the
-store.
+other outcome than "wrong" takes the one count back. In `logins_account` success too takes back only its own: were that count
+cleared, strangers could tell by it that the name exists and that its owner has just logged in. Known and unknown names are
+counted alike: the throttle never looks at the store.
 
 | limiter | counts failures of | first without delay | longest delay |
 |---|---|---|---|
@@ -15,7 +16,8 @@ store.
 
 Whoever tries somebody's name from many addresses runs into `logins_account`, and so does everybody else who is unfamiliar. Not
 affected are: an address from which this account signed in or refreshed its tokens within a day, and an attempt that shows a
-refresh token of one of the account's devices, living or not: that one has a count of its own, which nobody else can raise.
+refresh token of one of the account's devices, living or not: that one has a count of its own, which nobody else can raise, and
+takes nothing from `logins_address` either.
 
 Second factors are tried only by who has the password. What has to wait is a TOTP code alone: a recovery code and a passkey cannot
 be guessed, so whoever has one gets in while somebody else guesses codes. When so many failed that the next has to wait, the user
@@ -27,7 +29,7 @@ In memory, bounded like the buckets: beyond `subjects_max` the one that failed l
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,13 +50,19 @@ class _Failures:
 
 
 class GrowingDelay:
-    """free_count failures cost nothing; then 1 s, 2 s, 4 s … up to delay_max_s, from one failure to the next attempt."""
+    """free_count failures cost nothing; then 1 s, 2 s, 4 s … up to delay_max_s, from one failure to the next attempt.
 
-    def __init__(self, limiter: str, counts: str, *, free_count: int, delay_max_s: float) -> None:
+    is_cleared: by a success; else that only takes back its own count.
+    """
+
+    def __init__(
+        self, limiter: str, counts: str, *, free_count: int, delay_max_s: float, is_cleared: bool = True
+    ) -> None:
         self.limiter = limiter
         self._counts = counts
         self._free_count = free_count
         self._delay_max_s = delay_max_s
+        self._is_cleared = is_cleared
         self._failures: OrderedDict[str, _Failures] = OrderedDict()
 
     def wait_s(self, subject: str, now_s: float) -> float:
@@ -84,8 +92,12 @@ class GrowingDelay:
         if known is not None:
             known.count -= 1
 
-    def clear(self, subject: str) -> None:
-        self._failures.pop(subject, None)
+    def note_success(self, subject: str) -> None:
+        """Of an attempt that note() counted."""
+        if self._is_cleared:
+            self._failures.pop(subject, None)
+        else:
+            self.take_back(subject)
 
     def shown(self, refused_count: int) -> dict[str, Any]:
         return {
@@ -103,7 +115,7 @@ Counters = Sequence[tuple[GrowingDelay, str]]
 
 @contextmanager
 def _counted(counters: Counters, now_s: float, failure: type[ChattyError]) -> Iterator[None]:
-    """The block is one attempt: failure out of it is counted, its end clears the count, all else counts for nothing."""
+    """The block is one attempt: failure out of it is counted, its end is a success, all else counts for nothing."""
     for delay, subject in counters:
         delay.note(subject, now_s)
     try:
@@ -115,7 +127,7 @@ def _counted(counters: Counters, now_s: float, failure: type[ChattyError]) -> It
             delay.take_back(subject)
         raise
     for delay, subject in counters:
-        delay.clear(subject)
+        delay.note_success(subject)
 
 
 class LoginThrottle:
@@ -133,6 +145,7 @@ class LoginThrottle:
             "Failed log-ins for one account from unfamiliar addresses.",
             free_count=free_count * account_free_factor,
             delay_max_s=min(account_delay_max_s, delay_max_s),
+            is_cleared=False,
         )
         self._by_device = GrowingDelay(
             "logins_known_device",
@@ -166,17 +179,25 @@ class LoginThrottle:
         for delay, subject in counters:
             if wait_s := delay.wait_s(subject, now_s):
                 raise self._limits.refused(delay.limiter, wait_s, asker)
+        with ExitStack() as stack:
+            if known_device is None:  # else a stranger at this address could make it wait
+                stack.enter_context(self._address_taken(address, asker))
+            stack.enter_context(_counted(counters, now_s, LoginRefused))
+            yield
+        self.note_familiar(user, address)
+
+    @contextmanager
+    def _address_taken(self, address: str, asker: Asker) -> Iterator[None]:
+        """Only LoginRefused out of the block costs."""
         bucket = self._limits.take("logins_address", subject_of_address(address), asker)
         try:
-            with _counted(counters, now_s, LoginRefused):
-                yield
+            yield
         except LoginRefused:
             raise
         except BaseException:
             bucket.give_back()
             raise
         bucket.give_back()
-        self.note_familiar(user, address)
 
     def _counters(self, user: UserId, address: str, known_device: DeviceId | None) -> list[tuple[GrowingDelay, str]]:
         if known_device is not None:

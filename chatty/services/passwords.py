@@ -22,7 +22,7 @@ from chatty.crypto.signatures import check_ed25519_key, verify
 from chatty.errors import BadRequest, LoginRefused
 from chatty.ids import UserNumber
 from chatty.services.caller import Caller
-from chatty.services.devices import revoke_others, tell_security
+from chatty.services.devices import lock_caller, revoke_others, tell_security
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.issuer import Issuer
 from chatty.services.login_throttle import LoginThrottle
@@ -91,7 +91,7 @@ class PasswordSteps:
         self._doorbells.ring(doorbell)
 
     async def _change(self, unit: PasswordsUnit, caller: Caller, body: PasswordChange) -> Doorbell:
-        await unit.devices.lock_user(caller.user_number)
+        await lock_caller(unit, caller)
         found = await unit.sessions.find_login(caller.user)
         if found is None or found.is_locked:
             raise LoginRefused("wrong password")

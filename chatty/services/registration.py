@@ -15,7 +15,7 @@ An application is no account yet: it has no place among the users, so that nothi
 Several may want one name, taken or not; none of them is told. What an admin approves becomes an account; the others stay until
 they are rejected or too old.
 
-Full: `requests_max` applications refuse further ones (`overloaded`); of one name the newest `requests_a_name_max` are kept.
+Full: `requests_max` applications refuse further ones (`overloaded`); of one name the first `requests_a_name_max` are kept.
 """
 
 import secrets
@@ -106,7 +106,7 @@ class Registrations(Protocol):
     async def requests_count(self) -> int: ...
 
     async def add_request(self, new: NewUser) -> None:
-        """Keep an application, and of its name the newest requests_a_name_max."""
+        """Keep an application, and of its name the first requests_a_name_max."""
         ...
 
     async def request_keys(self, user: UserId) -> Sequence[bytes]:

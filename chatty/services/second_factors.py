@@ -24,7 +24,7 @@ from chatty.crypto.totp import app_uri, matching_step, secret_bytes, secret_text
 from chatty.errors import KeyConflict, NotFound, QuotaExceeded, SecondFactorRefused
 from chatty.ids import PasskeyId, UserNumber
 from chatty.services.caller import Caller
-from chatty.services.devices import DevicesUnit
+from chatty.services.devices import DevicesUnit, lock_caller
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.factor_check import FactorReads, Factors, Notice, StoredPasskey, tell, totp_purpose
 from chatty.services.issuer import Issuer
@@ -123,7 +123,7 @@ class SecondFactorSteps:
         secret = self._random(secret_bytes)
         sealed = self._sealer.seal(secret, purpose=totp_purpose(caller.user))
         async with self._unit_of_work.begin() as unit:
-            await unit.devices.lock_user(caller.user_number)
+            await lock_caller(unit, caller)
             await unit.second_factors.put_pending_totp(caller.user_number, sealed)
         uri = app_uri(secret, user=caller.user, issuer=self._issuer_name)
         return wire.NewTotp(secret=secret_text(secret), uri=uri)
@@ -232,7 +232,7 @@ class SecondFactorSteps:
         return made
 
     async def _locked(self, unit: SecondFactorsUnit, caller: Caller) -> Factors:
-        await unit.devices.lock_user(caller.user_number)
+        await lock_caller(unit, caller)
         return await unit.second_factors.factors(caller.user_number)
 
     async def _locked_passkey(self, unit: SecondFactorsUnit, caller: Caller, passkey: PasskeyId) -> None:

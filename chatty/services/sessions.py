@@ -15,7 +15,7 @@ from chatty.crypto.tokens import RefreshTokens
 from chatty.errors import ApprovalPending, LoginRefused, NotFound, RefreshRefused, TooManyDevices
 from chatty.ids import DeviceId, DeviceNumber, FamilyId, UserId, UserNumber
 from chatty.services.caller import Caller
-from chatty.services.devices import end_device, revoke, tell_own_devices
+from chatty.services.devices import end_device, lock_caller, revoke, tell_own_devices
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.factor_check import Attempt, FactorCheck, FactorCheckUnit
 from chatty.services.issuer import Issuer
@@ -181,6 +181,7 @@ class SessionSteps:
     async def _step_up(self, attempt: Attempt, caller: Caller, body: StepUp) -> None:
         async with self._unit_of_work.begin() as unit:
             user, factor = await self._proven(unit, attempt, body)
+            await lock_caller(unit, caller)
             await unit.families.note_step_up(caller.family)
             await record_login(unit, caller.user, caller.device, "session.stepped_up", caller.family, factor=factor)
         self._doorbells.ring(Doorbell(users=[user.user_number]))

@@ -312,6 +312,17 @@ class TokenSteps:
         thumbprint = self._proofs.check_on_socket(proof, nonce=nonce, access_token=access_token)
         return await self._caller(claims, thumbprint)
 
+    async def look_again(self, caller: Caller) -> Caller:
+        """The same caller as it stands now, for a request that waited since. Raises: DeviceRevoked."""
+        row = await self._living(caller.family)
+        return replace(caller, role=row.role, step_up_age_s=row.step_up_age_s)
+
+    async def _living(self, family: FamilyId) -> FamilyRow:
+        row = await self._read(family)
+        if row is None or row.has_ended:
+            raise DeviceRevoked("this log-in session was ended")
+        return row
+
     async def _claims(self, access_token: str) -> AccessClaims:
         try:
             return self._access.check(access_token, now_s=self._clock_s())
@@ -325,8 +336,8 @@ class TokenSteps:
     async def _caller(self, claims: AccessClaims, thumbprint: str) -> Caller:
         if thumbprint != claims.thumbprint:
             raise InvalidDpopProof("the access token is bound to another key")
-        row = await self._read(claims.family)
-        if row is None or row.has_ended or (row.user, row.device) != (claims.user, claims.device):
+        row = await self._living(claims.family)
+        if (row.user, row.device) != (claims.user, claims.device):
             raise DeviceRevoked("this log-in session was ended")
         if row.tokens.k == claims.k and not row.tokens.is_used:
             await self._note_use(claims)

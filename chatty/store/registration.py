@@ -36,8 +36,9 @@ _COUNT_REQUESTS = "SELECT count(*) FROM registration_requests"
 _ADD_REQUEST = """INSERT INTO registration_requests
 (user_id, name_skeleton, login_key_sealed, key_derivation, identity_key, wrapped_recovery, wrapped_identity)
 VALUES (%s, %s, %s, %s, %s, %s, %s)"""
+# Those that came first stay: else whoever applies often enough under somebody's name puts theirs out.
 _FORGET_SURPLUS = """DELETE FROM registration_requests WHERE request_number IN (SELECT request_number
-FROM registration_requests WHERE user_id = %s ORDER BY request_number DESC OFFSET %s)"""
+FROM registration_requests WHERE user_id = %s ORDER BY request_number OFFSET %s)"""
 _REQUEST_KEYS = "SELECT login_key_sealed FROM registration_requests WHERE user_id = %s ORDER BY request_number DESC"
 _PENDING = f"""SELECT r.request_number, r.user_id, extract(epoch FROM now() - r.created_at)::bigint,
 NOT EXISTS (SELECT 1 FROM users u WHERE u.user_id = r.user_id OR u.name_skeleton = r.name_skeleton)

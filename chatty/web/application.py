@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -27,8 +28,19 @@ from chatty.web.problems import PROBLEM_MEDIA_TYPE, as_domain_error, problem_bod
 from chatty.web.reading import read_arguments, read_proof, read_token
 from chatty.web.routes import Reply, RequestInfo, Route, Streamed
 
-# The caller of a checked access token and proof; raises Unauthenticated and relatives.
-Authenticate = Callable[[str, ProvenRequest], Awaitable[Caller]]
+
+class Authenticator(Protocol):
+    async def authenticate(self, access_token: str, proven: ProvenRequest, /) -> Caller:
+        """The caller of a checked access token and proof. Raises: Unauthenticated and relatives."""
+        ...
+
+    async def look_again(self, caller: Caller, /) -> Caller:
+        """The caller as it stands now. Raises: DeviceRevoked."""
+        ...
+
+
+# A body that takes longer than this to arrive may be told of by somebody who was put out since.
+body_wait_free_s = 0.5
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _UNKNOWN_PATH = "(unknown)"
@@ -47,7 +59,7 @@ _log = structlog.get_logger(__name__)
 def make_quart(
     routes: Iterable[Route],
     *,
-    authenticate: Authenticate,
+    authenticator: Authenticator,
     make_nonce: Callable[[], str],
     metrics: Metrics,
     body_bytes_max: int,
@@ -67,7 +79,7 @@ def make_quart(
     app.url_map.merge_slashes = False
     limits, policy = limits or RequestLimits(unlimited()), policy or Policy()
     for one in routes:
-        _add(app, one, authenticate, policy, limits)
+        _add(app, one, authenticator, policy, limits)
     app.before_request(_beginner(limits, proxies))
     app.after_request(_finisher(metrics, make_nonce))
 
@@ -78,12 +90,12 @@ def make_quart(
     return app
 
 
-def _add(app: QuartTrio, route: Route, authenticate: Authenticate, policy: Policy, limits: RequestLimits) -> None:
+def _add(app: QuartTrio, route: Route, authenticator: Authenticator, policy: Policy, limits: RequestLimits) -> None:
     if route.operation in app.view_functions:
         raise TypeError(f"two routes for {route.operation}")
 
     async def view(**_: str) -> Response:
-        return await _serve(route, request, authenticate, policy, limits)
+        return await _serve(route, request, authenticator, policy, limits)
 
     app.add_url_rule(
         re.sub(r"\{(\w+)\}", r"<\1>", route.path),
@@ -95,18 +107,26 @@ def _add(app: QuartTrio, route: Route, authenticate: Authenticate, policy: Polic
 
 
 async def _serve(
-    route: Route, request_: Request, authenticate: Authenticate, policy: Policy, limits: RequestLimits
+    route: Route, request_: Request, authenticator: Authenticator, policy: Policy, limits: RequestLimits
 ) -> Response:
-    """Who asks comes before what is asked: nobody makes us read a body without a token where one is needed."""
-    proven = read_proof(request_)
-    caller = await authenticate(read_token(request_.headers), proven) if route.permission.needs_caller else None
+    """Who asks comes before what is asked: nobody makes us read a body without a token where one is needed.
+
+    A body that was long in coming is not believed on the strength of what its sender was when it began.
+    """
+    proven, caller = read_proof(request_), None
+    if route.permission.needs_caller:
+        caller = await authenticator.authenticate(read_token(request_.headers), proven)
     policy.check(route.permission, caller, address=g.address)
     if caller is not None:
         set_family(caller.family)
         limits.admit(caller, route.operation, address=g.address)
     info = RequestInfo(request_id=g.request_id, address=g.address, proven=proven)
+    began_s = time.perf_counter()
     arguments = await read_arguments(route, request_, info)
     g.is_body_read = True
+    if caller is not None and time.perf_counter() - began_s > body_wait_free_s:
+        caller = await authenticator.look_again(caller)
+        policy.check(route.permission, caller, address=g.address)
     if route.wants_caller:
         arguments["caller"] = caller
     answer = await route.handler(**arguments)

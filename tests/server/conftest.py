@@ -123,7 +123,7 @@ async def open_server(
         )
         app = make_quart(
             make_routes(settings, store, steps, unlimited(), checks, _no_rooms),
-            authenticate=steps.tokens.authenticate,
+            authenticator=steps.tokens,
             make_nonce=steps.proofs.make_nonce,
             metrics=metrics,
             body_bytes_max=100_000,

@@ -1,5 +1,6 @@
 """Who may register, from outside: the modes, invitations, approval, names, and what a stranger learns of them: nothing."""
 
+import itertools
 import json
 import secrets
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ import httpx
 import pytest
 import trio
 
+from chatty.services.registration import requests_a_name_max
 from chatty.telemetry import configure_logging
 from tests.people import Person, new_device_id
 from tests.server.app_fixtures import RunningApp, open_chat
@@ -214,6 +216,16 @@ async def test_of_several_who_want_one_name_an_admin_chooses_by_number(database:
         assert [outcome(await one.log_in()) for one in (first, second)] == ["approval_pending", "ok"]
 
 
+async def test_further_applications_for_a_name_do_not_put_out_the_first(database: str, tmp_path: Path) -> None:
+    async with serving(database, tmp_path, "approval") as chat:
+        ann = person(chat)
+        await ann.register()
+        answers = [outcome(await person(chat).register()) for _ in range(requests_a_name_max + 1)]
+        assert set(answers) == {"approval_pending"}
+        assert outcome(await ann.log_in()) == "approval_pending"
+        assert len((await console(chat, "list", "--pending"))["pending"]) == requests_a_name_max
+
+
 async def test_applications_are_bounded(database: str, tmp_path: Path) -> None:
     async with serving(database, tmp_path, "approval", registration_requests_max=2) as chat:
         answers = [await person(chat, name).register() for name in ("ann", "ben", "cid")]
@@ -288,6 +300,26 @@ async def test_log_ins_are_slowed_down_alike_for_known_and_unknown_names(databas
         assert shown[0] == shown[1]
 
 
+async def test_a_log_in_changes_nothing_for_strangers_who_guess(database: str, tmp_path: Path) -> None:
+    """Else the name whose delays are gone would be one that exists, and whose owner was there just now."""
+    options: dict[str, Any] = {"login_free_count": 1, "trusted_proxies": "127.0.0.1"}
+    async with serving(database, tmp_path, "open", **options) as chat:
+        ann = (await chat.sign_up("ann")).person
+        addresses = (f"192.0.2.{number}" for number in itertools.count(1))
+
+        async def guess(name: str, count: int) -> list[str]:
+            found = []
+            for _ in range(count):
+                found += await fail_to_log_in(chat, name, count=1, **{"X-Forwarded-For": next(addresses)})
+            return [outcome(answer) for answer in found]
+
+        for name in ("ann", "zoe"):
+            assert await guess(name, 9) == ["login_refused"] * 9
+        assert outcome(await ann.log_in()) == "ok"
+        for name in ("ann", "zoe"):
+            assert await guess(name, 2) == ["login_refused", "rate_limited"]
+
+
 async def test_strangers_elsewhere_keep_nobody_out(database: str, tmp_path: Path) -> None:
     async with serving(
         database,
@@ -314,6 +346,18 @@ async def test_a_stranger_at_the_same_address_keeps_no_known_device_out(database
         assert outcome(await ann.log_in()) == "rate_limited"
         assert outcome(await ann.log_in(known_refresh_token=ben.tokens["refresh_token"])) == "rate_limited"
         assert outcome(await ann.log_in(known_refresh_token=ann.tokens["refresh_token"])) == "ok"
+
+
+async def test_a_stranger_who_uses_up_the_address_keeps_no_known_device_out(database: str, tmp_path: Path) -> None:
+    async with serving(database, tmp_path, "open", limit_logins_address="2 per hour") as chat:
+        device = await chat.sign_up("ann")
+        ann = device.person
+        await fail_to_log_in(chat, "zoe", count=2)
+        assert outcome(await ann.log_in()) == "rate_limited"
+        assert outcome(await ann.log_in(known_refresh_token=ann.tokens["refresh_token"])) == "ok"
+        nonce = await ann.nonce()
+        step_up = {"nonce": nonce, "signature": ann.sign(nonce, "step_up")}
+        assert outcome(await device.answer("POST", "/v1/step-up", step_up)) == "ok"
 
 
 async def test_the_operator_learns_why_somebody_cannot_log_in(database: str, tmp_path: Path) -> None:

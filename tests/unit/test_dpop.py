@@ -77,6 +77,8 @@ def test_es256_is_taken_too() -> None:
         {"htu": 5},
         {"ath": token_hash("some.other.token")},
         {"ath": 5},
+        {"ath": "\ud800"},
+        {"nonce": "\ud800"},
         {"jti": "short"},
         {"jti": "x" * 129},
         {"jti": "with space"},

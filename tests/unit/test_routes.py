@@ -47,10 +47,16 @@ def caller(role: str = "user") -> Caller:
     )
 
 
-async def authenticate(token: str, _: ProvenRequest) -> Caller:
-    if token not in ("good", "auditor"):
-        raise Unauthenticated("forged")
-    return caller("user" if token == "good" else "auditor")
+class OneCaller:
+    """The token is the role."""
+
+    async def authenticate(self, token: str, _: ProvenRequest) -> Caller:
+        if token not in ("good", "auditor"):
+            raise Unauthenticated("forged")
+        return caller("user" if token == "good" else "auditor")
+
+    async def look_again(self, caller: Caller) -> Caller:
+        return caller
 
 
 def sample_routes() -> list[Route]:
@@ -89,7 +95,7 @@ def app() -> QuartTrio:
     routes = sample_routes()
     return make_quart(
         [*routes, openapi_route(routes, version="1")],
-        authenticate=authenticate,
+        authenticator=OneCaller(),
         make_nonce=lambda: "nonce",
         metrics=Metrics(),
         body_bytes_max=body_bytes_max,
@@ -311,7 +317,7 @@ def test_one_operation_is_routed_once() -> None:
     with pytest.raises(TypeError, match="two routes"):
         make_quart(
             [*routes, routes[0]],
-            authenticate=authenticate,
+            authenticator=OneCaller(),
             make_nonce=lambda: "nonce",
             metrics=Metrics(),
             body_bytes_max=body_bytes_max,

@@ -1,0 +1,100 @@
+"""A request whose body is held back while its sender is put out: it does nothing when the body comes.
+
+Who sends it was let in when the headers came, as for any request. Two things stand in the way then: a body that was long in
+coming has its sender looked at again, and what acts looks once more under the locks. Each is tested with the other taken away.
+"""
+
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import trio
+
+from chatty.services.tokens import TokenSteps
+from chatty.web import application
+from tests.server.app_fixtures import RunningApp, open_chat
+from tests.server.scenes import Scene, make_scene
+from tests.server.whole_requests import WholeRequest, whole_request
+
+# They change nothing, or nothing that is not the caller's own to see; in a moment at most (application.body_wait_free_s).
+READ_ONLY = {"post_v1_keys_query", "post_v1_account_export"}
+
+
+@pytest.fixture
+def arrivals(monkeypatch: pytest.MonkeyPatch) -> trio.MemoryReceiveChannel[None]:
+    """One for each request that was let in."""
+    note, arrivals = trio.open_memory_channel[None](math.inf)
+    authenticate = TokenSteps.authenticate
+
+    async def noted(steps: TokenSteps, *arguments: Any) -> Any:
+        caller = await authenticate(steps, *arguments)
+        note.send_nowait(None)
+        return caller
+
+    monkeypatch.setattr(TokenSteps, "authenticate", noted)
+    return arrivals
+
+
+@asynccontextmanager
+async def unlimited(database: str, folder: Path) -> AsyncIterator[RunningApp]:
+    async with open_chat(database, folder, limit_requests_route="off", limit_exports_account="off") as chat:
+        yield chat
+
+
+async def held(scene: Scene, whole: WholeRequest, arrivals: trio.MemoryReceiveChannel[None]) -> str:
+    """Ask, be revoked by one's other device, send the body: the code of the answer, "" for a success."""
+    content = msgspec.json.encode(whole.body)
+    may_go_on, answers = trio.Event(), list[httpx.Response]()
+
+    async def body() -> AsyncIterator[bytes]:
+        await may_go_on.wait()
+        yield content
+
+    async def ask() -> None:
+        headers = {**whole.headers, "Content-Length": str(len(content))}
+        async with httpx.AsyncClient(base_url=scene.ann.origin) as http:
+            answers.append(
+                await scene.ann.person.prover.ask(
+                    http,
+                    whole.route.method,
+                    whole.path,
+                    access_token=scene.ann.access_token,
+                    headers=headers,
+                    content=body(),
+                )
+            )
+
+    while arrivals.statistics().current_buffer_used:
+        await arrivals.receive()
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await arrivals.receive()
+            assert (await scene.spare.answer("DELETE", f"/v1/devices/{scene.ann.device}")).is_success
+            may_go_on.set()
+    return "" if answers[0].is_success else str(answers[0].json()["code"])
+
+
+@pytest.mark.parametrize("free_s", [0.0, math.inf], ids=["looked at again", "under the locks"])
+async def test_a_held_body_of_a_revoked_device_does_nothing(
+    database: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arrivals: trio.MemoryReceiveChannel[None],
+    free_s: float,
+) -> None:
+    monkeypatch.setattr(application, "body_wait_free_s", free_s)
+    found = {}
+    async with unlimited(database, tmp_path) as chat:
+        for route in chat.app.routes:
+            if route.body is not None and route.permission.needs_caller:
+                scene = await make_scene(chat, "owner")
+                whole = await whole_request(route, scene)
+                found[route.operation] = await held(scene, whole, arrivals)
+    accepted = {operation for operation, code in found.items() if code not in {"device_revoked", "unauthenticated"}}
+    assert accepted == (READ_ONLY if free_s else set())
