@@ -51,15 +51,21 @@ def small_sizes() -> dict[str, Size]:
 def identity_sizes(rounds_count: int) -> dict[str, IdentitySize]:
     return {
         "identity": IdentitySize(
-            people_count=50, operations_count=1_000, connections_count=8, rounds_count=rounds_count
+            people_count=50,
+            operations_count=1_000,
+            connections_count=8,
+            sockets_count=400,
+            rounds_count=rounds_count,
         ),
-        "audit": IdentitySize(people_count=100, operations_count=2_000, connections_count=16, rounds_count=5),
+        "audit": IdentitySize(
+            people_count=100, operations_count=2_000, connections_count=16, sockets_count=0, rounds_count=5
+        ),
     }
 
 
 def small_identity_sizes() -> dict[str, IdentitySize]:
     return dict.fromkeys(
-        IDENTITY, IdentitySize(people_count=2, operations_count=6, connections_count=2, rounds_count=1)
+        IDENTITY, IdentitySize(people_count=2, operations_count=6, connections_count=2, sockets_count=4, rounds_count=1)
     )
 
 

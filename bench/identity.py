@@ -20,6 +20,7 @@ from typing import Any
 
 from bench.load import Outcome, greet
 from bench.people import Person, Town
+from bench.processes import Served
 from bench.scenarios import Place, Result, chatty_serving, measured, median
 from bench.sockets import ClientSocket
 from chatty.crypto.signatures import sign
@@ -39,11 +40,12 @@ main()
 
 @dataclass(frozen=True, kw_only=True)
 class IdentitySize:
-    """operations_count: of each kind, a round. connections_count: that ask at once."""
+    """operations_count: of each kind, a round. connections_count: that ask at once. sockets_count: that are open at once."""
 
     people_count: int
     operations_count: int
     connections_count: int
+    sockets_count: int
     rounds_count: int
 
 
@@ -160,7 +162,7 @@ def people_at(host: str, port: int, count: int) -> Iterator[list[Client]]:
 
 
 def run_identity(place: Place, size: IdentitySize) -> list[Result]:
-    """Scenarios log_in, refresh, request and hello, on one server."""
+    """Scenarios log_in, refresh, request, connect and hello, on one server."""
     with (
         chatty_serving(place, "identity", environment=WITHOUT_QUOTAS) as (served, host, port),
         people_at(host, port, size.people_count) as clients,
@@ -175,8 +177,8 @@ def run_identity(place: Place, size: IdentitySize) -> list[Result]:
                 chosen = _spread(clients, operation, size.operations_count)
                 ask = partial(ask_all, host, port, chosen, connections_count=size.connections_count)
                 kinds.setdefault(name, []).append(measured(name, served, ask))
-            greet_them = partial(greet_all, host, port, clients, size.operations_count)
-            kinds.setdefault("hello", []).append(measured("hello", served, greet_them))
+            for result in _socket_rounds(served, host, port, clients, size.sockets_count):
+                kinds.setdefault(result.scenario, []).append(result)
         return [median(rounds[1:]) for rounds in kinds.values()]
 
 
@@ -187,15 +189,32 @@ def _spread(
     return [partial(operation, clients[index % len(clients)]) for index in range(count)]
 
 
-def greet_all(host: str, port: int, clients: Sequence[Client], count: int) -> Outcome:
-    """Connect, say hello, wait until resumed, leave; one after the other."""
+def _socket_rounds(served: Served, host: str, port: int, clients: Sequence[Client], count: int) -> list[Result]:
+    """WebSockets opened, to the 101; then a hello on each, from the challenge to `resumed`. One after the other."""
+    sockets: list[ClientSocket] = []
+
+    def connect(_: int) -> None:
+        sockets.append(ClientSocket(host, port, "/v1/ws", subprotocol=MSGPACK_SUBPROTOCOL))
+
+    def say_hello(index: int) -> None:
+        greet(sockets[index], clients[index % len(clients)].person, [])
+
+    try:
+        return [
+            measured(name, served, partial(_in_turn, operation, count))
+            for name, operation in (("connect", connect), ("hello", say_hello))
+        ]
+    finally:
+        for socket in sockets:
+            socket.close()
+
+
+def _in_turn(operation: Callable[[int], None], count: int) -> Outcome:
     latencies_ms = array("d")
     began = time.perf_counter()
     for index in range(count):
         at = time.perf_counter()
-        socket = ClientSocket(host, port, "/v1/ws", subprotocol=MSGPACK_SUBPROTOCOL)
-        greet(socket, clients[index % len(clients)].person, [])
-        socket.close()
+        operation(index)
         latencies_ms.append((time.perf_counter() - at) * 1000)
     seconds = time.perf_counter() - began
     return Outcome(seconds=seconds, latencies_ms=latencies_ms, messages_count=count, deliveries_count=count)

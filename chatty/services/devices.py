@@ -66,6 +66,7 @@ class Devices(Protocol):
         """In the order in which they were made."""
         ...
 
+    async def live_count(self, user: UserNumber) -> int: ...
     async def rename(self, device: DeviceNumber, name: str) -> None: ...
 
     async def publish(self, device: DeviceNumber, keys: DeviceKeys) -> None:
@@ -226,9 +227,14 @@ class DeviceSteps:
         self._doorbells.ring(doorbell)
 
 
-async def tell_own_devices(unit: DevicesUnit, user: UserNumber, *, now_ms: int) -> Doorbell:
-    """A change that others need not know of: tell the user's own devices. The user's row is locked."""
-    version = await unit.devices.list_version(user)
+async def tell_own_devices(
+    unit: DevicesUnit, user: UserNumber, *, now_ms: int, list_version: ListVersion | None = None
+) -> Doorbell:
+    """A change that others need not know of: tell the user's own devices. The user's row is locked.
+
+    list_version: where it was read under the lock already.
+    """
+    version = await unit.devices.list_version(user) if list_version is None else list_version
     await unit.devices.tell_user(user, kind="devices", content={"list_version": version}, time_ms=now_ms)
     return Doorbell(users=[user])
 

@@ -13,7 +13,7 @@ from typing import Protocol
 from chatty.crypto.sealing import Sealer
 from chatty.crypto.tokens import RefreshTokens
 from chatty.errors import ApprovalPending, LoginRefused, NotFound, RefreshRefused, TooManyDevices
-from chatty.ids import DeviceId, DeviceNumber, FamilyId, UserId, UserNumber
+from chatty.ids import DeviceId, DeviceNumber, FamilyId, ListVersion, UserId, UserNumber
 from chatty.services.caller import Caller
 from chatty.services.devices import end_device, lock_caller, revoke, tell_own_devices
 from chatty.services.doorbells import Doorbell, Doorbells
@@ -39,6 +39,16 @@ class LoginRow:
     role: str
     is_locked: bool
     login_key_sealed: bytes = field(repr=False)
+    list_version: ListVersion
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewFamily:
+    """Of refresh tokens, bound to this DPoP key; generation: of the store."""
+
+    family: FamilyId
+    dpop_thumbprint: str
+    generation: int
 
 
 def login_key_purpose(user: UserId) -> str:
@@ -54,8 +64,12 @@ class Sessions(Protocol):
 
     async def find_login(self, user: UserId) -> LoginRow | None: ...
 
-    async def add_device(self, user: UserNumber, device: NewDevice) -> DeviceNumber:
-        """With its send row, live, outside the set. Raises: DeviceIdTaken."""
+    async def lock_login(self, user: UserId) -> LoginRow | None:
+        """As find_login(), and the user's row is locked."""
+        ...
+
+    async def add_session(self, user: UserNumber, device: NewDevice, family: NewFamily) -> DeviceNumber:
+        """A device with its send row, live, outside the set; and its family of tokens. Raises: DeviceIdTaken."""
         ...
 
 
@@ -120,7 +134,9 @@ class SessionSteps:
             ended = await self._make_room(unit, user, body)
             family = await start_session(unit, self._issuer, user.user_number, body.new_device, body.dpop_thumbprint)
             await record_login(unit, body.user, attempt.device, "session.started", family, factor=factor)
-            doorbell = await tell_own_devices(unit, user.user_number, now_ms=self._issuer.now_ms())
+            doorbell = await tell_own_devices(
+                unit, user.user_number, now_ms=self._issuer.now_ms(), list_version=user.list_version
+            )
         self._doorbells.ring(doorbell)
         self._doorbells.ring(ended)
         return self._issuer.issue(
@@ -134,16 +150,15 @@ class SessionSteps:
 
     async def _make_room(self, unit: SessionsUnit, user: LoginRow, body: Login) -> Doorbell:
         """For one more device: end the one that it replaces. The user's row is locked. Raises: TooManyDevices, NotFound."""
-        live, doorbell, now_ms = await unit.devices.live(user.user_number), Doorbell(), self._issuer.now_ms()
-        count_max = self._quotas.devices.of(user.role)
+        doorbell, count_max = Doorbell(), self._quotas.devices.of(user.role)
         if body.replaces:
             replaced = DeviceId(body.replaces)
-            if replaced not in {one.device for one in live}:
+            doorbell = await end_device(unit, user.user_number, replaced, now_ms=self._issuer.now_ms())
+            if not doorbell.revoked:
                 raise NotFound("you have no such device")
             await unit.audit.record(actor=body.user, device="", action="device.replaced", object_=replaced)
-            doorbell = await end_device(unit, user.user_number, replaced, now_ms=now_ms)
-            live = [one for one in live if one.device != replaced]
-        if len(live) >= count_max:
+        if await unit.devices.live_count(user.user_number) >= count_max:
+            live = await unit.devices.live(user.user_number)
             shown = [{"device": one.device, "name": one.name, "last_seen_day": one.last_seen_day} for one in live]
             raise TooManyDevices(count_max=count_max, devices=shown)
         return doorbell
@@ -224,8 +239,7 @@ class SessionSteps:
 
     async def _locked(self, unit: SessionsUnit, attempt: Attempt, found: LoginRow | None) -> LoginRow:
         if found is not None:
-            await unit.devices.lock_user(found.user_number)
-            now = await unit.sessions.find_login(attempt.user)
+            now = await unit.sessions.lock_login(attempt.user)
             if now is not None and now.login_key_sealed == found.login_key_sealed and not now.is_locked:
                 return now
         raise LoginRefused("unknown name or wrong password")
@@ -251,8 +265,8 @@ async def start_session(
 ) -> FamilyId:
     """A new device and its family of tokens, in the caller's transaction. Raises: DeviceIdTaken."""
     family = issuer.make_family()
-    number = await unit.sessions.add_device(user, device)
-    await unit.families.add_family(family, number, dpop_thumbprint=dpop_thumbprint, generation=issuer.generation)
+    new_family = NewFamily(family=family, dpop_thumbprint=dpop_thumbprint, generation=issuer.generation)
+    await unit.sessions.add_session(user, device, new_family)
     return family
 
 

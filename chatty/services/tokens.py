@@ -144,12 +144,6 @@ class Lifetimes:
 class Families(Protocol):
     """What the steps need of the store, inside one transaction."""
 
-    async def add_family(
-        self, family: FamilyId, device: DeviceNumber, *, dpop_thumbprint: str, generation: int
-    ) -> None:
-        """At k = 1."""
-        ...
-
     async def lock_family(self, family: FamilyId) -> None: ...
 
     async def family(self, family: FamilyId) -> FamilyRow | None: ...

@@ -16,6 +16,7 @@ from chatty.wire.keys import DeviceKeys
 # index: devices_user
 _LIVE = """SELECT device_number, device_id, name, last_seen_day::text, in_set, keys::text FROM devices
 WHERE user_number = %s AND is_live ORDER BY device_number"""
+_LIVE_COUNT = "SELECT count(*) FROM devices WHERE user_number = %s AND is_live"  # index: devices_user
 _RENAME = "UPDATE devices SET name = %s WHERE device_number = %s"
 _PUBLISH = "UPDATE devices SET keys = %s, curve25519 = %s, ed25519 = %s, in_set = true WHERE device_number = %s"
 _KILL_DEVICE = "UPDATE devices SET is_live = false, in_set = false WHERE device_number = %s"
@@ -48,6 +49,11 @@ class PostgresDevices(Devices):
     async def live(self, user: UserNumber) -> Sequence[StoredDevice]:
         rows = await (await self._connection.execute(_LIVE, (user,))).fetchall()
         return [_device(row) for row in rows]
+
+    async def live_count(self, user: UserNumber) -> int:
+        row = await (await self._connection.execute(_LIVE_COUNT, (user,))).fetchone()
+        assert row is not None
+        return int(row[0])
 
     async def rename(self, device: DeviceNumber, name: str) -> None:
         await self._connection.execute(_RENAME, (name, device))

@@ -18,8 +18,10 @@ from chatty.store.connection import TrioConnection
 from chatty.wire.events import Kind, TimelineEvent
 from chatty.wire.frames import Erased, Gap, PlacedEntry, RoomEntry, UserEvent
 
-_NEXT = "UPDATE users SET stream_seq = stream_seq + 1 WHERE user_number = %s RETURNING stream_seq"
-_INSERT = "INSERT INTO user_stream (user_number, seq, time, kind, content) VALUES (%s, %s, %s, %s, %s)"
+_APPEND = """WITH next AS (UPDATE users SET stream_seq = stream_seq + 1 WHERE user_number = %s
+ RETURNING user_number, stream_seq)
+INSERT INTO user_stream (user_number, seq, time, kind, content) SELECT user_number, stream_seq, %s::bigint, %s, %s FROM next
+RETURNING seq"""
 _DEVICE_STATE = """SELECT s.low, s.highest_n, s.is_live, u.stream_seq,
 EXISTS (SELECT FROM mailbox m WHERE m.device_number = s.device_number)
 FROM device_send s, users u WHERE s.device_number = %s AND u.user_number = %s"""  # index: device_send_pkey, mailbox_device
@@ -79,10 +81,9 @@ async def append_user_event(
     connection: TrioConnection, user: UserNumber, *, kind: str, content: dict[str, Any], time_ms: int
 ) -> UserSeq:
     """One entry at the end of the user's stream; the caller's transaction holds the lock of the user's row."""
-    row = await (await connection.execute(_NEXT, (user,))).fetchone()
-    assert row is not None
     text = msgspec.json.encode(content).decode()
-    await connection.execute(_INSERT, (user, row[0], time_ms, kind, text))
+    row = await (await connection.execute(_APPEND, (user, time_ms, kind, text))).fetchone()
+    assert row is not None
     return UserSeq(row[0])
 
 

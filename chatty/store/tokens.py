@@ -1,11 +1,9 @@
-"""Families of refresh tokens. Owns refresh_families."""
+"""Families of refresh tokens. Owns refresh_families, but for the row that a log-in makes (sessions.py)."""
 
 from chatty.ids import DeviceId, DeviceNumber, FamilyId, UserId, UserNumber
 from chatty.services.tokens import Families, FamilyRow, Lifetimes, RefreshState
 from chatty.store.connection import TrioConnection
 
-_ADD_FAMILY = """INSERT INTO refresh_families (family_id, device_number, dpop_thumbprint, generation)
-VALUES (%s, %s, %s, %s)"""
 _LOCK_FAMILY = "SELECT 1 FROM refresh_families WHERE family_id = %s FOR NO KEY UPDATE"
 _FAMILY = """SELECT u.user_id, u.user_number, u.role, u.is_locked, d.device_id, d.device_number, d.is_live,
 f.dpop_thumbprint, f.k, f.is_used, f.retired_ms, f.generation, f.is_revoked,
@@ -30,11 +28,6 @@ class PostgresFamilies(Families):
 
     def __init__(self, connection: TrioConnection) -> None:
         self._connection = connection
-
-    async def add_family(
-        self, family: FamilyId, device: DeviceNumber, *, dpop_thumbprint: str, generation: int
-    ) -> None:
-        await self._connection.execute(_ADD_FAMILY, (family, device, dpop_thumbprint, generation))
 
     async def lock_family(self, family: FamilyId) -> None:
         await self._connection.execute(_LOCK_FAMILY, (family,))

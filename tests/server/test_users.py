@@ -14,8 +14,9 @@ from trio_websocket import ConnectionClosed
 
 from chatty.app import Hooks
 from chatty.errors import DeviceRevoked, Forbidden, LastOwner, Outranked
-from chatty.ids import DeviceId
+from chatty.ids import DeviceId, FamilyId
 from chatty.services.caller import Caller
+from chatty.services.sessions import NewFamily
 from chatty.telemetry import configure_logging
 from chatty.wire.accounts import NewDevice
 from tests.people import Person
@@ -344,7 +345,8 @@ async def test_a_lock_ends_the_device_of_a_log_in_that_was_under_way(running: Ru
         await log_in.users.lock([found.number])
         nursery.start_soon(running.steps.users.set_locked, None, ann.user, True)
         await until_somebody_waits(running)
-        await log_in.sessions.add_device(found.number, NewDevice(device=DeviceId("LATEDEVICE")))
+        family = NewFamily(family=FamilyId("late"), dpop_thumbprint="T" * 43, generation=1)
+        await log_in.sessions.add_session(found.number, NewDevice(device=DeviceId("LATEDEVICE")), family)
     assert await running.rows("SELECT count(*), count(*) FILTER (WHERE is_live) FROM devices") == [(2, 0)]
 
 

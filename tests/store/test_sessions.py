@@ -10,6 +10,7 @@ from chatty.errors import ChattyError, DeviceIdTaken, NameTaken
 from chatty.ids import DeviceId, FamilyId, UserId, UserNumber
 from chatty.services.names import skeleton
 from chatty.services.registration import NewUser, token_hash
+from chatty.services.sessions import NewFamily
 from chatty.services.tokens import RefreshState
 from chatty.store.pool import Pool, open_pool
 from chatty.store.units import PostgresUnitOfWork
@@ -18,6 +19,7 @@ from chatty.wire.chain import device_list_digest
 
 ANN = UserId("@ann:x")
 FAMILY = FamilyId("f" * 22)
+NEW_FAMILY = NewFamily(family=FAMILY, dpop_thumbprint="T" * 43, generation=1)
 _WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
@@ -49,8 +51,7 @@ def new_user(user: UserId = ANN) -> NewUser:
 async def make_ann(units: PostgresUnitOfWork) -> UserNumber:
     async with units.begin() as unit:
         user = await unit.registrations.add_user(new_user())
-        device = await unit.sessions.add_device(user, NewDevice(device=DeviceId("DEVICE01"), name="laptop"))
-        await unit.families.add_family(FAMILY, device, dpop_thumbprint="T" * 43, generation=1)
+        await unit.sessions.add_session(user, NewDevice(device=DeviceId("DEVICE01"), name="laptop"), NEW_FAMILY)
     return user
 
 
@@ -135,7 +136,7 @@ async def test_names_and_device_ids_are_given_once_even_at_once(units: PostgresU
         try:
             async with units.begin() as unit:
                 user = await unit.registrations.add_user(new_user(ANN if number % 2 else UserId(f"@user{number}:x")))
-                await unit.sessions.add_device(user, NewDevice(device=DeviceId("DEVICE01")))
+                await unit.sessions.add_session(user, NewDevice(device=DeviceId("DEVICE01")), NEW_FAMILY)
         except (NameTaken, DeviceIdTaken) as error:
             refused.append(error)
 
