@@ -73,7 +73,8 @@ async def test_every_answer_is_one_that_the_document_names(
     assert min(asked.values()) >= counts(1, 30)
     assert asked.total() >= counts(len(asked), 2_000)
     if counts(0, 1):
-        assert asked.keys() - {label for label, status in fuzz.answers if status < 300} == set()
+        never_succeeded = asked.keys() - {label for label, status in fuzz.answers if status < 300}
+        assert never_succeeded == {label for label in asked if role == "user" and " /v1/admin/" in label}
 
 
 @strategies_draw
