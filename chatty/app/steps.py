@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import trio
+
 from chatty.app.database import Store
 from chatty.app.process import now_s
 from chatty.config import Settings, parse_derivations
@@ -124,7 +126,9 @@ class _Maker:
         self._settings, self._store, self._doorbells, self._limits = settings, store, doorbells, limits
         self._clock_s = clock_s
         self.quotas = make_quotas(settings)
-        self.signing_keys = SigningKeys(keys.signing, units=units, sealer=keys.sealer, clock_s=clock_s)
+        self.signing_keys = SigningKeys(
+            keys.signing, units=units, sealer=keys.sealer, clock_s=clock_s, turn=trio.Lock()
+        )
         self._access = AccessTokens(self.signing_keys, origin=origin, lifetime_s=int(settings.access_token_lifetime_s))
         self._refresh = RefreshTokens(keys.refresh_key)
         self.proofs = Proofs(Nonces(keys.nonce_key, purpose="dpop"), origin=origin, clock_s=clock_s)
