@@ -42,6 +42,24 @@ from chatty.services.users import UserSteps
 from chatty.wire.accounts import KeyDerivation
 
 
+class Throttles:
+    """How fast passwords and second factors may be tried, whatever step tries them."""
+
+    def __init__(self, settings: Settings, limits: Limits) -> None:
+        self.logins = LoginThrottle(
+            limits, free_count=settings.login_free_count, delay_max_s=settings.login_delay_max_s
+        )
+        self.factors = FactorThrottle(
+            limits,
+            free_count=settings.second_factor_free_count,
+            delay_max_s=settings.second_factor_delay_max_s,
+        )
+
+    def forget_old(self) -> None:
+        self.logins.forget_old()
+        self.factors.forget_old()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Steps:
     accounts: AccountSteps
@@ -64,6 +82,7 @@ class Steps:
     checkpoints: Checkpoints
     policy: Policy
     quotas: Quotas
+    throttles: Throttles
     proofs: Proofs
     signing_keys: SigningKeys
     key_turns: SigningKeySteps
@@ -100,6 +119,7 @@ def make_steps(
         checkpoints=make.checkpoints(),
         policy=Policy(admin_networks=settings.operator_networks, step_up_lifetime_s=settings.step_up_lifetime_s),
         quotas=make.quotas,
+        throttles=make.throttles,
         proofs=make.proofs,
         signing_keys=make.signing_keys,
         key_turns=make.key_turns(),
@@ -132,9 +152,8 @@ class _Maker:
         self._access = AccessTokens(self.signing_keys, origin=origin, lifetime_s=int(settings.access_token_lifetime_s))
         self._refresh = RefreshTokens(keys.refresh_key)
         self.proofs = Proofs(Nonces(keys.nonce_key, purpose="dpop"), origin=origin, clock_s=clock_s)
-        self._throttle = LoginThrottle(
-            limits, free_count=settings.login_free_count, delay_max_s=settings.login_delay_max_s
-        )
+        self.throttles = Throttles(settings, limits)
+        self._throttle = self.throttles.logins
         self._issuer = Issuer(
             access=self._access,
             refresh=self._refresh,
@@ -204,18 +223,13 @@ class _Maker:
         )
 
     def _factor_check(self) -> FactorCheck:
-        throttle = FactorThrottle(
-            self._limits,
-            free_count=self._settings.second_factor_free_count,
-            delay_max_s=self._settings.second_factor_delay_max_s,
-        )
         return FactorCheck(
             unit_of_work=self._store.units,
             doorbells=self._doorbells,
             sealer=self._store.keys.sealer,
             party=self._party,
             handle_key=self._store.keys.salt_key,
-            throttle=throttle,
+            throttle=self.throttles.factors,
             clock_s=self._clock_s,
         )
 

@@ -10,6 +10,8 @@ import httpx
 import pytest
 import trio
 
+from chatty.app import tree
+from chatty.services import login_throttle
 from chatty.telemetry import configure_logging
 from chatty.wire import frames
 from tests.server.app_fixtures import RunningApp, open_chat
@@ -235,3 +237,23 @@ async def test_the_operator_sees_every_limiter(database: str, tmp_path: Path) ->
         "refused_count": 1,
     }
     assert listed["sends_device"]["burst_count"] is None
+
+
+async def test_a_running_server_forgets_failed_log_ins_that_are_old(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "forget_interval_s", 0.05)
+    async with limited(database, tmp_path) as chat:
+        ann = await chat.sign_up("ann")
+        body = await ann.person.login(signature="A" * 86)
+        assert (await chat.http.post("/v1/login", json=body)).json()["code"] == "login_refused"
+        assert await delays_count(chat) == 2, "for the name from this address, and for the name"
+        monkeypatch.setattr(login_throttle, "forgotten_after_s", 0.0)
+        with trio.fail_after(20):
+            while await delays_count(chat):  # noqa: ASYNC110 # an actor of the server forgets it
+                await trio.sleep(0.05)
+
+
+async def delays_count(chat: RunningApp) -> int:
+    listed = (await console(chat, "list"))["limits"]
+    return sum(one["buckets_count"] for one in listed if one["limiter"].startswith("logins_account"))
