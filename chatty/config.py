@@ -173,7 +173,7 @@ class Settings(BaseSettings):
 
     trusted_proxies: Networks = Field(
         default="",
-        description="Addresses and networks of proxies whose X-Forwarded-For is believed, separated by commas.",
+        description="Addresses and networks of proxies whose X-Forwarded-For and X-Request-Id are believed, separated by commas.",
     )
 
     # Logs
