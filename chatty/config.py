@@ -295,6 +295,10 @@ class Settings(BaseSettings):
     limit_registrations_server: RateText = Field(
         default="1000 per day", description="Accounts made without an invitation where registration is open."
     )
+    limit_lookups_account: RateText = Field(
+        default="10 per second, burst 20000",
+        description="Users that one account looks up by name: in key queries, invitations, direct rooms and the like.",
+    )
     limit_exports_account: RateText = Field(default="10 per day", description="Exports of one account's own data.")
 
     # The audit log

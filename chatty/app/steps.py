@@ -104,7 +104,7 @@ def make_steps(
         exports=make.exports(),
         deletions=make.deletions(),
         operator_deletion=OperatorDeletion(unit_of_work=store.units, doorbells=doorbells, clock_ms=make.clock_ms),
-        blocks=BlockSteps(unit_of_work=store.units, quotas=make.quotas),
+        blocks=BlockSteps(unit_of_work=store.units, limits=limits, quotas=make.quotas),
         sessions=make.sessions(),
         tokens=make.tokens(),
         second_factors=make.second_factors(),
@@ -264,6 +264,7 @@ class _Maker:
             unit_of_work=self._store.units,
             doorbells=self._doorbells,
             clock_ms=self.clock_ms,
+            limits=self._limits,
             one_time_keys_max=self._settings.one_time_keys_max,
         )
 
@@ -281,6 +282,7 @@ class _Maker:
             doorbells=self._doorbells,
             clock=self.clock_ms,
             server_name=self._settings.server_name,
+            limits=self._limits,
             quotas=self.quotas,
         )
 
