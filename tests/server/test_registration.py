@@ -15,7 +15,7 @@ import trio
 
 from chatty.services.registration import requests_a_name_max
 from chatty.telemetry import configure_logging
-from tests.people import Person, new_device_id
+from tests.people import Person
 from tests.server.app_fixtures import RunningApp, open_chat
 from tests.server.commands import as_url, chatty_admin
 from tests.server.wire_people import ORIGIN, SERVER_NAME, WireDevice
@@ -275,15 +275,7 @@ async def fail_to_log_in(chat: RunningApp, name: str, *, count: int, **headers: 
     answers = []
     for _ in range(count):
         stranger = person(chat, name)
-        nonce = await stranger.nonce()
-        body = {
-            "user": stranger.user,
-            "new_device": {"device": new_device_id()},
-            "nonce": nonce,
-            "signature": stranger.sign(nonce, "login"),
-            "dpop_thumbprint": stranger.prover.thumbprint,
-        }
-        answers.append(await chat.http.post("/v1/login", json=body, headers=headers))
+        answers.append(await chat.http.post("/v1/login", json=await stranger.login(), headers=headers))
     return answers
 
 
