@@ -271,14 +271,16 @@ async def record_login(
     *,
     role: str | None = None,
     factor: str = "",
+    invitation: str = "",
 ) -> None:
-    """role: of an account that was made just now. factor: which was shown beside the password, or "passkey_alone"."""
+    """role, invitation: of an account that was made just now. factor: which was shown beside the password, or "passkey_alone"."""
+    detail = {name: value for name, value in (("factor", factor), ("invitation", invitation)) if value}
     await unit.audit.record(
         actor=user,
         device=device,
         action=action,
         object_=user,
-        detail={"factor": factor} if factor else None,
+        detail=detail or None,
         after={"role": role} if role is not None else None,
         family=family,
     )

@@ -387,6 +387,62 @@ async def test_an_admin_invites_below_and_an_owner_invites_anybody(chat: Running
     assert not [row for row in rows if "chatty_i." in str(row)], "the token is nowhere"
 
 
+async def test_an_invitation_is_listed_withdrawn_and_followed_to_the_accounts_that_it_made(chat: RunningApp) -> None:
+    owner, admin, auditor = [await chat.sign_up_as(role) for role in ("owner", "admin", "auditor")]
+    made = (await admin.answer("POST", "/v1/admin/invitations", {"uses": 2})).json()
+    strong = (await owner.answer("POST", "/v1/admin/invitations", {"role": "admin"})).json()
+    mine = await console(chat, "invite", "--expires-days", "1")
+    await person(chat, "ann").register(registration_token=made["invitation"])
+    listed = {one["id"]: one for one in (await auditor.get("/v1/admin/invitations"))["invitations"]}
+    assert {(one["id"], one["role"], one["uses_left"], one["inviter"]) for one in listed.values()} == {
+        (made["id"], "user", 1, admin.user),
+        (strong["id"], "admin", 1, owner.user),
+        (mine["id"], "user", 1, ""),
+    }
+    assert 0 < listed[mine["id"]]["expires_in_s"] <= 86_400 < listed[made["id"]]["expires_in_s"] <= 7 * 86_400
+    assert sorted(listed) == [one["id"] for one in (await console(chat, "invitations"))["invitations"]]
+    assert [outcome(await withdraw(admin, one["id"])) for one in (strong, made, made)] == [
+        "outranked",
+        "ok",
+        "not_found",
+    ]
+    assert await console(chat, "withdraw", mine["id"]) == {"withdrawn": mine["id"]}
+    for name, token, code in (
+        ("bob", made["invitation"], "registration_closed"),
+        ("cid", mine["invitation"], "registration_closed"),
+        ("dan", strong["invitation"], "ok"),
+    ):
+        assert outcome(await person(chat, name).register(registration_token=token)) == code
+    assert (await auditor.get("/v1/admin/invitations"))["invitations"] == [], "what is used up is not listed"
+    recorded = await chat.rows("""SELECT action, actor, object, detail FROM audit
+        WHERE action LIKE 'invitation.%%' OR detail ? 'invitation' ORDER BY audit_id""")
+    assert recorded == [
+        ("invitation.made", admin.user, made["id"], {}),
+        ("invitation.made", owner.user, strong["id"], {}),
+        ("invitation.made", "", mine["id"], {}),
+        ("account.registered", f"@ann:{SERVER_NAME}", f"@ann:{SERVER_NAME}", {"invitation": made["id"]}),
+        ("invitation.withdrawn", admin.user, made["id"], {}),
+        ("invitation.withdrawn", "", mine["id"], {}),
+        ("account.registered", f"@dan:{SERVER_NAME}", f"@dan:{SERVER_NAME}", {"invitation": strong["id"]}),
+    ]
+
+
+async def withdraw(by: WireDevice, invitation: str) -> httpx.Response:
+    return await by.answer("DELETE", f"/v1/admin/invitations/{invitation}")
+
+
+async def test_invitations_are_listed_in_pages(chat: RunningApp) -> None:
+    owner = await chat.sign_up_as("owner")
+    made = [(await owner.answer("POST", "/v1/admin/invitations", {})).json()["id"] for _ in range(5)]
+    found: list[str] = []
+    after = ""
+    while not found or after:
+        page = await owner.get(f"/v1/admin/invitations?limit=2&after={after}")
+        found += [one["id"] for one in page["invitations"]]
+        after = page.get("next_after", "")
+    assert found == sorted(made)
+
+
 @pytest.mark.parametrize("how", ["demoted", "locked"])
 async def test_an_invitation_ends_with_its_makers_right_to_make_it(chat: RunningApp, how: str) -> None:
     """Else who was an owner for a minute could come back as one for ever."""
