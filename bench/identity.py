@@ -25,7 +25,7 @@ from bench.scenarios import Place, Result, chatty_serving, measured, median
 from bench.sockets import ClientSocket
 from chatty.crypto.signatures import sign
 from chatty.wire.frames import MSGPACK_SUBPROTOCOL
-from chatty.wire.signing import login_bytes
+from chatty.wire.signing import log_in_digest, login_bytes
 
 WITHOUT_QUOTAS = {"CHATTY_QUOTA_DEVICES": "100000000"}
 # The product but for one thing: no act is written down.
@@ -70,22 +70,15 @@ class Client:
         self.person = person
         salt, self.nonce = _ask(connection, "/v1/salt", {"user": person.user}, {}, status=200)
         self.refresh_token = ""
-        statement = login_bytes(
-            origin=person.origin,
-            user=person.user,
-            nonce=salt["nonce"],
-            dpop_thumbprint=person.dpop.thumbprint,
-            purpose="login",
-        )
-        self._login = {
-            "user": person.user,
-            "nonce": salt["nonce"],
-            "signature": sign(person.login_seed, statement),
-            "dpop_thumbprint": person.dpop.thumbprint,
-        }
+        self._login = {"user": person.user, "nonce": salt["nonce"], "dpop_thumbprint": person.dpop.thumbprint}
 
     def log_in(self, connection: http.client.HTTPConnection) -> None:
-        body = {**self._login, "new_device": {"device": "B" + secrets.token_hex(12)}}
+        device = "B" + secrets.token_hex(12)
+        statement = login_bytes(
+            **self._login, origin=self.person.origin, purpose="login", about=log_in_digest(device=device)
+        )
+        signature = sign(self.person.login_seed, statement)
+        body = {**self._login, "new_device": {"device": device}, "signature": signature}
         tokens, self.nonce = _ask(connection, "/v1/login", body, {}, status=201)
         self.person.access_token, self.refresh_token = tokens["access_token"], tokens["refresh_token"]
 

@@ -173,7 +173,7 @@ class Settings(BaseSettings):
 
     trusted_proxies: Networks = Field(
         default="",
-        description="Addresses and networks of proxies whose X-Forwarded-For is believed, separated by commas.",
+        description="Addresses and networks of proxies whose X-Forwarded-For and X-Request-Id are believed, separated by commas.",
     )
 
     # Logs
@@ -294,6 +294,10 @@ class Settings(BaseSettings):
     )
     limit_registrations_server: RateText = Field(
         default="1000 per day", description="Accounts made without an invitation where registration is open."
+    )
+    limit_lookups_account: RateText = Field(
+        default="10 per second, burst 20000",
+        description="Users that one account looks up by name: in key queries, invitations, direct rooms and the like.",
     )
     limit_exports_account: RateText = Field(default="10 per day", description="Exports of one account's own data.")
 

@@ -8,6 +8,7 @@ RoomId = NewType("RoomId", str)  # "!" + base64url(SHA-256 of the creation event
 EventId = NewType("EventId", str)  # "$" + base64url(leaf)
 FamilyId = NewType("FamilyId", str)  # one log-in session: a family of refresh tokens
 PasskeyId = NewType("PasskeyId", str)  # a WebAuthn credential id, base64url
+InvitationId = NewType("InvitationId", str)  # to register: names it without opening anything
 RequestId = NewType("RequestId", str)  # of one HTTP request, for logs and problem details
 
 Seq = NewType("Seq", int)  # position in one room's timeline, from 1; 0 is before the first event

@@ -10,7 +10,7 @@ import httpx
 from chatty.crypto import signatures
 from chatty.crypto.passwords import DEFAULT_DERIVATION
 from chatty.ids import UserId
-from chatty.wire.signing import login_bytes
+from chatty.wire.signing import log_in_digest, login_bytes
 from tests.proofs import Prover
 
 _numbers = itertools.count(1)
@@ -92,15 +92,18 @@ class Person:
 
     async def login(self, **changes: Any) -> dict[str, Any]:
         """The body of a log-in, good for a minute."""
-        nonce = await self.nonce()
         body = {
             "user": self.user,
             "new_device": {"device": new_device_id()},
-            "nonce": nonce,
-            "signature": self.sign(nonce, "login"),
+            "nonce": changes.get("nonce") or await self.nonce(),
             "dpop_thumbprint": self.prover.thumbprint,
-        }
-        return {**body, **changes}
+        } | changes
+        return {"signature": signatures.sign(self.login_seed, self.login_statement(body)), **body}
+
+    def login_statement(self, body: dict[str, Any], **changes: Any) -> bytes:
+        """What the signature of this body is over. changes: of what is signed, so that it fits another one."""
+        about = log_in_digest(**body["new_device"], replaces=body.get("replaces", ""))
+        return self.statement(body["nonce"], "login", **{"about": about, **changes})
 
     async def log_in(self, **changes: Any) -> httpx.Response:
         return self._keep(await self.http.post("/v1/login", json=await self.login(**changes)))

@@ -17,6 +17,7 @@ from chatty.services.caller import Caller
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.dpop import ProvenRequest
 from chatty.services.keys import KeySteps
+from chatty.services.limits import unlimited
 from chatty.services.mailbox import MailboxSteps
 from chatty.store.pool import Pool, PoolLimits, open_pool
 from chatty.store.units import PostgresUnitOfWork
@@ -128,7 +129,9 @@ async def open_world(
             pool=pool,
             units=units,
             doorbells=doorbells,
-            keys=KeySteps(unit_of_work=units, doorbells=doorbells, clock_ms=lambda: 1_700_000_000_000),
+            keys=KeySteps(
+                unit_of_work=units, doorbells=doorbells, clock_ms=lambda: 1_700_000_000_000, limits=unlimited()
+            ),
             mailbox=MailboxSteps(
                 unit_of_work=units, doorbells=doorbells, rows_per_sender_max=rows_per_sender_max, rows_max=rows_max
             ),

@@ -1,5 +1,5 @@
-"""Loops for a whole node: what was lost, what was revoked, what ran out of time, what others changed. That of deadlines never
-asks the store, so that requests are answered and sessions ended in time when the store hangs.
+"""Loops for a whole node: what was lost, what was revoked, what ran out of time, what others changed, what is to be forgotten.
+That of deadlines never asks the store, so that requests are answered and sessions ended in time when the store hangs.
 
 Every `compare_interval_s` one query holds what each session was sent against the store: rooms, user streams, device mailboxes. So
 a lost doorbell, a room that died between commit and delivery and a slow page make an event late, never missing. Every
@@ -56,6 +56,15 @@ async def deadline_actor(
 async def read_actor(mailbox: Mailbox[None], *, read: Callable[[], Awaitable[None]], interval_s: float) -> None:
     """Keeps this node's copy of something that others may change, such as the signing keys."""
     await _every(mailbox, interval_s, read)
+
+
+async def forget_actor(mailbox: Mailbox[None], *, forget: Callable[[], None], interval_s: float) -> None:
+    """Keeps what is in memory for a time from staying longer."""
+
+    async def look() -> None:
+        forget()
+
+    await _every(mailbox, interval_s, look)
 
 
 async def _every(mailbox: Mailbox[None], interval_s: float, look: Callable[[], Awaitable[None]]) -> None:

@@ -45,6 +45,25 @@ def invite(place: Place, as_json: bool, role: str, uses: int, expires_days: int)
     _act(place, "users invite", {"role": role, "uses": uses, "expires_days": expires_days}, as_json=as_json)
 
 
+@users.command()
+@json_option
+@click.option("--after", metavar="ID", default="", help="The next 1,000 invitations after this one.")
+@click.pass_obj
+def invitations(place: Place, as_json: bool, after: str) -> None:
+    """Show the invitations that can be used still: role, uses, end, who made them."""
+    answer = _ask(place, "users invitations", {"after": after})
+    (render.print_json(answer) if as_json else render.print_rows(answer["invitations"]))
+
+
+@users.command()
+@json_option
+@click.argument("invitation", metavar="ID")
+@click.pass_obj
+def withdraw(place: Place, as_json: bool, invitation: str) -> None:
+    """Make an invitation void; accounts that were made with it stay."""
+    _act(place, "users withdraw", {"invitation": invitation}, as_json=as_json)
+
+
 @users.command("list")
 @json_option
 @click.option("--pending", is_flag=True, help="Who asked for an account and waits, instead of who has one.")

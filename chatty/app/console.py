@@ -15,14 +15,15 @@ from chatty.actors.runtime import (
 )
 from chatty.config import Settings
 from chatty.errors import BadRequest, ChattyError
-from chatty.ids import UserId
+from chatty.ids import InvitationId, UserId
 from chatty.services.deletions import OperatorDeletion
 from chatty.services.limits import Limits
 from chatty.services.registration import RegistrationSteps
 from chatty.services.signing_keys import SigningKeySteps
 from chatty.services.users import UserSteps
 from chatty.web import health
-from chatty.wire.registration import InvitationRequest
+from chatty.wire.registration import AfterInvitationField, InvitationRequest
+from chatty.wire.types import InvitationIdField
 from chatty.wire.users import RoleChange
 
 users_page_count = 1_000
@@ -85,6 +86,16 @@ def user_commands(
     async def invite(arguments: Mapping[str, Any]) -> dict[str, Any]:
         return _shown(await registration.invite(None, _body(arguments, InvitationRequest)))
 
+    async def invitations(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        after = _id(arguments.get("after") or "", AfterInvitationField)
+        page = await registration.invitations(after=after, count_max=users_page_count)
+        return {"invitations": _shown(page)["invitations"]}
+
+    async def withdraw(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        invitation = InvitationId(_id(arguments.get("invitation"), InvitationIdField))
+        await registration.withdraw(None, invitation)
+        return {"withdrawn": invitation}
+
     async def approve(arguments: Mapping[str, Any]) -> dict[str, Any]:
         return {"approved": (await registration.approve(None, str(arguments.get("request")))).user}
 
@@ -98,6 +109,8 @@ def user_commands(
         "users list": listed,
         "users pending": pending,
         "users invite": invite,
+        "users invitations": invitations,
+        "users withdraw": withdraw,
         "users approve": approve,
         "users reject": reject,
         "users delete": delete,
@@ -130,6 +143,14 @@ def _account_commands(users: UserSteps) -> dict[str, ConsoleCommand]:
 
 def _user(arguments: Mapping[str, Any]) -> UserId:
     return UserId(str(arguments.get("user")))
+
+
+def _id(value: Any, type_: Any) -> str:
+    """type_: a text of one form."""
+    try:
+        return str(msgspec.convert(value, type_))
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"arguments refused: {error}") from None
 
 
 def _body(arguments: Mapping[str, Any], type_: type[B]) -> B:

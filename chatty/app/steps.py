@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import trio
+
 from chatty.app.database import Store
 from chatty.app.process import now_s
 from chatty.config import Settings, parse_derivations
@@ -40,6 +42,24 @@ from chatty.services.users import UserSteps
 from chatty.wire.accounts import KeyDerivation
 
 
+class Throttles:
+    """How fast passwords and second factors may be tried, whatever step tries them."""
+
+    def __init__(self, settings: Settings, limits: Limits) -> None:
+        self.logins = LoginThrottle(
+            limits, free_count=settings.login_free_count, delay_max_s=settings.login_delay_max_s
+        )
+        self.factors = FactorThrottle(
+            limits,
+            free_count=settings.second_factor_free_count,
+            delay_max_s=settings.second_factor_delay_max_s,
+        )
+
+    def forget_old(self) -> None:
+        self.logins.forget_old()
+        self.factors.forget_old()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Steps:
     accounts: AccountSteps
@@ -62,6 +82,7 @@ class Steps:
     checkpoints: Checkpoints
     policy: Policy
     quotas: Quotas
+    throttles: Throttles
     proofs: Proofs
     signing_keys: SigningKeys
     key_turns: SigningKeySteps
@@ -83,7 +104,7 @@ def make_steps(
         exports=make.exports(),
         deletions=make.deletions(),
         operator_deletion=OperatorDeletion(unit_of_work=store.units, doorbells=doorbells, clock_ms=make.clock_ms),
-        blocks=BlockSteps(unit_of_work=store.units, quotas=make.quotas),
+        blocks=BlockSteps(unit_of_work=store.units, limits=limits, quotas=make.quotas),
         sessions=make.sessions(),
         tokens=make.tokens(),
         second_factors=make.second_factors(),
@@ -98,6 +119,7 @@ def make_steps(
         checkpoints=make.checkpoints(),
         policy=Policy(admin_networks=settings.operator_networks, step_up_lifetime_s=settings.step_up_lifetime_s),
         quotas=make.quotas,
+        throttles=make.throttles,
         proofs=make.proofs,
         signing_keys=make.signing_keys,
         key_turns=make.key_turns(),
@@ -124,13 +146,14 @@ class _Maker:
         self._settings, self._store, self._doorbells, self._limits = settings, store, doorbells, limits
         self._clock_s = clock_s
         self.quotas = make_quotas(settings)
-        self.signing_keys = SigningKeys(keys.signing, units=units, sealer=keys.sealer, clock_s=clock_s)
+        self.signing_keys = SigningKeys(
+            keys.signing, units=units, sealer=keys.sealer, clock_s=clock_s, turn=trio.Lock()
+        )
         self._access = AccessTokens(self.signing_keys, origin=origin, lifetime_s=int(settings.access_token_lifetime_s))
         self._refresh = RefreshTokens(keys.refresh_key)
         self.proofs = Proofs(Nonces(keys.nonce_key, purpose="dpop"), origin=origin, clock_s=clock_s)
-        self._throttle = LoginThrottle(
-            limits, free_count=settings.login_free_count, delay_max_s=settings.login_delay_max_s
-        )
+        self.throttles = Throttles(settings, limits)
+        self._throttle = self.throttles.logins
         self._issuer = Issuer(
             access=self._access,
             refresh=self._refresh,
@@ -200,18 +223,13 @@ class _Maker:
         )
 
     def _factor_check(self) -> FactorCheck:
-        throttle = FactorThrottle(
-            self._limits,
-            free_count=self._settings.second_factor_free_count,
-            delay_max_s=self._settings.second_factor_delay_max_s,
-        )
         return FactorCheck(
             unit_of_work=self._store.units,
             doorbells=self._doorbells,
             sealer=self._store.keys.sealer,
             party=self._party,
             handle_key=self._store.keys.salt_key,
-            throttle=throttle,
+            throttle=self.throttles.factors,
             clock_s=self._clock_s,
         )
 
@@ -246,6 +264,7 @@ class _Maker:
             unit_of_work=self._store.units,
             doorbells=self._doorbells,
             clock_ms=self.clock_ms,
+            limits=self._limits,
             one_time_keys_max=self._settings.one_time_keys_max,
         )
 
@@ -263,6 +282,7 @@ class _Maker:
             doorbells=self._doorbells,
             clock=self.clock_ms,
             server_name=self._settings.server_name,
+            limits=self._limits,
             quotas=self.quotas,
         )
 

@@ -14,7 +14,7 @@ from chatty.actors.runtime import (
     Mailbox,
     Supervisor,
 )
-from chatty.actors.watch import compare_actor, deadline_actor, read_actor, revocation_actor
+from chatty.actors.watch import compare_actor, deadline_actor, forget_actor, read_actor, revocation_actor
 from chatty.app.database import Store
 from chatty.app.process import Hooks, generous, now_ms, now_s
 from chatty.app.steps import Steps, lifetimes
@@ -33,6 +33,7 @@ from chatty.web.problems import error_frame
 
 room_idle_timeout_s = 300.0
 deadline_look_interval_s = 0.25
+forget_interval_s = 60.0
 signing_keys_read_interval_s = 5.0  # at most; always several times while a new key is prepared
 
 
@@ -151,10 +152,14 @@ async def start_watch(settings: Settings, root: Supervisor, directory: Directory
     async def run_deadlines(inbox: Mailbox[None]) -> None:
         await deadline_actor(inbox, directory=directory, interval_s=deadline_look_interval_s, clock_s=now_s)
 
+    async def run_throttles(inbox: Mailbox[None]) -> None:
+        await forget_actor(inbox, forget=steps.throttles.forget_old, interval_s=forget_interval_s)
+
     await branch.start(ActorSpec(name="deadlines", run=run_deadlines, mailbox_count_max=1))
     await branch.start(ActorSpec(name="compare", run=run_compare, mailbox_count_max=1))
     await branch.start(ActorSpec(name="revocations", run=run_revocations, mailbox_count_max=1))
     await branch.start(ActorSpec(name="signing_keys", run=run_signing_keys, mailbox_count_max=1))
+    await branch.start(ActorSpec(name="throttles", run=run_throttles, mailbox_count_max=1))
 
 
 def session_parts(

@@ -43,7 +43,7 @@ from chatty.wire.accounts import (
     Tokens,
 )
 from chatty.wire.canonical import encode_base64url
-from chatty.wire.signing import passkey_challenge
+from chatty.wire.signing import log_in_digest, passkey_challenge
 
 _IDENTITY = "identity"
 _WRAP_IDENTITY = "identity"
@@ -132,9 +132,9 @@ class Enrolment:
         Raises: LoginRefused, RateLimited, NoRecoverySecret (the log-in session is ended again), WrongRelyingParty, Lie.
         """
         server = await self._api.server()
-        nonce, key = (await self._api.salt(SaltRequest(user=user))).nonce, new_key()
-        signed = await self._signed(sign_, server.rp_id, self.statement(user, nonce, key.thumbprint, purpose="login"))
-        login = self._login(user, nonce, key, signed.assertion, device_name)
+        nonce, key, device = (await self._api.salt(SaltRequest(user=user))).nonce, new_key(), _new_device(device_name)
+        signed = await self._signed(sign_, server.rp_id, self._login_statement(user, nonce, key, device))
+        login = self._login(user, nonce, key, signed.assertion, device)
         self._take_tokens(await self._api.login(login), key)
         try:
             return await self._unwrapped(login, server.server_name, await self._kept_with(signed))
@@ -154,12 +154,16 @@ class Enrolment:
     def statement(self, user: UserId, nonce: str, thumbprint: str, *, purpose: str) -> bytes:
         return self._prover.statement(user, nonce, thumbprint, purpose=purpose)
 
+    def _login_statement(self, user: UserId, nonce: str, key: DpopKey, device: NewDevice) -> bytes:
+        about = log_in_digest(device=device.device, name=device.name)
+        return self._prover.statement(user, nonce, key.thumbprint, purpose="login", about=about)
+
     def _login(
-        self, user: UserId, nonce: str, key: DpopKey, signature: str | PasskeyAssertion, device_name: str
+        self, user: UserId, nonce: str, key: DpopKey, signature: str | PasskeyAssertion, device: NewDevice
     ) -> Login:
         return Login(
             user=user,
-            new_device=NewDevice(device=new_device_id(), name=device_name),
+            new_device=device,
             nonce=nonce,
             signature=signature,
             dpop_thumbprint=key.thumbprint,
@@ -212,8 +216,9 @@ class Enrolment:
             salt, key = await self._api.salt(SaltRequest(user=user)), new_key()
             left = [one for one in (salt.key_derivation, *server.key_derivation) if one not in tried]
             keys = await self._prover.keys(password, salt, left[0], server_name=server.server_name, user=user)
-            statement = self.statement(user, salt.nonce, key.thumbprint, purpose="login")
-            login = self._login(user, salt.nonce, key, sign(keys.login_seed, statement), device_name)
+            device = _new_device(device_name)
+            statement = self._login_statement(user, salt.nonce, key, device)
+            login = self._login(user, salt.nonce, key, sign(keys.login_seed, statement), device)
             try:
                 tokens = await show_factor(
                     self._api.login, login, origin=self._api.origin, statement=statement, second_factor=second_factor
@@ -253,6 +258,10 @@ def check_identity_key(user: UserId, seed: bytes, identity_key: str) -> None:
 
 def new_device_id() -> DeviceId:
     return DeviceId("D" + encode_base64url(secrets.token_bytes(15)))
+
+
+def _new_device(name: str) -> NewDevice:
+    return NewDevice(device=new_device_id(), name=name)
 
 
 def _new_identity(server_name: str, user: UserId) -> Identity:

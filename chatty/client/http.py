@@ -57,6 +57,8 @@ Sink = Callable[[bytes], Awaitable[None]]
 
 try_timeout_s = 20.0
 call_timeout_s = 60.0
+# Each once at once in one call; a server that says it again and again is asked with growing pauses, like a busy one.
+MENDED_AT_ONCE: frozenset[type[ChattyError]] = frozenset({TokenExpired, UseDpopNonce})
 
 
 class Api:
@@ -220,7 +222,7 @@ class Api:
         if number is not None:
             headers |= {"Idempotency-Key": str(number[0]), "Chatty-Low": str(number[1])}
         content = None if body is None else msgspec.json.encode(body)
-        backoff = Backoff(jitter=self._jitter)
+        backoff, at_once = Backoff(jitter=self._jitter), {*MENDED_AT_ONCE}
         deadline = trio.current_time() + call_timeout_s
         refused = ""
         while True:
@@ -232,17 +234,14 @@ class Api:
                 headers["DPoP"] = self.proofs.proof(method, path, access_token=refused)
             try:
                 return _decoded(await self._try(method, path, content, headers, sink), answer)
-            except TokenExpired:
-                if trio.current_time() > deadline:
-                    raise
-            except UseDpopNonce:  # the answer brought one
-                refused = ""
-                if trio.current_time() > deadline:
-                    raise
             except ChattyError as error:
-                refused = ""
-                delay_s = backoff.next_s(retry_after_s=error.retry_after_s)
-                if not (may_repeat and is_retryable(error)) or trio.current_time() + delay_s > deadline:
+                if not isinstance(error, TokenExpired):
+                    refused = ""
+                is_mended = type(error) in MENDED_AT_ONCE  # by another token, by the answer's nonce
+                delay_s = 0.0 if type(error) in at_once else backoff.next_s(retry_after_s=error.retry_after_s)
+                at_once.discard(type(error))
+                may_retry = is_mended or (may_repeat and is_retryable(error))
+                if not may_retry or trio.current_time() + delay_s > deadline:
                     raise
                 await trio.sleep(delay_s)
 

@@ -22,7 +22,7 @@ from chatty.services.issuer import Issuer
 from chatty.services.limits import Asker, Limits, subject_of_address, unlimited
 from chatty.services.names import check_name, reserved_skeletons, skeleton
 from chatty.services.permissions import USER_ROLE
-from chatty.services.registration import Mode, NewUser, admit, token_hash
+from chatty.services.registration import Mode, NewUser, admit, invitation_id, token_hash
 from chatty.services.sessions import SessionsUnit, login_key_purpose, record_login, start_session
 from chatty.services.units import Transactions
 from chatty.wire.accounts import Account, KeyDerivation, Registration, Salt, SaltRequest, Tokens
@@ -121,7 +121,10 @@ class AccountSteps:
             else:
                 number = await unit.registrations.add_user(new)
                 family = await start_session(unit, self._issuer, number, body.new_device, body.dpop_thumbprint)
-                await record_login(unit, user, body.new_device.device, "account.registered", family, role=role)
+                used = invitation_id(token_hash(body.registration_token)) if body.registration_token else ""
+                await record_login(
+                    unit, user, body.new_device.device, "account.registered", family, role=role, invitation=used
+                )
         if role is None or family is None:
             raise ApprovalPending("an admin decides; then log in")
         return self._issuer.issue(

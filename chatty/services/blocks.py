@@ -16,6 +16,7 @@ from typing import Protocol
 from chatty.errors import BadRequest, NotFound
 from chatty.ids import DeviceNumber, UserId, UserNumber
 from chatty.services.caller import Caller
+from chatty.services.limits import Limits, count_lookups
 from chatty.services.quotas import Quotas
 from chatty.services.units import Transactions
 
@@ -62,8 +63,9 @@ class BlocksUnit(Protocol):
 class BlockSteps:
     """No audit row: whom one blocks is nobody's business, and would stand there for ever."""
 
-    def __init__(self, *, unit_of_work: Transactions[BlocksUnit], quotas: Quotas) -> None:
+    def __init__(self, *, unit_of_work: Transactions[BlocksUnit], limits: Limits, quotas: Quotas) -> None:
         self._unit_of_work = unit_of_work
+        self._limits = limits
         self._quotas = quotas
 
     async def blocked(self, caller: Caller) -> Sequence[UserId]:
@@ -71,9 +73,13 @@ class BlockSteps:
             return await unit.blocks.blocked(caller.user_number)
 
     async def block(self, caller: Caller, user: UserId) -> None:
-        """The same again changes nothing. Raises: NotFound (no such user), BadRequest (oneself), QuotaExceeded (blocks)."""
+        """The same again changes nothing.
+
+        Raises: NotFound (no such user), BadRequest (oneself), QuotaExceeded (blocks), RateLimited.
+        """
         if user == caller.user:
             raise BadRequest("nobody blocks himself")
+        count_lookups(self._limits, caller, "put_v1_blocks_user")
         async with self._unit_of_work.begin() as unit:
             other = await unit.blocks.lock_pair(caller.user_number, user)
             if other is None:
@@ -84,7 +90,8 @@ class BlockSteps:
             await unit.blocks.add(caller.user_number, blocked=other)
 
     async def unblock(self, caller: Caller, user: UserId) -> None:
-        """Somebody who is not blocked may be named too. Raises: NotFound (no such user)."""
+        """Somebody who is not blocked may be named too. Raises: NotFound (no such user), RateLimited."""
+        count_lookups(self._limits, caller, "delete_v1_blocks_user")
         async with self._unit_of_work.begin() as unit:
             other = await unit.blocks.lock_pair(caller.user_number, user)
             if other is None:

@@ -27,6 +27,7 @@ from chatty.ids import DeviceId, DeviceNumber, SendNumber, UserId
 from chatty.services.caller import Caller
 from chatty.services.devices import DevicesUnit, publish_keys
 from chatty.services.doorbells import Doorbell, Doorbells
+from chatty.services.limits import Limits, count_lookups
 from chatty.services.requests import Requests
 from chatty.services.units import Transactions
 from chatty.wire import limits
@@ -185,11 +186,13 @@ class KeySteps:
         unit_of_work: Transactions[KeysUnit],
         doorbells: Doorbells,
         clock_ms: Callable[[], int],
+        limits: Limits,
         one_time_keys_max: int = 50,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._doorbells = doorbells
         self._clock_ms = clock_ms
+        self._limits = limits
         self._one_time_keys_max = one_time_keys_max
 
     async def upload(self, caller: Caller, body: KeyUpload) -> KeyCounts:
@@ -211,8 +214,9 @@ class KeySteps:
         self._doorbells.ring(doorbell)
         return KeyCounts(one_time_key_counts=counts.counts, unused_fallback_key_types=counts.unused_fallback_algorithms)
 
-    async def query(self, body: KeyQuery) -> KeyAnswer:
-        """Lists and keys of the users named, as of one moment; unknown users are left out."""
+    async def query(self, caller: Caller, body: KeyQuery) -> KeyAnswer:
+        """Lists and keys of the users named, as of one moment; unknown users are left out. Raises: RateLimited."""
+        count_lookups(self._limits, caller, "post_v1_keys_query", len(body.device_keys))
         async with self._unit_of_work.snapshot() as unit:
             found = await unit.keys.user_devices(body.device_keys)
         return KeyAnswer(

@@ -238,5 +238,10 @@ def unlimited() -> Limits:
     return Limits(dict.fromkeys(limiters(), OFF))
 
 
+def count_lookups(limits: Limits, caller: Caller, what: str, count: int = 1) -> None:
+    """Of users by their names, whose existence the answer tells. what = the operation. Raises: RateLimited."""
+    limits.take("lookups_account", caller.user, asker_of(caller, what), cost=count)
+
+
 def asker_of(caller: Caller, what: str, *, address: str = "") -> Asker:
     return Asker(what=what, address=address, user=caller.user, device=caller.device)

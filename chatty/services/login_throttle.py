@@ -23,7 +23,8 @@ Second factors are tried only by who has the password. What has to wait is a TOT
 be guessed, so whoever has one gets in while somebody else guesses codes. When so many failed that the next has to wait, the user
 is told: somebody else has the password.
 
-In memory, bounded like the buckets: beyond `subjects_max` the one that failed least recently is forgotten.
+In memory, bounded like the buckets: beyond `subjects_max` the one that failed least recently is forgotten. What is a day
+old means nothing any more; forget_old(), called every minute, drops it.
 """
 
 import time
@@ -80,7 +81,7 @@ class GrowingDelay:
 
     def note(self, subject: str, now_s: float) -> None:
         known = self._failures.setdefault(subject, _Failures())
-        if now_s - known.last_at_s > forgotten_after_s:
+        if now_s - known.last_at_s >= forgotten_after_s:
             known.count = 0
         known.count, known.last_at_s = known.count + 1, now_s
         self._failures.move_to_end(subject)
@@ -98,6 +99,11 @@ class GrowingDelay:
             self._failures.pop(subject, None)
         else:
             self.take_back(subject)
+
+    def forget_old(self, now_s: float) -> None:
+        """From the old end: they stand in the order of their last failures."""
+        while self._failures and now_s - next(iter(self._failures.values())).last_at_s >= forgotten_after_s:
+            self._failures.popitem(last=False)
 
     def shown(self, refused_count: int) -> dict[str, Any]:
         return {
@@ -166,6 +172,13 @@ class LoginThrottle:
         if len(self._familiar) > subjects_max:
             self._familiar.popitem(last=False)
 
+    def forget_old(self) -> None:
+        now_s = self._clock_s()
+        for delay in (self._by_pair, self._by_account, self._by_device):
+            delay.forget_old(now_s)
+        while self._familiar and now_s - next(iter(self._familiar.values())) >= familiar_s:
+            self._familiar.popitem(last=False)
+
     @contextmanager
     def attempt(self, user: UserId, *, what: str, address: str, known_device: DeviceId | None = None) -> Iterator[None]:
         """The block tries a password: LoginRefused out of it is a failure, its end a success; everything else counts for nothing.
@@ -222,6 +235,9 @@ class FactorThrottle:
             delay_max_s=delay_max_s,
         )
         limits.show(self._by_account)
+
+    def forget_old(self) -> None:
+        self._by_account.forget_old(self._clock_s())
 
     @contextmanager
     def attempt(self, asker: Asker, kind: str, *, on_many: Callable[[], None]) -> Iterator[None]:

@@ -9,7 +9,8 @@
 
 An invitation is a random token, of which the hash is kept, with a number of uses and an end. It gives no role that does not stand
 below its maker's, and counts for as long as its maker may still make it: who was demoted or locked leaves none behind. The
-operator's console makes any.
+operator's console makes any. Its id, the first bytes of the hash, opens nothing: it stands in the audit log where the invitation
+was made, used and withdrawn.
 
 An application is no account yet: it has no place among the users, so that nothing can find it but a log-in that proves its key.
 Several may want one name, taken or not; none of them is told. What an admin approves becomes an account; the others stay until
@@ -25,18 +26,27 @@ from hashlib import sha256
 from typing import Literal, Protocol
 
 from chatty.errors import BadRequest, NotFound, RegistrationClosed
-from chatty.ids import UserId, UserNumber
+from chatty.ids import InvitationId, UserId, UserNumber
 from chatty.services.caller import Caller
 from chatty.services.permissions import MANAGE_USERS, OWNER_ROLE, USER_ROLE, holds, outranks
 from chatty.services.units import Transactions
 from chatty.services.users import ActingUnit, check_actor, record_act
 from chatty.wire.accounts import KeyDerivation
-from chatty.wire.registration import Application, Applications, Decided, InvitationRequest, MadeInvitation
+from chatty.wire.registration import (
+    Application,
+    Applications,
+    Decided,
+    InvitationRequest,
+    Invitations,
+    ListedInvitation,
+    MadeInvitation,
+)
 
 Mode = Literal["closed", "invite", "approval", "open"]
 
 requests_a_name_max = 8
 request_age_s_max = 30 * 86_400.0
+id_bytes = 8
 _DAY_S = 86_400
 
 
@@ -77,6 +87,11 @@ def token_hash(token: str) -> bytes:
     return sha256(b"chatty.registration_token.v1" + token.encode()).digest()
 
 
+def invitation_id(hashed: bytes) -> InvitationId:
+    """The first 8 bytes of what is kept of it."""
+    return InvitationId(hashed[:id_bytes].hex())
+
+
 # Port ---------------------------------------------------------------------------------------------------------------
 
 
@@ -95,6 +110,14 @@ class Registrations(Protocol):
 
     async def use_token(self, hashed: bytes) -> UsedInvitation | None:
         """Take one use of an invitation; None if it is unknown, used up or too old."""
+        ...
+
+    async def tokens(self, *, after: str, count_max: int) -> Sequence[ListedInvitation]:
+        """Those that can be used still, in the order of their ids; after: an id, or empty."""
+        ...
+
+    async def take_token(self, invitation: InvitationId) -> ListedInvitation | None:
+        """Delete it and return what it was, if it could be used still."""
         ...
 
     async def has_live_token(self, role: str) -> bool: ...
@@ -182,13 +205,33 @@ class RegistrationSteps:
 
     async def _invite(self, unit: RegistrationUnit, by: Caller | None, body: InvitationRequest) -> MadeInvitation:
         token, lifetime_s = self._make_token(), body.expires_days * _DAY_S
-        inviter = None if by is None else by.user_number
+        inviter, hashed = None if by is None else by.user_number, token_hash(token)
         await unit.registrations.add_token(
-            token_hash(token), role=body.role, uses=body.uses, lifetime_s=lifetime_s, inviter=inviter
+            hashed, role=body.role, uses=body.uses, lifetime_s=lifetime_s, inviter=inviter
         )
         after = {"role": body.role, "uses": body.uses, "lifetime_s": lifetime_s}
-        await record_act(unit, by, "invitation.made", "", after=after)
-        return MadeInvitation(invitation=token, role=body.role, uses=body.uses, expires_in_s=lifetime_s)
+        made = invitation_id(hashed)
+        await record_act(unit, by, "invitation.made", made, after=after)
+        return MadeInvitation(id=made, invitation=token, role=body.role, uses=body.uses, expires_in_s=lifetime_s)
+
+    async def invitations(self, *, after: str, count_max: int) -> Invitations:
+        async with self._unit_of_work.autocommit() as unit:
+            found = list(await unit.registrations.tokens(after=after, count_max=count_max))
+        return Invitations(invitations=found, next_after=found[-1].id if len(found) == count_max else "")
+
+    async def withdraw(self, by: Caller | None, invitation: InvitationId) -> None:
+        """Nobody can use it from now on; accounts that were made with it stay.
+
+        Raises: NotFound, Forbidden, Outranked (by the role that it gives), DeviceRevoked.
+        """
+        async with self._unit_of_work.begin() as unit:
+            await self._check(unit, by, USER_ROLE)
+            taken = await unit.registrations.take_token(invitation)
+            if taken is None:
+                raise NotFound("no such invitation, or it is over")
+            await check_actor(unit, by, MANAGE_USERS, taken.role)
+            before = {"role": taken.role, "uses_left": taken.uses_left}
+            await record_act(unit, by, "invitation.withdrawn", invitation, before=before)
 
     async def first_invitation(self) -> str | None:
         """For the first owner, of a server that has no account and no such invitation; else None. Once, whoever asks at once."""

@@ -29,6 +29,7 @@ from chatty.ids import DeviceId, ListVersion, RoomId, RoomNumber, SendNumber, Se
 from chatty.services.blocks import BlockCheck
 from chatty.services.caller import Caller
 from chatty.services.doorbells import Doorbell, Doorbells
+from chatty.services.limits import Limits, count_lookups
 from chatty.services.messages import Clock
 from chatty.services.quotas import Quotas
 from chatty.services.requests import Requests
@@ -189,12 +190,20 @@ class RoomSteps:
     """Every step is one transaction. Cancelled: nothing or all of it is committed; the same request again settles which."""
 
     def __init__(
-        self, units: RoomUnits, *, doorbells: Doorbells, clock: Clock, server_name: str, quotas: Quotas
+        self,
+        units: RoomUnits,
+        *,
+        doorbells: Doorbells,
+        clock: Clock,
+        server_name: str,
+        limits: Limits,
+        quotas: Quotas,
     ) -> None:
         self._units = units
         self._doorbells = doorbells
         self._clock = clock
         self._server_name = server_name
+        self._limits = limits
         self._quotas = quotas
 
     async def _settle(self, change: "_Change", act: "_Act") -> RoomCommitted:
@@ -234,10 +243,13 @@ class RoomSteps:
         """seq 1, the creator's join and, in a direct room, the other one's add. The same request again gives the same answer;
         a direct room that exists already is the answer, with is_new false.
 
-        Raises: BadRequest, BadSignature, Forbidden, NotFound (the other one), QuotaExceeded (rooms), and as (device, n) does.
+        Raises: BadRequest, BadSignature, Forbidden, NotFound (the other one), QuotaExceeded (rooms), RateLimited, and as
+        (device, n) does.
         """
         create = request.create.signed
         _check_creation(caller, request, low=low)
+        if create.direct is not None:
+            count_lookups(self._limits, caller, "post_v1_rooms")
         change = _change(caller, "create_room", request, n=create.n, low=low)
 
         async def act(unit: RoomUnit) -> tuple[RoomCommitted, Doorbell]:
@@ -317,10 +329,12 @@ class RoomSteps:
         """Join, add, leave, kick, ban, unban or role: as the authority rule allows.
 
         Raises: NotFound (room or target, or none of the caller's business), Forbidden, NotAMember, InvitationVoid, LastOwner,
-        BadSignature, BadRequest, QuotaExceeded (room_members), and as (device, n) does.
+        BadSignature, BadRequest, QuotaExceeded (room_members), RateLimited, and as (device, n) does.
         """
         signed = request.signed
         _check_signer(caller, room, signed)
+        if signed.target != caller.user:
+            count_lookups(self._limits, caller, "post_v1_rooms_room_members")
         change = _change(caller, "change_member", request, n=signed.n, low=low)
 
         async def act(unit: RoomUnit) -> tuple[RoomCommitted, Doorbell]:
@@ -399,6 +413,7 @@ class RoomSteps:
         """
         signed = request.signed
         _check_signer(caller, room, signed)
+        count_lookups(self._limits, caller, "post_v1_rooms_room_invitations")
         change = _change(caller, "invite", request, n=signed.n, low=low)
 
         async def act(unit: RoomUnit) -> tuple[RoomCommitted, Doorbell]:

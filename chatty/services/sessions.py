@@ -2,8 +2,9 @@
 
 A log-in proves the log-in key, derived on the client from the password, over a nonce of ours that lives some minutes; then a
 second factor, of a user who has one; or, in place of both, a passkey that verified its user (factor_check.py). It makes a new
-device and a family of refresh tokens, bound to the client's DPoP key. A step-up proves the same again, for acts that a stolen
-device alone must not be able to do.
+device and a family of refresh tokens, bound to the client's DPoP key. What is signed names the device, whose id is never taken
+twice, and the one that it replaces: whoever sees the request can send it again, and makes nothing of it. A step-up
+proves the same again, for acts that a stolen device alone must not be able to do.
 """
 
 from contextlib import AbstractContextManager, suppress
@@ -26,6 +27,7 @@ from chatty.services.tokens import Lifetimes, TokensUnit, end_session
 from chatty.services.units import Transactions
 from chatty.wire.accounts import Login, NewDevice, PasskeyAssertion, StepUp, Tokens
 from chatty.wire.canonical import encode_base64
+from chatty.wire.signing import log_in_digest
 
 # Any Ed25519 key: under an unknown name the same work is done, and refused whoever signs for it.
 _ANY_KEY = "WGZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmY"
@@ -121,7 +123,11 @@ class SessionSteps:
             known_device=await self._known_device(body),
             nonce=body.nonce,
             statement=self._issuer.statement(
-                user=body.user, nonce=body.nonce, dpop_thumbprint=body.dpop_thumbprint, purpose="login"
+                user=body.user,
+                nonce=body.nonce,
+                dpop_thumbprint=body.dpop_thumbprint,
+                purpose="login",
+                about=log_in_digest(device=body.new_device.device, name=body.new_device.name, replaces=body.replaces),
             ),
         )
         with self._trying(attempt):
@@ -279,14 +285,16 @@ async def record_login(
     *,
     role: str | None = None,
     factor: str = "",
+    invitation: str = "",
 ) -> None:
-    """role: of an account that was made just now. factor: which was shown beside the password, or "passkey_alone"."""
+    """role, invitation: of an account that was made just now. factor: which was shown beside the password, or "passkey_alone"."""
+    detail = {name: value for name, value in (("factor", factor), ("invitation", invitation)) if value}
     await unit.audit.record(
         actor=user,
         device=device,
         action=action,
         object_=user,
-        detail={"factor": factor} if factor else None,
+        detail=detail or None,
         after={"role": role} if role is not None else None,
         family=family,
     )

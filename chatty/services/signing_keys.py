@@ -9,6 +9,7 @@ leaves rows that mean something.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from chatty.crypto.sealing import Random, Sealer, key_bytes
 from chatty.crypto.tokens import Keyring, SigningKey, TokenKeys, access_lifetime_s_max, overlap_margin_s
+from chatty.errors import StoreUnavailable
 from chatty.services.units import Audit, Transactions
 
 SIGNING_KEY = "signing_key"
@@ -64,7 +66,7 @@ def _opened(sealer: Sealer, stored: StoredKey) -> SigningKey:
 
 
 class SigningKeys(TokenKeys):
-    """One node's view of the ring. ring: as read at the start."""
+    """One node's view of the ring. ring: as read at the start. turn: a lock, so that one looks for unknown keys at a time."""
 
     def __init__(
         self,
@@ -73,12 +75,14 @@ class SigningKeys(TokenKeys):
         units: Transactions[SigningKeysUnit],
         sealer: Sealer,
         clock_s: Callable[[], float],
+        turn: AbstractAsyncContextManager[object],
     ) -> None:
         self._ring = ring
         self._units = units
         self._sealer = sealer
         self._clock_s = clock_s
-        self._read_at_s = clock_s()
+        self._turn = turn
+        self._looked_at_s, self._was_read = clock_s(), True
 
     def signing(self, *, now_s: float) -> SigningKey:
         return self._ring.signing(now_s=now_s)
@@ -91,15 +95,24 @@ class SigningKeys(TokenKeys):
 
     async def read(self) -> None:
         """Raises: StoreUnavailable, Overloaded."""
-        async with self._units.snapshot() as unit:
-            stored = await unit.server.keys_by_turn(SIGNING_KEY)
-        self._ring = open_keyring(self._sealer, stored)
-        self._read_at_s = self._clock_s()
+        was_read = False
+        try:
+            async with self._units.snapshot() as unit:
+                stored = await unit.server.keys_by_turn(SIGNING_KEY)
+            self._ring, was_read = open_keyring(self._sealer, stored), True
+        finally:
+            self._looked_at_s, self._was_read = self._clock_s(), was_read
 
     async def read_for_unknown(self) -> None:
-        """Somebody shows a token of a key that is not here: look once more, but not for everybody who makes one up."""
-        if self._clock_s() - self._read_at_s >= reload_pause_s:
-            await self.read()
+        """Somebody shows a token of a key that is not here: look once more, but not for everybody who makes one up.
+
+        Whoever comes while somebody looks waits for that look and shares its outcome. Raises: StoreUnavailable, Overloaded.
+        """
+        async with self._turn:
+            if self._clock_s() - self._looked_at_s >= reload_pause_s:
+                await self.read()
+            elif not self._was_read:
+                raise StoreUnavailable("the signing keys could not be read a moment ago")
 
 
 @dataclass(frozen=True, kw_only=True)

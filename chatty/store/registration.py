@@ -5,15 +5,16 @@ from collections.abc import Sequence
 import msgspec
 
 from chatty.errors import NameTaken
-from chatty.ids import UserId, UserNumber
+from chatty.ids import InvitationId, UserId, UserNumber
 from chatty.services.permissions import USER_ROLE
-from chatty.services.registration import NewUser, Registrations, UsedInvitation, requests_a_name_max
+from chatty.services.registration import NewUser, Registrations, UsedInvitation, invitation_id, requests_a_name_max
 from chatty.store.connection import TrioConnection
 from chatty.store.deletions import IS_ERASED
 from chatty.store.locks import lock_server
 from chatty.wire.accounts import KeyDerivation
 from chatty.wire.chain import device_list_digest
-from chatty.wire.registration import Application
+from chatty.wire.registration import Application, ListedInvitation
+from chatty.wire.users import RoleField
 
 _HAS_USERS = "SELECT EXISTS (SELECT 1 FROM users WHERE NOT is_deleted)"
 _ADD_INVITATION = """INSERT INTO registration_tokens (token_hash, role, uses_left, expires_at, inviter_number)
@@ -22,6 +23,12 @@ _USE_INVITATION = """UPDATE registration_tokens t SET uses_left = uses_left - 1
 WHERE token_hash = %s AND uses_left > 0 AND expires_at > now()
 RETURNING role, inviter_number IS NOT NULL,
  (SELECT u.role FROM users u WHERE u.user_number = t.inviter_number AND NOT u.is_locked)"""
+_LISTED = """t.role, t.uses_left, greatest(0, extract(epoch FROM t.expires_at - now()))::bigint,
+coalesce((SELECT u.user_id FROM users u WHERE u.user_number = t.inviter_number), '')"""
+_INVITATIONS = f"""SELECT t.token_hash, {_LISTED} FROM registration_tokens t
+WHERE t.token_hash > %s AND t.uses_left > 0 AND t.expires_at > now() ORDER BY t.token_hash LIMIT %s"""  # noqa: S608 # constants
+_TAKE_INVITATION = f"""DELETE FROM registration_tokens t WHERE t.token_hash BETWEEN %s AND %s
+AND t.uses_left > 0 AND t.expires_at > now() RETURNING t.token_hash, {_LISTED}"""  # noqa: S608 # constants
 _HAS_INVITATION = (
     "SELECT EXISTS (SELECT 1 FROM registration_tokens WHERE role = %s AND uses_left > 0 AND expires_at > now())"
 )
@@ -74,6 +81,15 @@ class PostgresRegistrations(Registrations):
         if row is None:
             return None
         return UsedInvitation(role=row[0], has_inviter=row[1], inviter_role=row[2])
+
+    async def tokens(self, *, after: str, count_max: int) -> list[ListedInvitation]:
+        rows = await (await self._connection.execute(_INVITATIONS, (_last_of(after), count_max))).fetchall()
+        return [_listed(*row) for row in rows]
+
+    async def take_token(self, invitation: InvitationId) -> ListedInvitation | None:
+        bounds = (bytes.fromhex(invitation), _last_of(invitation))
+        row = await (await self._connection.execute(_TAKE_INVITATION, bounds)).fetchone()
+        return None if row is None else _listed(*row)
 
     async def has_live_token(self, role: str) -> bool:
         return await self._is_true(_HAS_INVITATION, role)
@@ -137,6 +153,17 @@ class PostgresRegistrations(Registrations):
     async def _is_true(self, sql: str, *parameters: object) -> bool:
         row = await (await self._connection.execute(sql, parameters)).fetchone()
         return row == (True,)
+
+
+def _last_of(invitation: str) -> bytes:
+    """The last hash that begins with this id; of nothing, what comes before every hash."""
+    return bytes.fromhex(invitation).ljust(32, b"\xff") if invitation else b""
+
+
+def _listed(hashed: bytes, role: RoleField, uses_left: int, expires_in_s: int, inviter: str) -> ListedInvitation:
+    return ListedInvitation(
+        id=invitation_id(hashed), role=role, uses_left=uses_left, expires_in_s=expires_in_s, inviter=inviter
+    )
 
 
 def _secrets(new: NewUser) -> tuple[bytes, str, str, bytes, bytes]:

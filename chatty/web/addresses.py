@@ -4,6 +4,8 @@ The socket's peer is the client, unless it is one of the proxies that the settin
 from its end: each proxy appended whom it saw, so every entry up to the first that is not a trusted proxy's was written by one
 that is trusted; what stands before it is whatever the client wrote. Anything that is no address ends the walk: the request then
 counts for the last one that was sure.
+
+The id of a request, in `X-Request-Id`, is a proxy's to give too: it stands in the audit log for ever, so no stranger chooses it.
 """
 
 from collections.abc import Sequence
@@ -27,6 +29,12 @@ def client_address(peer: str, forwarded: Sequence[str], *, proxies: Sequence[Net
             break
         found = before
     return str(found)
+
+
+def is_proxy(peer: str, *, proxies: Sequence[Network]) -> bool:
+    """peer: of the socket."""
+    found = _parse(peer)
+    return found is not None and any(found in network for network in proxies)
 
 
 def _parse(text: str) -> Address | None:

@@ -22,7 +22,7 @@ from chatty.services.dpop import ProvenRequest
 from chatty.services.limits import unlimited
 from chatty.services.permissions import Policy
 from chatty.telemetry import Metrics
-from chatty.web.addresses import Network, client_address
+from chatty.web.addresses import Network, client_address, is_proxy
 from chatty.web.limits import RequestLimits
 from chatty.web.problems import PROBLEM_MEDIA_TYPE, as_domain_error, problem_body, problem_headers
 from chatty.web.reading import read_arguments, read_proof, read_token
@@ -71,7 +71,7 @@ def make_quart(
     """An application that answers these routes and nothing else; lifespan and WebSocket are added by the caller.
 
     make_nonce: for the DPoP proofs of the next requests; it goes out with every answer.
-    policy: without one, no network is set apart. limits: none by default. proxies: whose X-Forwarded-For is believed.
+    policy: without one, no network is set apart. limits: none by default. proxies: whose headers are believed (addresses.py).
     Raises: TypeError for two routes of one operation.
     """
     app = QuartTrio("chatty", static_folder=None, template_folder=None)
@@ -143,13 +143,12 @@ async def _serve(
 
 def _beginner(limits: RequestLimits, proxies: Sequence[Network]) -> Callable[[], Awaitable[None]]:
     async def begin() -> None:
-        offered = request.headers.get("X-Request-Id", "")
+        peer = request.remote_addr or ""
+        offered = request.headers.get("X-Request-Id", "") if is_proxy(peer, proxies=proxies) else ""
         g.request_id = RequestId(offered if _REQUEST_ID.fullmatch(offered) else secrets.token_urlsafe(12))
         g.started_at = time.perf_counter()
         g.is_body_read = not (request.content_length or "Transfer-Encoding" in request.headers)
-        g.address = client_address(
-            request.remote_addr or "", request.headers.getlist("X-Forwarded-For"), proxies=proxies
-        )
+        g.address = client_address(peer, request.headers.getlist("X-Forwarded-For"), proxies=proxies)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=g.request_id)
         set_origin(Origin(request_id=g.request_id, address=g.address))

@@ -20,9 +20,9 @@ def routes(keys: KeySteps) -> list[Route]:
         return await keys.upload(caller, body)
 
     @route("POST", "/v1/keys/query", permission=SIGNED_IN)
-    async def query(body: KeyQuery) -> KeyAnswer:
+    async def query(caller: Caller, body: KeyQuery) -> KeyAnswer:
         """Device lists and device keys of users, as of one moment; unknown users are left out."""
-        return await keys.query(body)
+        return await keys.query(caller, body)
 
     @route("POST", "/v1/keys/claim", permission=CHAT)
     async def claim(caller: Caller, body: KeyClaim, request: NumberedRequest) -> ClaimedKeys:

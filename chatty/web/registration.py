@@ -11,8 +11,18 @@ from chatty.services.registration import RegistrationSteps
 from chatty.web.routes import Route, route
 from chatty.wire import limits
 from chatty.wire.accounts import Empty
-from chatty.wire.registration import Applications, Decided, InvitationRequest, MadeInvitation
+from chatty.wire.registration import (
+    AfterInvitationField,
+    Applications,
+    Decided,
+    InvitationRequest,
+    Invitations,
+    MadeInvitation,
+)
+from chatty.wire.types import InvitationIdField
 
+invitations_page_max = 200
+CountField = Annotated[int, Meta(ge=1, le=invitations_page_max)]
 NumberField = Annotated[int, Meta(ge=1, le=limits.integer_max)]
 
 
@@ -27,6 +37,17 @@ def routes(registration: RegistrationSteps) -> list[Route]:
     async def invite(caller: Caller, body: InvitationRequest) -> MadeInvitation:
         """Make an invitation; its token is told this once."""
         return await registration.invite(caller, body)
+
+    @route("GET", "/v1/admin/invitations", permission=READ_USERS)
+    async def invitations(after: AfterInvitationField = "", limit: CountField = invitations_page_max) -> Invitations:
+        """Those that can be used still, in the order of their ids."""
+        return await registration.invitations(after=after, count_max=limit)
+
+    @route("DELETE", "/v1/admin/invitations/{invitation}", permission=MANAGE_USERS, errors=(NotFound, Outranked))
+    async def withdraw(caller: Caller, invitation: InvitationIdField) -> Empty:
+        """Make an invitation void; accounts that were made with it stay."""
+        await registration.withdraw(caller, invitation)
+        return Empty()
 
     @route("GET", "/v1/admin/applications", permission=READ_USERS)
     async def pending() -> Applications:
@@ -48,4 +69,4 @@ def routes(registration: RegistrationSteps) -> list[Route]:
         """Delete an application."""
         return await registration.reject(caller, str(number))
 
-    return [invite, pending, approve, reject]
+    return [invite, invitations, withdraw, pending, approve, reject]

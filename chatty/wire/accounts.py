@@ -119,8 +119,9 @@ class SecondFactor(HttpBody, frozen=True, kw_only=True):
 class Login(HttpBody, frozen=True, kw_only=True):
     """POST /v1/login. known_refresh_token: the last of a device of this user.
 
-    `signature`: of the log-in key, or an assertion by a passkey alone, over login_bytes with purpose "login". second_factor:
-    beside the log-in key's, of a user who has one. replaces: a device of this user that is ended for the new one; empty: none.
+    `signature`: of the log-in key, or an assertion by a passkey alone, over login_bytes with purpose "login" about
+    log_in_digest(). second_factor: beside the log-in key's, of a user who has one. replaces: a device of this user that
+    is ended for the new one; empty: none.
     """
 
     user: UserIdField

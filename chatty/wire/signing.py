@@ -64,6 +64,12 @@ def passkey_challenge(statement: bytes) -> bytes:
     return sha256(statement).digest()
 
 
+def log_in_digest(*, device: str, name: str = "", replaces: str = "") -> bytes:
+    """What a log-in makes and ends, as one SHA-256: the new device, and the one that it replaces; empty: none."""
+    act = {"domain": "chatty.log_in.v1", "device": device, "name": name, "replaces": replaces}
+    return sha256(canonical_json(act)).digest()
+
+
 def password_digest(
     *, login_key: str, key_derivation: KeyDerivation, wrapped_recovery: bytes, end_other_sessions: bool
 ) -> bytes:

@@ -7,7 +7,18 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from chatty.ids import DeviceId, ListVersion, MailboxId, PasskeyId, RoomId, SendNumber, Seq, UserId, UserSeq
+from chatty.ids import (
+    DeviceId,
+    InvitationId,
+    ListVersion,
+    MailboxId,
+    PasskeyId,
+    RoomId,
+    SendNumber,
+    Seq,
+    UserId,
+    UserSeq,
+)
 from chatty.wire import limits
 
 _KEY = r"^[A-Za-z0-9+/]{43}$(?!\n)"
@@ -32,6 +43,7 @@ SessionIdField = Annotated[str, Meta(pattern=r"^[A-Za-z0-9+/]{43}$(?!\n)")]  # a
 TokenField = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[A-Za-z0-9._~+/=-]+$(?!\n)")]
 ThumbprintField = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}$(?!\n)")]  # RFC 7638, of a DPoP key
 PasskeyIdField = Annotated[PasskeyId, Meta(pattern=r"^[A-Za-z0-9_-]{1,1364}$(?!\n)")]  # up to 1,023 bytes, base64url
+InvitationIdField = Annotated[InvitationId, Meta(pattern=r"^[0-9a-f]{16}$(?!\n)")]
 TotpCodeField = Annotated[str, Meta(pattern=r"^[0-9]{6}$(?!\n)")]
 RecoveryCodeField = Annotated[str, Meta(pattern=r"^[A-Za-z0-9 -]{20,64}$(?!\n)")]
 HeadField = KeyField  # a SHA-256, unpadded base64

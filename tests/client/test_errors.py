@@ -1,15 +1,18 @@
 """Errors come as the classes that the server raised; tokens are on disk before they are used; calls are repeated under one n."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
 import msgspec
 import pytest
+import trio
+from trio.testing import MockClock
 
-from chatty.client.backoff import Backoff, delay_s_max
+from chatty.client.backoff import Backoff, Jitter, delay_s_max
 from chatty.client.errors import RemoteError, Unreachable, error_from, is_retryable
-from chatty.client.http import Api
+from chatty.client.http import Api, call_timeout_s
 from chatty.client.reasons import NotSignedIn
 from chatty.client.store import LocalStore
 from chatty.client.tokens import SavedTokens, TokenKeeper
@@ -136,8 +139,13 @@ class Answers:
         return answer
 
 
-def api(store: LocalStore, answers: Answers) -> Api:
-    made = Api("http://chatty.test", store, transport=httpx.MockTransport(answers), jitter=lambda ceiling_s: 0.0)
+def api(
+    store: LocalStore,
+    answers: Callable[[httpx.Request], Coroutine[None, None, httpx.Response]],
+    *,
+    jitter: Jitter = lambda ceiling_s: 0.0,
+) -> Api:
+    made = Api("http://chatty.test", store, transport=httpx.MockTransport(answers), jitter=jitter)
     made.tokens.save(tokens(1))
     return made
 
@@ -168,6 +176,27 @@ async def test_an_expired_token_is_refreshed_and_the_call_repeated(store: LocalS
     assert (await api(store, answers).devices()).devices == []
     assert [one.url.path for one in answers.asked] == ["/v1/devices", "/v1/token", "/v1/devices"]
     assert answers.asked[2].headers["Authorization"] == "DPoP access2"
+
+
+@pytest.mark.parametrize("code", ["token_expired", "use_dpop_nonce"])
+async def test_what_is_mended_at_once_is_so_once_and_then_waited_for(
+    store: LocalStore, autojump_clock: MockClock, code: str
+) -> None:
+    asked_at_s: list[float] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/token":
+            return httpx.Response(200, content=msgspec.json.encode(tokens(len(asked_at_s) + 1)))
+        asked_at_s.append(trio.current_time())
+        return httpx.Response(401, json={"code": code})
+
+    with pytest.raises(ChattyError) as refused:
+        await api(store, answer, jitter=lambda ceiling_s: ceiling_s).devices()
+    assert refused.value.code == code
+    pauses_s = [after - before for before, after in pairwise(asked_at_s)]
+    assert pauses_s[0] == 0.0
+    assert pauses_s[1:] == pytest.approx([0.1 * 2**n for n in range(len(pauses_s) - 1)])
+    assert call_timeout_s / 2 < asked_at_s[-1] - asked_at_s[0] <= call_timeout_s
 
 
 async def test_an_ended_session_is_final(store: LocalStore) -> None:

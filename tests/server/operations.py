@@ -16,7 +16,7 @@ from typing import Any, get_args
 import httpx
 import msgspec
 
-from chatty.ids import DeviceId, FamilyId, MailboxId, PasskeyId, RoomId, SendNumber, Seq, UserId, UserSeq
+from chatty.ids import DeviceId, FamilyId, InvitationId, MailboxId, PasskeyId, RoomId, SendNumber, Seq, UserId, UserSeq
 from chatty.web.routes import Route
 from chatty.wire import chain, frames
 from chatty.wire.accounts import Empty
@@ -48,6 +48,7 @@ class Things:
     family: FamilyId
     passkey: PasskeyId
     application: int
+    invitation: InvitationId
     mailbox_id: MailboxId
 
     @property
@@ -66,6 +67,7 @@ def absent_things() -> Things:
         room=RoomId(f"!{text}"),
         family=FamilyId(text[:22]),
         passkey=PasskeyId(text),
+        invitation=InvitationId(secrets.token_hex(8)),
         application=2**40 + secrets.randbelow(2**20),
         mailbox_id=MailboxId(2**40 + secrets.randbelow(2**20)),
     )
@@ -138,6 +140,7 @@ def in_path(things: Things) -> Mapping[str, str]:
         "user": things.user,
         "number": str(things.application),
         "passkey": things.passkey,
+        "invitation": things.invitation,
         "token": "A" * 43,  # whoever knows a receipt's may read it
     }
 

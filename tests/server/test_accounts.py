@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from typing import Any
 
 import pytest
 
@@ -121,16 +122,41 @@ async def test_an_unknown_name_and_a_wrong_password_get_the_same_answer(running:
     assert wrong["code"] == "login_refused"
 
 
-async def test_a_login_statement_is_bound_to_nonce_thumbprint_and_purpose(running: RunningServer) -> None:
+async def test_a_login_statement_is_bound_to_all_that_the_log_in_does(running: RunningServer) -> None:
     ann = running.person()
     await ann.register()
-    nonce = await ann.nonce()
-    for change in (
-        {"nonce": nonce, "signature": ann.sign(nonce, "register")},
-        {"nonce": nonce, "signature": ann.sign("1.x", "login")},
-        {"nonce": nonce, "signature": ann.sign(nonce, "login"), "dpop_thumbprint": "o" * 43},
-    ):
-        assert (await ann.log_in(**change)).json()["code"] == "login_refused"
+    body = await ann.login(new_device={"device": "DEVICEofann", "name": "laptop"})
+    of_another_nonce = signatures.sign(ann.login_seed, ann.login_statement(body | {"nonce": "1.x"}))
+    changes: list[dict[str, Any]] = [
+        {"signature": of_another_nonce},
+        {"signature": ann.sign(body["nonce"], "register")},
+        {"signature": ann.sign(body["nonce"], "login")},
+        {"dpop_thumbprint": "o" * 43},
+        {"new_device": {"device": "DEVICEofeve", "name": "laptop"}},
+        {"new_device": {"device": "DEVICEofann", "name": "phone"}},
+        {"replaces": ann.tokens["device"]},
+    ]
+    for change in changes:
+        answer = await running.http.post("/v1/login", json=body | change)
+        assert answer.json()["code"] == "login_refused", change
+    assert (await running.http.post("/v1/login", json=body)).status_code == 201
+
+
+async def test_a_log_in_that_comes_again_makes_nothing(running: RunningServer) -> None:
+    """By whoever saw it, within the life of its nonce: its device is there, and there for ever."""
+    ann = running.person()
+    await ann.register()
+    replacing = await ann.login(replaces=ann.tokens["device"])
+    assert (await running.http.post("/v1/login", json=replacing)).status_code == 201
+    body = await ann.login()
+    ann._keep(await running.http.post("/v1/login", json=body))
+    kept = "SELECT device_id, is_live FROM devices ORDER BY device_number"
+    before = await running.rows(kept)
+    for again, code in ((body, "device_id_taken"), (replacing, "not_found")):
+        assert (await running.http.post("/v1/login", json=again)).json()["code"] == code
+    assert await running.rows(kept) == before
+    assert (await ann.ask("DELETE", f"/v1/devices/{body['new_device']['device']}")).status_code == 200
+    assert (await running.http.post("/v1/login", json=body)).json()["code"] == "device_id_taken"
 
 
 async def test_a_nonce_lives_long_enough_to_find_a_phone_and_no_longer(running: RunningServer) -> None:
@@ -138,9 +164,9 @@ async def test_a_nonce_lives_long_enough_to_find_a_phone_and_no_longer(running: 
     await ann.register()
     nonce = await ann.nonce()
     running.clock.offset_s = 150
-    assert (await ann.log_in(nonce=nonce, signature=ann.sign(nonce, "login"))).status_code == 201
+    assert (await ann.log_in(nonce=nonce)).status_code == 201
     running.clock.offset_s = 301
-    answer = await ann.log_in(nonce=nonce, signature=ann.sign(nonce, "login"))
+    answer = await ann.log_in(nonce=nonce)
     assert answer.json()["code"] == "login_refused"
 
 
@@ -149,7 +175,7 @@ async def test_a_forged_nonce_is_refused(running: RunningServer) -> None:
     await ann.register()
     slot = (await ann.nonce()).partition(".")[0]
     nonce = f"{slot}.{'A' * 43}"
-    assert (await ann.log_in(nonce=nonce, signature=ann.sign(nonce, "login"))).json()["code"] == "login_refused"
+    assert (await ann.log_in(nonce=nonce)).json()["code"] == "login_refused"
 
 
 async def test_a_locked_account_signs_in_nowhere(running: RunningServer) -> None:

@@ -131,10 +131,10 @@ async def test_each_step_leaves_its_audit_row_with_the_request_id(running: Runni
     await ann.register()
     device = ann.tokens["device"]
     await publish(running, ann)
-    headers = {"X-Request-Id": "request-of-mine"}
-    await ann.ask("PUT", f"/v1/devices/{device}/name", json={"name": "phone"}, headers=headers)
+    renamed = await ann.ask("PUT", f"/v1/devices/{device}/name", json={"name": "phone"})
     await ann.ask("DELETE", f"/v1/devices/{device}")
-    rows = await running.rows("SELECT action, request_id = 'request-of-mine' FROM audit ORDER BY audit_id")
+    named = "SELECT action, request_id = %s FROM audit ORDER BY audit_id"
+    rows = await running.rows(named, renamed.headers["X-Request-Id"])
     assert rows == [
         ("account.registered", False),
         ("device.keys_published", False),

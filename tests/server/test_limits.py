@@ -1,8 +1,9 @@
 """Limits from outside: at the edge the next one is refused, by name and with a time; a moment later it is let through."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import httpx
 import pytest
 import trio
 
+from chatty.app import tree
+from chatty.services import login_throttle
 from chatty.telemetry import configure_logging
 from chatty.wire import frames
+from chatty.wire.events import Action, Policy, RoomRole
 from tests.server.app_fixtures import RunningApp, open_chat
 from tests.server.commands import chatty_admin
 from tests.server.wire_client import Refused, ciphertext, open_raw_socket, open_socket
@@ -100,6 +104,41 @@ async def test_a_signed_in_device_is_limited(database: str, tmp_path: Path, limi
         assert (await ben.answer("GET", "/v1/account")).status_code == 200, "others are not"
         devices = await ann.answer("GET", "/v1/devices")
         assert devices.status_code == (200 if limiter == "requests_route" else 429)
+
+
+async def test_names_are_looked_up_at_a_limited_rate_however_they_are_asked_for(database: str, tmp_path: Path) -> None:
+    """So nobody reads out who has an account, though the answers tell."""
+    async with limited(database, tmp_path, lookups_account=f"{SLOW} 7") as chat:
+        ann, ben = await chat.sign_up_all("ann", "ben")
+        room = await ann.create_room()
+        nobody: dict[str, list[str]] = {f"@nobody-{number}:localhost": [] for number in range(2)}
+
+        async def query(by: WireDevice) -> httpx.Response:
+            return await by.answer("POST", "/v1/keys/query", {"device_keys": nobody})
+
+        async def ban() -> httpx.Response:
+            change = ann.change(room.id, Action.BAN, ben, await ann.position(room.id))
+            return await ann.answer("POST", f"/v1/rooms/{room.id}/members", ann.signed(change), n=change.n)
+
+        async def invite() -> httpx.Response:
+            signed = (await room.invitation(ann, ben)).signed
+            return await ann.answer("POST", f"/v1/rooms/{room.id}/invitations", ann.signed(signed), n=signed.n)
+
+        async def create_direct() -> httpx.Response:
+            body = ann.creation(Policy(history="joined", invite=RoomRole.OWNER), other=ben)["body"]
+            return await ann.answer("POST", "/v1/rooms", body, n=body["create"]["signed"]["n"])
+
+        async def block(method: str) -> httpx.Response:
+            return await ann.answer(method, f"/v1/blocks/{ben.user}")
+
+        ways: list[Callable[[], Awaitable[httpx.Response]]] = [partial(query, ann), invite, ban, create_direct]
+        ways += [partial(block, "PUT"), partial(block, "DELETE")]
+        answers = [await way() for way in ways]
+        assert [answer.is_success for answer in answers] == [True] * 6, [answer.text for answer in answers]
+        for way in ways:
+            check_refused(await way(), "lookups_account")
+        assert (await query(ben)).status_code == 200, "others are not"
+        assert (await ann.create_room()).epoch > 0, "nor what names nobody"
 
 
 async def test_a_refused_request_was_not_done(database: str, tmp_path: Path) -> None:
@@ -235,3 +274,23 @@ async def test_the_operator_sees_every_limiter(database: str, tmp_path: Path) ->
         "refused_count": 1,
     }
     assert listed["sends_device"]["burst_count"] is None
+
+
+async def test_a_running_server_forgets_failed_log_ins_that_are_old(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "forget_interval_s", 0.05)
+    async with limited(database, tmp_path) as chat:
+        ann = await chat.sign_up("ann")
+        body = await ann.person.login(signature="A" * 86)
+        assert (await chat.http.post("/v1/login", json=body)).json()["code"] == "login_refused"
+        assert await delays_count(chat) == 2, "for the name from this address, and for the name"
+        monkeypatch.setattr(login_throttle, "forgotten_after_s", 0.0)
+        with trio.fail_after(20):
+            while await delays_count(chat):  # noqa: ASYNC110 # an actor of the server forgets it
+                await trio.sleep(0.05)
+
+
+async def delays_count(chat: RunningApp) -> int:
+    listed = (await console(chat, "list"))["limits"]
+    return sum(one["buckets_count"] for one in listed if one["limiter"].startswith("logins_account"))

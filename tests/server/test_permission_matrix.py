@@ -21,7 +21,7 @@ from trio_websocket import CloseReason, ConnectionClosed
 
 from chatty import errors
 from chatty.errors import ChattyError
-from chatty.ids import FamilyId, MailboxId, PasskeyId
+from chatty.ids import FamilyId, InvitationId, MailboxId, PasskeyId
 from chatty.services import permissions
 from chatty.services.permissions import FRAMES, MANAGE_USERS, PERMISSIONS, PUBLIC, ROLES, Permission
 from chatty.web.routes import Route, route
@@ -104,11 +104,17 @@ class Cell:
 
 # The world ----------------------------------------------------------------------------------------------------------
 
-_STANDING = "CREATE UNLOGGED TABLE standing AS SELECT user_id, role FROM users"
+_STANDING = """CREATE UNLOGGED TABLE standing AS SELECT user_id, role FROM users;
+CREATE UNLOGGED TABLE standing_passkeys AS SELECT * FROM passkeys;
+CREATE UNLOGGED TABLE standing_requests AS SELECT * FROM registration_requests;
+CREATE UNLOGGED TABLE standing_tokens AS SELECT * FROM registration_tokens"""
 # Whatever a cell did to those who are still to ask, undone.
 _MEND = """UPDATE users u SET role = s.role, is_locked = false FROM standing s WHERE s.user_id = u.user_id
  AND (u.role <> s.role OR u.is_locked);
 UPDATE devices SET is_live = true, in_set = true WHERE NOT is_live;
+INSERT INTO passkeys OVERRIDING SYSTEM VALUE SELECT * FROM standing_passkeys ON CONFLICT DO NOTHING;
+INSERT INTO registration_requests OVERRIDING SYSTEM VALUE SELECT * FROM standing_requests ON CONFLICT DO NOTHING;
+INSERT INTO registration_tokens SELECT * FROM standing_tokens ON CONFLICT DO NOTHING;
 UPDATE device_send SET is_live = true WHERE NOT is_live;
 UPDATE refresh_families SET is_revoked = false, stepped_up_at = now() - make_interval(secs => {age_s});
 DELETE FROM revocations"""
@@ -116,6 +122,9 @@ _FAMILY = "SELECT family_id FROM refresh_families JOIN devices USING (device_num
 _PASSKEYS = """INSERT INTO passkeys (user_number, credential_id, public_key, sign_count, transports, name)
 SELECT user_number, 'PasskeyOf' || split_part(substr(user_id, 2), ':', 1), '', 0, '{}', '' FROM users"""
 _MAILBOX_ID = "SELECT mailbox_id FROM mailbox JOIN devices USING (device_number) WHERE device_id = %s"
+_INVITE = """INSERT INTO registration_tokens (token_hash, role, uses_left, expires_at, inviter_number)
+SELECT sha256(user_id::bytea), 'user', 1, now() + interval '1 day', user_number FROM users WHERE user_id = %s
+RETURNING encode(substr(token_hash, 1, 8), 'hex')"""
 _APPLY = """INSERT INTO registration_requests
 (user_id, name_skeleton, login_key_sealed, key_derivation, identity_key, wrapped_recovery, wrapped_identity)
 VALUES ('@new:localhost', 'new', '', '{"algorithm": "", "memory_bytes": 1, "passes": 1}', '', '', '')
@@ -194,13 +203,14 @@ async def make_world(chat: RunningApp, connection: psycopg.Connection[Any]) -> W
             await world.execute("UPDATE users SET role = %s WHERE user_id = %s", role, one.user)
         else:
             world.another = things
-    await world.execute(_STANDING)
     await world.execute(_PASSKEYS)
+    await world.execute(_STANDING)
     return world
 
 
 async def _things_of(world: World, one: WireDevice, peer: Peer, application: int) -> Things:
     [family] = await world.execute(_FAMILY, one.device)
+    [invitation] = await world.execute(_INVITE, one.user)
     [mailbox_id] = await world.execute(_MAILBOX_ID, one.device)
     return Things(
         user=one.user,
@@ -210,6 +220,7 @@ async def _things_of(world: World, one: WireDevice, peer: Peer, application: int
         family=FamilyId(family),
         passkey=PasskeyId(f"PasskeyOf{one.person.name}"),
         application=application,
+        invitation=InvitationId(invitation),
         mailbox_id=MailboxId(mailbox_id),
     )
 

@@ -1,12 +1,15 @@
 """Over a real connection: every answer is what /openapi.json says, and what is wrong is told as a problem."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import jsonschema
+import pytest
 import trio
 
+from tests.server.app_fixtures import open_chat
 from tests.server.conftest import RunningServer
 
 
@@ -125,12 +128,25 @@ async def test_readiness_names_the_dependency_that_is_gone(running: RunningServe
 async def test_many_at_once_each_get_their_own_request_id(running: RunningServer) -> None:
     seen: list[str] = []
 
-    async def ask(number: int) -> None:
-        answer = await running.http.get("/v1/nothing", headers={"X-Request-Id": f"request-{number:03}"})
-        assert answer.json()["request_id"] == f"request-{number:03}"
+    async def ask() -> None:
+        answer = await running.http.get("/v1/nothing")
+        assert answer.json()["request_id"] == answer.headers["X-Request-Id"]
         seen.append(answer.headers["X-Request-Id"])
 
     async with trio.open_nursery() as nursery:
-        for number in range(50):
-            nursery.start_soon(ask, number)
+        for _ in range(50):
+            nursery.start_soon(ask)
     assert len(set(seen)) == 50
+
+
+@pytest.mark.parametrize(("proxies", "is_believed"), [("", False), ("198.51.100.1", False), ("127.0.0.0/8", True)])
+async def test_only_a_trusted_proxy_names_a_request(
+    database: str, tmp_path: Path, proxies: str, is_believed: bool
+) -> None:
+    """For it stands in the audit log for ever."""
+    async with open_chat(database, tmp_path, trusted_proxies=proxies) as chat:
+        ann = await chat.sign_up("ann")
+        answer = await ann.person.ask("POST", "/v1/logout", json={}, headers={"X-Request-Id": "chosen-by-somebody"})
+        assert (answer.status_code, answer.headers["X-Request-Id"] == "chosen-by-somebody") == (200, is_believed)
+        kept = await chat.rows("SELECT request_id FROM audit WHERE action = 'device.revoked'")
+        assert kept == [(answer.headers["X-Request-Id"],)]

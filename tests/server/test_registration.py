@@ -15,7 +15,7 @@ import trio
 
 from chatty.services.registration import requests_a_name_max
 from chatty.telemetry import configure_logging
-from tests.people import Person, new_device_id
+from tests.people import Person
 from tests.server.app_fixtures import RunningApp, open_chat
 from tests.server.commands import as_url, chatty_admin
 from tests.server.wire_people import ORIGIN, SERVER_NAME, WireDevice
@@ -275,15 +275,7 @@ async def fail_to_log_in(chat: RunningApp, name: str, *, count: int, **headers: 
     answers = []
     for _ in range(count):
         stranger = person(chat, name)
-        nonce = await stranger.nonce()
-        body = {
-            "user": stranger.user,
-            "new_device": {"device": new_device_id()},
-            "nonce": nonce,
-            "signature": stranger.sign(nonce, "login"),
-            "dpop_thumbprint": stranger.prover.thumbprint,
-        }
-        answers.append(await chat.http.post("/v1/login", json=body, headers=headers))
+        answers.append(await chat.http.post("/v1/login", json=await stranger.login(), headers=headers))
     return answers
 
 
@@ -393,6 +385,62 @@ async def test_an_admin_invites_below_and_an_owner_invites_anybody(chat: Running
     assert made[:2] == [(admin.user, "moderator"), (admin.user, "user")]
     rows = await chat.rows("SELECT row_to_json(audit)::text FROM audit")
     assert not [row for row in rows if "chatty_i." in str(row)], "the token is nowhere"
+
+
+async def test_an_invitation_is_listed_withdrawn_and_followed_to_the_accounts_that_it_made(chat: RunningApp) -> None:
+    owner, admin, auditor = [await chat.sign_up_as(role) for role in ("owner", "admin", "auditor")]
+    made = (await admin.answer("POST", "/v1/admin/invitations", {"uses": 2})).json()
+    strong = (await owner.answer("POST", "/v1/admin/invitations", {"role": "admin"})).json()
+    mine = await console(chat, "invite", "--expires-days", "1")
+    await person(chat, "ann").register(registration_token=made["invitation"])
+    listed = {one["id"]: one for one in (await auditor.get("/v1/admin/invitations"))["invitations"]}
+    assert {(one["id"], one["role"], one["uses_left"], one["inviter"]) for one in listed.values()} == {
+        (made["id"], "user", 1, admin.user),
+        (strong["id"], "admin", 1, owner.user),
+        (mine["id"], "user", 1, ""),
+    }
+    assert 0 < listed[mine["id"]]["expires_in_s"] <= 86_400 < listed[made["id"]]["expires_in_s"] <= 7 * 86_400
+    assert sorted(listed) == [one["id"] for one in (await console(chat, "invitations"))["invitations"]]
+    assert [outcome(await withdraw(admin, one["id"])) for one in (strong, made, made)] == [
+        "outranked",
+        "ok",
+        "not_found",
+    ]
+    assert await console(chat, "withdraw", mine["id"]) == {"withdrawn": mine["id"]}
+    for name, token, code in (
+        ("bob", made["invitation"], "registration_closed"),
+        ("cid", mine["invitation"], "registration_closed"),
+        ("dan", strong["invitation"], "ok"),
+    ):
+        assert outcome(await person(chat, name).register(registration_token=token)) == code
+    assert (await auditor.get("/v1/admin/invitations"))["invitations"] == [], "what is used up is not listed"
+    recorded = await chat.rows("""SELECT action, actor, object, detail FROM audit
+        WHERE action LIKE 'invitation.%%' OR detail ? 'invitation' ORDER BY audit_id""")
+    assert recorded == [
+        ("invitation.made", admin.user, made["id"], {}),
+        ("invitation.made", owner.user, strong["id"], {}),
+        ("invitation.made", "", mine["id"], {}),
+        ("account.registered", f"@ann:{SERVER_NAME}", f"@ann:{SERVER_NAME}", {"invitation": made["id"]}),
+        ("invitation.withdrawn", admin.user, made["id"], {}),
+        ("invitation.withdrawn", "", mine["id"], {}),
+        ("account.registered", f"@dan:{SERVER_NAME}", f"@dan:{SERVER_NAME}", {"invitation": strong["id"]}),
+    ]
+
+
+async def withdraw(by: WireDevice, invitation: str) -> httpx.Response:
+    return await by.answer("DELETE", f"/v1/admin/invitations/{invitation}")
+
+
+async def test_invitations_are_listed_in_pages(chat: RunningApp) -> None:
+    owner = await chat.sign_up_as("owner")
+    made = [(await owner.answer("POST", "/v1/admin/invitations", {})).json()["id"] for _ in range(5)]
+    found: list[str] = []
+    after = ""
+    while not found or after:
+        page = await owner.get(f"/v1/admin/invitations?limit=2&after={after}")
+        found += [one["id"] for one in page["invitations"]]
+        after = page.get("next_after", "")
+    assert found == sorted(made)
 
 
 @pytest.mark.parametrize("how", ["demoted", "locked"])

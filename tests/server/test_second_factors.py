@@ -74,19 +74,19 @@ class Careful:
         """second_factor: a passkey signs for this very log-in."""
         body = await self.person.login(**changes)
         if second_factor is not None:
-            body["second_factor"] = self._shown(second_factor, body["nonce"], "login")
+            body["second_factor"] = self._shown(second_factor, self.person.login_statement(body))
         return await self.person.http.post("/v1/login", json=body)
 
     async def log_in_alone(self, by: Authenticator, **changes: Any) -> httpx.Response:
         body = await self.person.login()
-        body["signature"] = by.sign(passkey_challenge(self.person.statement(body["nonce"], "login")))
+        body["signature"] = by.sign(passkey_challenge(self.person.login_statement(body)))
         return await self.person.http.post("/v1/login", json=body | changes)
 
     async def step_up(self, second_factor: Any = None) -> httpx.Response:
         nonce = await self.person.nonce()
         body: dict[str, Any] = {"nonce": nonce, "signature": self.person.sign(nonce, "step_up")}
         if second_factor is not None:
-            body["second_factor"] = self._shown(second_factor, nonce, "step_up")
+            body["second_factor"] = self._shown(second_factor, self.person.statement(nonce, "step_up"))
         return await self.ask("POST", "/v1/step-up", body)
 
     async def step_up_alone(self, by: Authenticator) -> httpx.Response:
@@ -94,9 +94,9 @@ class Careful:
         signed = by.sign(passkey_challenge(self.person.statement(nonce, "step_up")))
         return await self.ask("POST", "/v1/step-up", {"nonce": nonce, "signature": signed})
 
-    def _shown(self, factor: Any, nonce: str, purpose: str) -> Any:
+    def _shown(self, factor: Any, statement: bytes) -> Any:
         if isinstance(factor, Authenticator):
-            return {"passkey": factor.sign(passkey_challenge(self.person.statement(nonce, purpose)))}
+            return {"passkey": factor.sign(passkey_challenge(statement))}
         return factor
 
     def _keep(self, answer: dict[str, Any]) -> None:
@@ -375,9 +375,11 @@ async def test_a_passkeys_answer_is_for_one_nonce_user_key_and_purpose(running: 
     body = await ann.person.login()
     nonce = body["nonce"]
     for what, statement in {
-        "of another nonce": ann.person.statement("1.x", "login"),
-        "for another user": eve.statement(nonce, "login", dpop_thumbprint=ann.person.prover.thumbprint),
-        "for another DPoP key": ann.person.statement(nonce, "login", dpop_thumbprint="T" * 43),
+        "of another nonce": ann.person.login_statement(body | {"nonce": "1.x"}),
+        "for another user": eve.login_statement(body, dpop_thumbprint=ann.person.prover.thumbprint),
+        "for another DPoP key": ann.person.login_statement(body, dpop_thumbprint="T" * 43),
+        "for another device": ann.person.login_statement(body | {"new_device": {"device": "DEVICEofeve"}}),
+        "to replace a device": ann.person.login_statement(body | {"replaces": ann.person.tokens["device"]}),
         "for a step-up": ann.person.statement(nonce, "step_up"),
         "for a new passkey": ann.person.statement(nonce, "add_passkey"),
     }.items():
@@ -391,7 +393,7 @@ async def test_a_passkeys_answer_is_for_one_nonce_user_key_and_purpose(running: 
 async def test_an_old_answer_is_refused(ann: Careful) -> None:
     passkey = await ann.add_passkey(Authenticator(rp_id=RP_ID, origin=ORIGIN, count_step=0))
     body = await ann.person.login()
-    body["signature"] = passkey.sign(passkey_challenge(ann.person.statement(body["nonce"], "login")))
+    body["signature"] = passkey.sign(passkey_challenge(ann.person.login_statement(body)))
     ann.server.clock.offset_s += 301
     assert outcome(await ann.person.http.post("/v1/login", json=body)) == "login_refused"
 

@@ -1,7 +1,8 @@
 """Signing keys take turns while people send and refresh, and nobody's request fails."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 import trio
 
 from chatty.crypto.tokens import access_lifetime_s_max, overlap_margin_s
-from chatty.services.signing_keys import SIGNING_KEY, SigningKeys, SigningKeySteps
+from chatty.errors import StoreUnavailable
+from chatty.services.signing_keys import SIGNING_KEY, SigningKeys, SigningKeySteps, reload_pause_s
+from chatty.services.units import Transactions
 from chatty.telemetry import configure_logging
 from chatty.wire import frames
 from tests.server.app_fixtures import RunningApp, open_chat
@@ -116,12 +119,65 @@ def turns(running: RunningServer, keys: SigningKeys, **changes: Any) -> SigningK
     )
 
 
-async def other_node(running: RunningServer) -> SigningKeys:
+async def other_node(running: RunningServer, units: Transactions[Any] | None = None) -> SigningKeys:
     keys = SigningKeys(
-        running.store.keys.signing, units=running.store.units, sealer=running.store.keys.sealer, clock_s=running.clock
+        running.store.keys.signing,
+        units=units or running.store.units,
+        sealer=running.store.keys.sealer,
+        clock_s=running.clock,
+        turn=trio.Lock(),
     )
     await keys.read()
     return keys
+
+
+@dataclass
+class CountedReads(Transactions[Any]):
+    """The store, as seen by one node that may lose it."""
+
+    units: Transactions[Any]
+    is_lost: bool = False
+    count: int = 0
+
+    def begin(self) -> AbstractAsyncContextManager[Any]:
+        return self.units.begin()
+
+    def autocommit(self) -> AbstractAsyncContextManager[Any]:
+        return self.units.autocommit()
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Any]:
+        self.count += 1
+        async with self.units.snapshot() as unit:
+            yield unit
+            if self.is_lost:
+                raise StoreUnavailable("the connection broke")
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_many_who_show_unknown_keys_at_once_cost_one_read(running: RunningServer, is_lost: bool) -> None:
+    units = CountedReads(running.store.units)
+    keys = await other_node(running, units)
+    outcomes: list[str] = []
+
+    async def look() -> None:
+        try:
+            await keys.read_for_unknown()
+            outcomes.append("looked")
+        except StoreUnavailable:
+            outcomes.append("lost")
+
+    running.clock.offset_s += reload_pause_s
+    units.is_lost, units.count = is_lost, 0
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(look)
+    assert units.count == 1
+    assert outcomes == ["lost" if is_lost else "looked"] * 20
+    running.clock.offset_s += reload_pause_s
+    units.is_lost = False
+    await keys.read_for_unknown()
+    assert units.count == 2, "after a pause somebody looks again"
 
 
 async def test_a_token_of_a_key_that_another_node_made_is_taken(running: RunningServer) -> None:

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from chatty.errors import Forbidden
-from chatty.ids import DeviceId, FamilyId, MailboxId, PasskeyId, RoomId, UserId
+from chatty.ids import DeviceId, FamilyId, InvitationId, MailboxId, PasskeyId, RoomId, UserId
 from chatty.web.routes import Route
 from chatty.wire import frames
 from chatty.wire.accounts import Empty
@@ -100,9 +100,17 @@ FIELDS = {  # of Things, by the kinds of slots
     "family": ("family",),
     "passkey": ("passkey",),
     "application": ("application",),
+    "invitation": ("invitation",),
     "mailbox_id": ("mailbox_id",),
 }
-PATHS = {"room": "room", "device": "device", "user": "user", "number": "application", "passkey": "passkey"}
+PATHS = {
+    "room": "room",
+    "device": "device",
+    "user": "user",
+    "number": "application",
+    "passkey": "passkey",
+    "invitation": "invitation",
+}
 Observed = tuple[object, ...]
 _EVE_IS_OUT = {"unauthenticated", "device_revoked", "token_expired", "invalid_dpop_proof", "rate_limited"}
 
@@ -160,6 +168,7 @@ def absent_like(things: Things) -> Things:
         family=FamilyId(_other_end(things.family)),
         passkey=PasskeyId(_other_end(things.passkey)),
         application=things.application + 1_000_000,
+        invitation=InvitationId("f" * 16),
         mailbox_id=MailboxId(things.mailbox_id + 1_000_000),
     )
 
@@ -366,6 +375,7 @@ async def make_scene(chat: RunningApp) -> Scene:
         await bob.send_to_devices(device, text="MailboxContentOf" + device.person.name)
     await ann.answer("DELETE", f"/v1/devices/{lost.device}")
     await chat.execute(_PASSKEY, ann.user)
+    await chat.execute(_INVITE, ann.user)
     hidden = [group.id, direct.id, left.id, "a-name-of-ann", "MailboxContentOfann", encode_base64(text)[:40]]
     hidden += ["PasskeyOfann", "name-of-a-passkey"]
     hidden += [str(one.tokens[kind]) for one in (ann, phone, bob) for kind in ("access_token", "refresh_token")]
@@ -386,12 +396,16 @@ async def things_of(chat: RunningApp, device: WireDevice, peer: WireDevice, room
         family=FamilyId(family),
         passkey=PasskeyId(f"PasskeyOf{device.person.name}"),
         application=1,
+        invitation=_INVITATION,
         mailbox_id=MailboxId(mailbox_id),
     )
 
 
 _PASSKEY = """INSERT INTO passkeys (user_number, credential_id, public_key, sign_count, transports, name)
 SELECT user_number, 'PasskeyOfann', '', 0, '{}', 'name-of-a-passkey' FROM users WHERE user_id = %s"""
+_INVITATION = InvitationId("ab" * 8)
+_INVITE = """INSERT INTO registration_tokens (token_hash, role, uses_left, expires_at, inviter_number)
+SELECT decode(repeat('ab', 32), 'hex'), 'user', 1, now() + interval '1 day', user_number FROM users WHERE user_id = %s"""
 _KEPT = """SELECT f.family_id, m.mailbox_id FROM devices d JOIN refresh_families f USING (device_number)
 JOIN mailbox m USING (device_number) WHERE d.device_id = %s"""
 # Everything that is of ann, or of bob, whose rooms hers are.
@@ -403,6 +417,7 @@ UNION ALL SELECT 'device', row_to_json(t)::text FROM devices t JOIN owned ON dev
 UNION ALL SELECT 'send', row_to_json(t)::text FROM device_send t JOIN owned ON device_number = d
 UNION ALL SELECT 'family', row_to_json(t)::text FROM refresh_families t JOIN owned ON device_number = d
 UNION ALL SELECT 'passkey', row_to_json(t)::text FROM passkeys t JOIN people ON user_number = u
+UNION ALL SELECT 'invitation', row_to_json(t)::text FROM registration_tokens t JOIN people ON inviter_number = u
 UNION ALL SELECT 'key', row_to_json(t)::text FROM one_time_keys t JOIN owned ON device_number = d
 UNION ALL SELECT 'mailbox', row_to_json(t)::text FROM mailbox t JOIN owned ON device_number = d
 UNION ALL SELECT 'stream', row_to_json(t)::text FROM user_stream t JOIN people ON user_number = u

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-from chatty.ids import DeviceId, EventId, FamilyId, MailboxId, PasskeyId, RoomId, UserId
+from chatty.ids import DeviceId, EventId, FamilyId, InvitationId, MailboxId, PasskeyId, RoomId, UserId
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ KINDS: Mapping[Any, str] = {
     MailboxId: "mailbox_id",
     FamilyId: "family",
     PasskeyId: "passkey",
+    InvitationId: "invitation",
     EventId: "",
 }
 _NO_THING = (

@@ -237,12 +237,17 @@ async def _with_application(scene: Scene) -> dict[str, Any]:
     return {"number": number}
 
 
+async def _with_invitation(scene: Scene) -> dict[str, Any]:
+    return {"invitation": (await scene.ann.post("/v1/admin/invitations", {}))["id"]}
+
+
 PREPARED: dict[str, Callable[[Scene], Awaitable[dict[str, Any]]]] = {
     "delete_v1_totp": _with_totp,
     "get_v1_receipts_token": _with_receipt,
     "post_v1_recovery_codes": _with_totp,
     "post_v1_admin_applications_number_approve": _with_application,
     "post_v1_admin_applications_number_reject": _with_application,
+    "delete_v1_admin_invitations_invitation": _with_invitation,
     "put_v1_passkeys_passkey": _with_passkey,
     "delete_v1_passkeys_passkey": _with_passkey,
 }

@@ -61,7 +61,9 @@ async def test_the_first_upload_puts_the_device_in_the_set(world: World) -> None
     answer = await world.keys.upload(ann.caller, ann.olm.upload(one_time_keys_count=7, with_fallback=True))
     assert answer.one_time_key_counts == {"signed_curve25519": 7}
     assert answer.unused_fallback_key_types == ["signed_curve25519"]
-    listed = (await world.keys.query(KeyQuery(device_keys={ann.caller.user: []}))).device_lists[ann.caller.user]
+    listed = (await world.keys.query(ann.caller, KeyQuery(device_keys={ann.caller.user: []}))).device_lists[
+        ann.caller.user
+    ]
     assert listed.list_version == 1
     expected = device_list_digest([("annsphone", ann.olm.curve25519, ann.olm.ed25519)])
     assert listed.list_digest == encode_base64(expected)
@@ -73,7 +75,7 @@ async def test_the_same_upload_again_changes_nothing(world: World) -> None:
     upload = ann.olm.upload(one_time_keys_count=50, with_fallback=True)
     first = await world.keys.upload(ann.caller, upload)
     assert await world.keys.upload(ann.caller, upload) == first
-    answer = await world.keys.query(KeyQuery(device_keys={ann.caller.user: []}))
+    answer = await world.keys.query(ann.caller, KeyQuery(device_keys={ann.caller.user: []}))
     assert answer.device_lists[ann.caller.user].list_version == 1
 
 
@@ -82,7 +84,7 @@ async def test_other_keys_under_the_same_device_are_refused(world: World) -> Non
     impostor = OlmDevice(user=ann.caller.user, device=ann.caller.device)
     with pytest.raises(KeyConflict):
         await world.keys.upload(ann.caller, impostor.upload(one_time_keys_count=1))
-    answer = await world.keys.query(KeyQuery(device_keys={ann.caller.user: []}))
+    answer = await world.keys.query(ann.caller, KeyQuery(device_keys={ann.caller.user: []}))
     assert answer.device_keys[ann.caller.user][ann.caller.device].ed25519 == ann.olm.ed25519
     assert await unclaimed_count(world, ann) == 0
 
@@ -193,7 +195,7 @@ async def test_the_same_fallback_key_again_stays_used(world: World) -> None:
 
 async def test_a_query_answers_keys_that_verify(world: World) -> None:
     ann = await world.device("ann", "annsphone")
-    answer = await world.keys.query(KeyQuery(device_keys={ann.caller.user: [], NOBODY: []}))
+    answer = await world.keys.query(ann.caller, KeyQuery(device_keys={ann.caller.user: [], NOBODY: []}))
     keys = answer.device_keys[ann.caller.user][ann.caller.device]
     assert keys == msgspec.convert(ann.olm.device_keys(), DeviceKeys)
     verify_matrix_object(
@@ -206,14 +208,14 @@ async def test_a_query_may_name_devices(world: World) -> None:
     ann = await world.device("ann", "annsphone")
     await world.device("ann", "annslaptop")
     named = KeyQuery(device_keys={ann.caller.user: [ann.caller.device, DeviceId("unknown1")]})
-    assert [*(await world.keys.query(named)).device_keys[ann.caller.user]] == ["annsphone"]
+    assert [*(await world.keys.query(ann.caller, named)).device_keys[ann.caller.user]] == ["annsphone"]
 
 
 async def test_removed_devices_are_named_with_their_signing_keys(world: World) -> None:
     ann = await world.device("ann", "annsphone")
     await world.sign_in("ann", "annstablet")  # never uploaded: in neither list
     await world.revoke(ann)
-    answer = await world.keys.query(KeyQuery(device_keys={ann.caller.user: []}))
+    answer = await world.keys.query(ann.caller, KeyQuery(device_keys={ann.caller.user: []}))
     assert answer.device_keys[ann.caller.user] == {}
     assert answer.device_lists[ann.caller.user].removed == {"annsphone": ann.olm.ed25519}
 
@@ -230,7 +232,7 @@ async def test_list_and_devices_are_of_one_moment(world: World) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(add_devices)
         while not done.is_set():
-            answer = await world.keys.query(query)
+            answer = await world.keys.query(ann.caller, query)
             devices = answer.device_keys[ann.caller.user].values()
             digest = device_list_digest([(keys.device_id, keys.curve25519, keys.ed25519) for keys in devices])
             assert answer.device_lists[ann.caller.user].list_digest == encode_base64(digest)

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatty.config import OFF, Rate, limiters, parse_rate
+from chatty.client.http import call_timeout_s
+from chatty.config import OFF, Rate, Settings, limiters, parse_rate
 from chatty.errors import RateLimited
 from chatty.services import limits
 from chatty.services.limits import Asker, Bucket, Limits, subject_of_address, unlimited
 from chatty.web.addresses import client_address
+from chatty.wire.limits import query_users_max
 from chatty.wire.users import Refusal
 
 ANN = Asker(what="post_v1_login", address="192.0.2.1", user="@ann:x")
@@ -200,3 +202,12 @@ def test_a_take_costs_little() -> None:
     for _ in range(20_000):
         bucket.take()
     assert (time.perf_counter() - began_s) / 20_000 < 5e-6
+
+
+def test_a_client_in_a_room_of_five_thousand_may_look_all_of_them_up(clock: Clock) -> None:
+    """On four devices at once; and one more query comes through within the time that one call of the client takes."""
+    bucket = Bucket(parse_rate(Settings().limit_lookups_account), clock)
+    assert [bucket.take(query_users_max) for _ in range(4 * 5_000 // query_users_max)] == [0.0] * 40
+    clock.now_s += bucket.take(query_users_max)
+    assert clock.now_s - Clock().now_s < call_timeout_s
+    assert bucket.take(query_users_max) == 0.0

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from chatty.errors import LoginRefused, NameReserved, NotFound, RateLimited
 from chatty.ids import DeviceId, UserId
-from chatty.services.limits import unlimited
+from chatty.services.limits import Limits, unlimited
 from chatty.services.login_throttle import LoginThrottle
 from chatty.services.names import check_name, reserved_skeletons, skeleton
 
@@ -78,8 +78,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def throttle(clock: Clock) -> LoginThrottle:
-    return LoginThrottle(unlimited(), free_count=3, delay_max_s=8, clock_s=clock)
+def limits() -> Limits:
+    return unlimited()
+
+
+@pytest.fixture
+def throttle(clock: Clock, limits: Limits) -> LoginThrottle:
+    return LoginThrottle(limits, free_count=3, delay_max_s=8, clock_s=clock)
 
 
 def fail(throttle: LoginThrottle, user: UserId = ANN, *, address: str = ELSEWHERE, device: str = "") -> None:
@@ -190,3 +195,28 @@ def test_failures_are_forgotten_after_a_day(throttle: LoginThrottle, clock: Cloc
     clock.now_s += 86_401
     for _ in range(3):
         fail(throttle)
+
+
+def kept_count(limits: Limits) -> int:
+    """Subjects of delays, whatever their count."""
+    return sum(one["buckets_count"] for one in limits.shown()["limits"])
+
+
+def test_what_is_a_day_old_is_kept_no_longer(throttle: LoginThrottle, clock: Clock, limits: Limits) -> None:
+    for number in range(3):
+        fail(throttle, UserId(f"@old-{number}:x"))
+        throttle.note_familiar(UserId(f"@old-{number}:x"), HOME)
+    fail(throttle, BEN, device="LAPTOP")
+    assert (kept_count(limits), len(throttle._familiar)) == (7, 3)
+    clock.now_s += 10
+    fail(throttle, UserId("@old-0:x"))  # again: these are as old as that
+    throttle.note_familiar(UserId("@old-0:x"), HOME)
+    clock.now_s += 86_389
+    throttle.forget_old()
+    assert (kept_count(limits), len(throttle._familiar)) == (7, 3)
+    clock.now_s += 1
+    throttle.forget_old()
+    assert (kept_count(limits), len(throttle._familiar)) == (2, 1)
+    clock.now_s += 10
+    throttle.forget_old()
+    assert (kept_count(limits), len(throttle._familiar)) == (0, 0)

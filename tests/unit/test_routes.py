@@ -114,8 +114,9 @@ async def get(app: QuartTrio, path: str, **headers: str) -> tuple[int, Any]:
 
 
 async def test_a_valid_body_reaches_the_handler(app: QuartTrio) -> None:
-    status, answer = await post(app, b'{"text": "hi"}', X_Request_Id="abcdefgh")
-    assert (status, answer) == (201, {"saw": {"text": "hi", "request": "abcdefgh"}})
+    answer = await app.test_client().post("/v1/notes", data=b'{"text": "hi"}', headers=JSON)
+    assert answer.status_code == 201
+    assert await answer.get_json() == {"saw": {"text": "hi", "request": answer.headers["X-Request-Id"]}}
 
 
 async def test_a_handler_chooses_among_its_statuses(app: QuartTrio) -> None:

@@ -293,10 +293,11 @@ class Tries:
 
     def __init__(self) -> None:
         self.now_s, self.told = 1_000.0, 0
-        self._throttle = FactorThrottle(unlimited(), free_count=2, delay_max_s=4, clock_s=lambda: self.now_s)
+        self.limits = unlimited()
+        self.throttle = FactorThrottle(self.limits, free_count=2, delay_max_s=4, clock_s=lambda: self.now_s)
 
     def attempt(self, kind: str = "totp", *, device: str = "") -> AbstractContextManager[None]:
-        return self._throttle.attempt(Asker(what="login", user=ANN, device=device), kind, on_many=self._tell)
+        return self.throttle.attempt(Asker(what="login", user=ANN, device=device), kind, on_many=self._tell)
 
     def _tell(self) -> None:
         self.told += 1
@@ -455,3 +456,15 @@ def test_exactly_one_second_factor_is_shown_and_none_is_printed() -> None:
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert(wrong, SecondFactor)
     assert "123456" not in repr(SecondFactor(totp="123456"))
+
+
+def test_wrong_ones_are_kept_for_a_day() -> None:
+    tries = Tries()
+    tries.fail()
+    tries.now_s += 86_399
+    for left_count in (1, 0):
+        tries.throttle.forget_old()
+        assert [one["buckets_count"] for one in tries.limits.shown()["limits"] if one["buckets_count"]] == [
+            1
+        ] * left_count
+        tries.now_s += 1

@@ -222,13 +222,18 @@ def test_a_signed_object_is_signed_over_its_canonical_json(case: dict[str, Any])
 
 
 @named(VECTORS["signatures"]["logins"])
-def test_a_log_in_is_signed_over_origin_user_nonce_and_purpose(case: dict[str, Any]) -> None:
-    parts = case["parts"]
+def test_a_log_in_is_signed_over_origin_user_nonce_purpose_and_what_it_does(case: dict[str, Any]) -> None:
+    parts, about = case["parts"], bytes.fromhex(case.get("about", ""))
     statement = {"domain": "chatty.login.v1", "dpop": parts["dpop_thumbprint"]}
     statement |= {name: parts[name] for name in ("origin", "user", "nonce", "purpose")}
-    assert signing.login_bytes(**parts) == canonical(statement) == case["message"].encode()
+    if parts["purpose"] == "login":
+        assert canonical({**case["log_in"], "domain": "chatty.log_in.v1"}) == case["log_in_text"].encode()
+        assert signing.log_in_digest(**case["log_in"]) == sha256(case["log_in_text"].encode()).digest() == about
+        statement["about"] = text_of(about)
+    signed = signing.login_bytes(**parts, about=about)
+    assert signed == canonical(statement) == case["message"].encode()
     challenge = bytes.fromhex(case["passkey_challenge"])
-    assert signing.passkey_challenge(signing.login_bytes(**parts)) == sha256(canonical(statement)).digest() == challenge
+    assert signing.passkey_challenge(signed) == sha256(canonical(statement)).digest() == challenge
     check_signature(case)
 
 

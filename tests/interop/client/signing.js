@@ -1,6 +1,6 @@
 // Ed25519 with raw keys, over node:crypto, and what is signed. docs/protocol.md, "Rooms" and "Keys".
 import { createPrivateKey, createPublicKey, sign as signWith, verify as verifyWith } from "node:crypto";
-import { canonicalJson, fromText, toText } from "./encoding.js";
+import { canonicalJson, fromText, sha256, toText } from "./encoding.js";
 
 // RFC 8410: what stands before the 32 bytes of a key in its DER form.
 const SEED_PREFIX = Buffer.from("302e020100300506032b657004220420", "hex");
@@ -22,8 +22,13 @@ export function isSigned(key, message, signature) {
   return verifyWith(null, Buffer.from(message), object, fromText(signature, 64));
 }
 
-export const loginStatement = ({ origin, user, nonce, dpop, purpose }) =>
-  canonicalJson({ domain: "chatty.login.v1", origin, user, nonce, dpop, purpose });
+/** about: what is to be done, 32 bytes, where the purpose alone does not say it. */
+export const loginStatement = ({ origin, user, nonce, dpop, purpose, about }) =>
+  canonicalJson({ domain: "chatty.login.v1", origin, user, nonce, dpop, purpose, ...(about && { about: toText(about) }) });
+
+/** What a log-in makes and ends. */
+export const logInDigest = ({ device, name = "", replaces = "" }) =>
+  sha256(canonicalJson({ domain: "chatty.log_in.v1", device, name, replaces }));
 
 export const checkpointStatement = ({ server, room, generation, seq, head, time }) =>
   canonicalJson({ domain: "chatty.checkpoint.v1", server, room, generation, seq, head, time });

@@ -6,7 +6,7 @@ import { DpopKey } from "./dpop.js";
 import { canonicalJson, fromBytesField, fromText, sha256, toBytesField, toText } from "./encoding.js";
 import { derive, passwordSalt, wrap } from "./password.js";
 import { Room } from "./room.js";
-import { checkpointStatement, isMatrixSigned, isSigned, loginStatement, publicKey, sign } from "./signing.js";
+import { checkpointStatement, isMatrixSigned, isSigned, logInDigest, loginStatement, publicKey, sign } from "./signing.js";
 
 const FOLDER = new URL("../../vectors/", import.meta.url);
 const read = async (name) => JSON.parse(await readFile(new URL(`${name}.json`, FOLDER), "utf8"));
@@ -58,7 +58,11 @@ async function checkSignatures(same) {
     same(isSigned(one.public_key, one.message, one.signature), true, one.name);
   }
   for (const one of objects) same(canonicalJson(one.object), one.message, one.name);
-  for (const one of logins) same(loginStatement({ ...one.parts, dpop: one.parts.dpop_thumbprint }), one.message, one.name);
+  for (const { name, parts, log_in, about, message } of logins) {
+    const digest = log_in && logInDigest(log_in);
+    if (digest) same(hex(digest), about, `${name}: about`);
+    same(loginStatement({ ...parts, dpop: parts.dpop_thumbprint, about: digest }), message, name);
+  }
   const head = toText(Buffer.from(checkpoint.parts.head, "hex"));
   same(checkpointStatement({ ...checkpoint.parts, head }), checkpoint.message, "checkpoint");
   for (const { object, public_key: key } of matrix) {
