@@ -254,14 +254,14 @@ def _direct_room(by: WireDevice, things: Things) -> Json:
     return body
 
 
-def _kick(by: WireDevice, things: Things) -> Json:
-    return by.signed(by.change(things.room, Action.KICK, things.peer, things.start))
+def _ban(by: WireDevice, things: Things) -> Json:
+    return by.signed(by.change(things.room, Action.BAN, things.peer, things.start))
 
 
 def _join(by: WireDevice, things: Things) -> Json:
-    """With an invitation that was made up; who is inside, as one's own room says, puts somebody out instead."""
+    """With an invitation that was made up; who is inside, as one's own room says, lets in again whom _ban shut out."""
     if things.user == by.user:
-        return _kick(by, things)
+        return by.signed(by.change(things.room, Action.UNBAN, things.peer, things.start))
     forged = _invitation_of(by, things, target=by.user, identity=by.identity_key)
     invitation = SignedInvitation(signed=forged, signature=by.sign(forged))
     return by.signed(by.change(things.room, Action.JOIN, by, things.start, invitation=invitation))
@@ -330,7 +330,7 @@ BODIES: Mapping[str, list[Example]] = {
     ],
     "post_v1_to_device": [_to_device],
     "post_v1_rooms": [_room, _direct_room],
-    "post_v1_rooms_room_members": [_kick, _join],
+    "post_v1_rooms_room_members": [_ban, _join],
     "post_v1_rooms_room_invitations": [_invitation],
     "post_v1_rooms_room_policy": [_policy],
     "post_v1_rooms_room_messages": [_message],

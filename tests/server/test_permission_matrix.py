@@ -2,7 +2,9 @@
 
 Routes, frames, roles and permissions are read from the product; by hand stands only the rule that says which answer to expect
 (`expected`), and an example of each request (operations.py). Allowed means any answer but a refusal by the policy; refused means
-exactly the documented one. The checker is tested too: with one cell of the policy opened it finds that cell and no other.
+exactly the documented one. Where a request names a thing, another's and none are refused besides, whatever the role, with 403 or
+404, and one's own is not; routes that are there for others are written down (OTHERS_TOO). The checker is tested too: with one
+cell of the policy opened, or one look at whose a thing is left out, it finds that and nothing else.
 """
 
 import re
@@ -21,8 +23,8 @@ from trio_websocket import CloseReason, ConnectionClosed
 
 from chatty import errors
 from chatty.errors import ChattyError
-from chatty.ids import FamilyId, InvitationId, MailboxId, PasskeyId
-from chatty.services import permissions
+from chatty.ids import DeviceId, FamilyId, InvitationId, MailboxId, PasskeyId
+from chatty.services import devices, permissions
 from chatty.services.permissions import FRAMES, MANAGE_USERS, PERMISSIONS, PUBLIC, ROLES, Permission
 from chatty.web.routes import Route, route
 from chatty.wire import frames
@@ -31,7 +33,9 @@ from tests.server.app_fixtures import RunningApp, open_chat
 from tests.server.operations import (
     BODIES,
     FRAME_KINDS,
+    Asked,
     Example,
+    Json,
     Peer,
     Things,
     absent_things,
@@ -41,6 +45,7 @@ from tests.server.operations import (
     in_path,
     request_of,
 )
+from tests.server.thing_slots import slots
 from tests.server.wire_client import WireSocket, changed, open_raw_socket
 from tests.server.wire_people import WireDevice
 from tests.test_docs import PROTOCOL, leaf_errors, rows
@@ -55,6 +60,31 @@ REFUSALS = {
 # A cell whose asker was ended or held up by an earlier one shows nothing: no cell expects these.
 DISTURBED = {"device_revoked", "token_expired", "invalid_dpop_proof", "use_dpop_nonce", "rate_limited", "overloaded"}
 ALLOWED = "allowed"
+NOT_THEIRS = "not theirs"
+_IS_OPEN = "tells or takes the same of every name"
+_TO_OTHERS = "there to reach others"
+_BY_ROLE = "acts on others by role"
+_UNPROVEN = "one's own is refused alike: nobody's authenticator made the answer"
+OTHERS_TOO = {
+    "post_v1_salt": _IS_OPEN,
+    "post_v1_register": _IS_OPEN,
+    "post_v1_login": _IS_OPEN,
+    "post_v1_step_up": _UNPROVEN,
+    "put_v1_blocks_user": _TO_OTHERS,
+    "delete_v1_blocks_user": _TO_OTHERS,
+    "post_v1_keys_query": _TO_OTHERS,
+    "post_v1_keys_claim": _TO_OTHERS,
+    "post_v1_to_device": _TO_OTHERS,
+    "post_v1_rooms": _TO_OTHERS,
+    "put_v1_admin_users_user_role": _BY_ROLE,
+    "put_v1_admin_users_user_lock": _BY_ROLE,
+    "delete_v1_admin_users_user_sessions": _BY_ROLE,
+    "get_v1_admin_users_user_refusals": _BY_ROLE,
+    "delete_v1_admin_invitations_invitation": _BY_ROLE,
+    "post_v1_admin_applications_number_approve": _BY_ROLE,
+    "post_v1_admin_applications_number_reject": _BY_ROLE,
+}
+REFUSED_WITH = {"post_v1_keys_upload": {400}}  # the keys themselves say whose they are
 WHOSE = ("own", "another's", "nothing's")
 
 
@@ -87,6 +117,25 @@ def expected(permission: Permission, role: str, context: Context) -> str:
     if permission.needs_step_up and not context.is_fresh:
         return errors.StepUpRequired.code
     return ALLOWED
+
+
+def expected_of_things(route: Route, example: Json, whose: str) -> str:
+    """Of whoever the policy lets through; of OTHERS_TOO only what nobody has can be told, and only by a path."""
+    path = things_in(route.path)
+    if whose == "own" or not (path or names_things(route, example)):
+        return ALLOWED
+    if route.operation not in OTHERS_TOO:
+        return NOT_THEIRS
+    return NOT_THEIRS if path and whose == "nothing's" else ALLOWED
+
+
+def things_in(path: str) -> set[str]:
+    """The parameters that name a thing; whoever has a receipt's token may read it."""
+    return set(re.findall(r"{(\w+)}", path)) - {"token"}
+
+
+def names_things(route: Route, body: Json) -> bool:
+    return route.body is not None and any(slots(body, route.body))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,9 +244,7 @@ async def make_world(chat: RunningApp, connection: psycopg.Connection[Any]) -> W
     [application] = await world.execute(_APPLY)
     for role, one in [*people.items(), ("", victim)]:
         await bystander.send_to_devices(one)
-        things = await _things_of(
-            world, one, Peer(user=bystander.user, identity_key=bystander.identity_key), application
-        )
+        things = await _things_of(world, one, bystander, application)
         if role:
             world.own[role] = things
             await world.execute("UPDATE users SET role = %s WHERE user_id = %s", role, one.user)
@@ -208,13 +255,13 @@ async def make_world(chat: RunningApp, connection: psycopg.Connection[Any]) -> W
     return world
 
 
-async def _things_of(world: World, one: WireDevice, peer: Peer, application: int) -> Things:
+async def _things_of(world: World, one: WireDevice, bystander: WireDevice, application: int) -> Things:
     [family] = await world.execute(_FAMILY, one.device)
     [invitation] = await world.execute(_INVITE, one.user)
     [mailbox_id] = await world.execute(_MAILBOX_ID, one.device)
     return Things(
         user=one.user,
-        peer=peer,
+        peer=Peer(user=bystander.user, identity_key=bystander.identity_key),
         device=one.device,
         room=(await one.create_room()).id,
         family=FamilyId(family),
@@ -235,34 +282,39 @@ async def walk_routes(world: World, context: Context = USUAL) -> list[Cell]:
 
 
 async def _cells_of(world: World, route: Route) -> AsyncIterator[Cell]:
-    is_about_things = "{" in route.path or route.operation in BODIES
+    is_about_things = bool(things_in(route.path)) or route.operation in BODIES
     for role in (*ROLES, NOBODY):
         for whose in WHOSE if is_about_things and world.context == USUAL else ("another's",):
             for example in examples_of(route) if world.context == USUAL else examples_of(route)[:1]:
-                answer = await _asked(world, route, role, world.things(whose, role), example)
+                asked, answer = await _asked(world, route, role, world.things(whose, role), example)
+                of_policy = expected(POLICY[route.permission.name], role, world.context)
+                of_things = expected_of_things(route, asked.body or {}, whose)
+                is_bound = of_things == NOT_THEIRS or route.operation not in OTHERS_TOO
                 yield Cell(
                     operation=route.operation,
                     permission=route.permission.name,
                     role=role,
                     things=whose,
                     context=world.context,
-                    expected=expected(POLICY[route.permission.name], role, world.context),
-                    found=verdict(route, answer),
+                    expected=of_things if of_policy == ALLOWED else of_policy,
+                    found=verdict(route, answer, is_bound=is_bound and is_about_things),
                 )
 
 
-async def _asked(world: World, route: Route, role: str, things: Things, example: Example) -> httpx.Response:
+async def _asked(
+    world: World, route: Route, role: str, things: Things, example: Example
+) -> tuple[Asked, httpx.Response]:
     asker = world.asker(role)
     asked = await request_of(route, asker, things, example)
     headers = {"X-Forwarded-For": world.context.address}
     answer = await ask(asker, asked, is_signed_in=role != NOBODY, headers=headers)
     if answer.is_success and route.method != "GET":
         await world.mend()
-    return answer
+    return asked, answer
 
 
-def verdict(route: Route, answer: httpx.Response) -> str:
-    """allowed, or the code of a refusal, which is then exactly the documented one."""
+def verdict(route: Route, answer: httpx.Response, *, is_bound: bool) -> str:
+    """allowed, or the code of a refusal, which is then exactly the documented one. is_bound: whose the thing is counts."""
     if answer.is_success:
         return ALLOWED
     problem = answer.json()
@@ -270,7 +322,8 @@ def verdict(route: Route, answer: httpx.Response) -> str:
     if code in DISTURBED or answer.status_code == 500:
         return code
     if code not in REFUSALS:
-        return ALLOWED
+        refused_with = {403, 404} | REFUSED_WITH.get(route.operation, set())
+        return NOT_THEIRS if is_bound and answer.status_code in refused_with else ALLOWED
     kind: type[ChattyError] = REFUSALS[code]
     assert kind in route.errors, f"{route.operation} does not say that it may answer {code}"
     assert (answer.status_code, answer.headers["Content-Type"]) == (kind.http_status, "application/problem+json")
@@ -389,7 +442,7 @@ async def test_every_route_answers_every_role_as_the_policy_says(database: str, 
     async with open_world(database, tmp_path) as world:
         cells = await walk_routes(world)
         answers = check(cells, [route.operation for route in world.routes])
-        assert answers == {ALLOWED, "unauthenticated", "forbidden"}
+        assert answers == {ALLOWED, NOT_THEIRS, "unauthenticated", "forbidden"}
         about_things = [cell for cell in cells if cell.operation == "get_v1_rooms_room_members" and cell.role == "bot"]
         assert [cell.things for cell in about_things] == list(WHOSE)
 
@@ -425,7 +478,7 @@ async def test_the_checker_finds_a_role_that_was_let_in(database: str, tmp_path:
         managing = {route.operation for route in world.routes if route.permission is MANAGE_USERS}
         assert {cell.operation for cell in found} == managing
         assert {(cell.permission, cell.role, cell.expected, cell.found) for cell in found} == {
-            ("manage_users", "auditor", "forbidden", ALLOWED)
+            ("manage_users", "auditor", "forbidden", found) for found in (ALLOWED, NOT_THEIRS)
         }
 
 
@@ -445,6 +498,32 @@ async def test_the_checker_finds_a_need_that_was_dropped(
         assert {(cell.permission, cell.role, cell.expected, cell.found) for cell in found} == {
             ("manage_users", role, code, ALLOWED) for role in ("owner", "admin")
         }
+
+
+async def test_the_checker_finds_a_look_at_whose_a_thing_is_that_was_left_out(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(database, tmp_path) as world:
+        looked_for = devices._find
+
+        def found_for_all(live: Sequence[devices.StoredDevice], device: DeviceId) -> devices.StoredDevice | None:
+            """Somebody else's device is taken for the caller's first."""
+            return looked_for(live, device) or (live[0] if device == world.another.device else None)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(devices, "_find", found_for_all)
+            found = wrong(await walk_routes(world))
+        assert {(cell.operation, cell.role, cell.things, cell.expected, cell.found) for cell in found} == {
+            (operation, role, "another's", NOT_THEIRS, ALLOWED)
+            for operation in ("put_v1_devices_device_name", "delete_v1_devices_device")
+            for role in ROLES
+        }
+
+
+async def test_each_exception_is_a_route_that_names_things(database: str, tmp_path: Path) -> None:
+    async with open_world(database, tmp_path) as world:
+        naming = {route.operation for route in world.routes if things_in(route.path) or route.operation in BODIES}
+        assert set(OTHERS_TOO) | set(REFUSED_WITH) <= naming
 
 
 @contextmanager
