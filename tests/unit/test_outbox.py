@@ -19,11 +19,15 @@ def live(data: bytes, *, room: int = 1, before: int = 0) -> Item:
     return Item(data, True, RoomNumber(room), Seq(before))
 
 
+async def take(outbox: Outbox) -> list[bytes]:
+    return [bytes(item.data) for item in await outbox.take()]
+
+
 async def taken(outbox: Outbox) -> list[bytes]:
     """Everything, as the writer takes it."""
     found: list[bytes] = []
     while outbox.size_bytes:
-        found += await outbox.take()
+        found += await take(outbox)
         outbox.written()
     return found
 
@@ -33,7 +37,7 @@ async def test_what_is_put_comes_out_in_order_as_one_frame() -> None:
     outbox.put(b"reply")
     assert outbox.offer(live(b"event"))
     outbox.offer_mailbox(b"row", mailbox_id=MailboxId(1))
-    assert await outbox.take() == [b"reply", b"event", b"row"]
+    assert await take(outbox) == [b"reply", b"event", b"row"]
 
 
 async def test_the_writer_is_woken_by_the_first_event() -> None:
@@ -41,7 +45,7 @@ async def test_the_writer_is_woken_by_the_first_event() -> None:
     async with trio.open_nursery() as nursery:
 
         async def write() -> None:
-            got.append(await outbox.take())
+            got.append(await take(outbox))
 
         nursery.start_soon(write)
         await trio.testing.wait_all_tasks_blocked()
@@ -54,7 +58,7 @@ async def test_a_frame_holds_as_much_as_fits_and_one_event_at_least() -> None:
     outbox = Outbox(bytes_max=1_000, frame_bytes_max=10)
     for data in (b"a" * 4, b"b" * 5, b"c" * 20, b"d"):
         outbox.put(data)
-    assert [await outbox.take() for _ in range(3)] == [[b"a" * 4, b"b" * 5], [b"c" * 20], [b"d"]]
+    assert [await take(outbox) for _ in range(3)] == [[b"a" * 4, b"b" * 5], [b"c" * 20], [b"d"]]
 
 
 async def test_live_events_are_bounded_and_replies_are_not() -> None:
@@ -102,11 +106,13 @@ async def test_who_waits_for_room_goes_on_at_half_of_the_bound() -> None:
 
 def test_an_event_is_encoded_once_for_each_encoding_and_shared() -> None:
     event = TimelineEvent(room=RoomId("!" + "A" * 43), seq=Seq(5), time=0, kind=Kind.MESSAGE, body=b"body")
-    shared = Shared(event, ROOM)
-    assert shared.item("json") is shared.item("json")
-    assert shared.item("json").before == 4
-    assert msgspec.json.decode(shared.item("json").data)["seq"] == 5
-    assert frames.decode_events(b"\x91" + shared.item("msgpack").data, encoding="msgpack") == [event]
+    shared = Shared([event], ROOM)
+    assert shared.item("json", after=Seq(4)) is shared.item("json", after=Seq(4))
+    assert shared.item("json", after=Seq(4)).before == 4
+    assert msgspec.json.decode(shared.item("json", after=Seq(4)).data)["seq"] == 5
+    item = shared.item("msgpack", after=Seq(4))
+    assert frames.decode_events(b"\x91" + item.data, encoding="msgpack") == [event]
+    assert item.frame.endswith(item.data)
 
 
 @pytest.mark.parametrize("bytes_max", [1, 30, 1_000])
