@@ -65,19 +65,20 @@ class Outlet:
                 await trio.lowlevel.checkpoint()
             return
         async with self._turn:
+            await self._send_rest()
             if not taken_bytes:
-                self._rest = b"".join((self._rest, data)) if self._rest else data
-            while self._rest:
+                self._rest = data
                 await self._send_rest()
 
     async def _send_rest(self) -> None:
-        try:
-            self._rest = memoryview(self._rest)[os.write(self._socket.fileno(), self._rest) :]
-        except BlockingIOError:
-            await trio.lowlevel.wait_writable(self._socket)
-        except OSError as error:
-            self._rest = b""
-            raise trio.BrokenResourceError from error
+        while self._rest:
+            try:
+                self._rest = memoryview(self._rest)[os.write(self._socket.fileno(), self._rest) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._socket)
+            except OSError as error:
+                self._rest = b""
+                raise trio.BrokenResourceError from error
 
 
 class Direct:
@@ -163,6 +164,10 @@ class Direct:
             self._put(messages)
         return others
 
+    def take_rest(self) -> bytes:
+        """At the end of what comes: what is Hypercorn's then."""
+        return self._splitter.give_up()
+
     def _put(self, messages: list[bytes | str]) -> None:
         self._messages.extend(messages)
         self._receiver.unpark_all()
@@ -239,9 +244,14 @@ class QuickTcpServer(TCPServer):
             if self._direct.is_reading and data:
                 await self._take(self._direct, bytes(data))
             else:
-                with self._direct.handling():
-                    await self.protocol.handle(RawData(bytes(data)))
+                await self._give(self._direct, bytes(data))
         await self.protocol.handle(Closed())
+
+    async def _give(self, direct: Direct, data: bytes) -> None:
+        with direct.handling():
+            if not data and (rest := direct.take_rest()):
+                await self.protocol.handle(RawData(rest))
+            await self.protocol.handle(RawData(data))
 
     async def _read_some(self, direct: Direct) -> bytes | bytearray:
         """Read at once what is there to be read, without the turns that a stream takes."""

@@ -82,6 +82,12 @@ class Splitter:
             self._wanted_bytes = 0
         return Split(messages, b"".join(others))
 
+    def give_up(self) -> bytes:
+        """Nothing comes any more: what an unfinished frame has so far may be wrong already."""
+        kept, self._kept = bytes(self._kept), bytearray()
+        self.is_over = True
+        return kept
+
     def _take(self, data: bytes, at: int, ends: int, messages: list[bytes | str], others: list[bytes]) -> int:
         """The frame there, which is whole. Returns where the next one begins; the same place if this one makes an end."""
         if ends == _NOT_PLAIN:

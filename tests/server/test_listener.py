@@ -5,8 +5,10 @@ from contextlib import suppress
 import pytest
 import trio
 
-from tests.server.app_fixtures import RunningApp
+from tests.server.app_fixtures import RunningApp, over_both_paths
 from tests.server.wire_client import open_live_socket
+
+pytestmark = over_both_paths
 
 _OPEN = (
     b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
