@@ -215,7 +215,7 @@ async def test_who_takes_no_messages_is_read_no_further_and_loses_none() -> None
     heard = Heard()
     frames_count = 2_000
 
-    async def take_late(socket: DirectSocket, _: trio.Nursery) -> None:
+    async def take_late(socket: DirectSocket, nursery: trio.Nursery) -> None:
         await may_take.wait()
         for _ in range(frames_count):
             heard.messages.append(await socket.receive_message())
