@@ -45,7 +45,10 @@ class Size:
 
 
 class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One scenario's medians. path: of the sockets, direct or plain. server: the process tree without PostgreSQL; µs are of CPU, ms of the clock at the clients."""
+    """One scenario's medians. path: of the sockets, direct or plain; empty for what is no chat.
+
+    server: the process tree without PostgreSQL; µs are of CPU, ms of the clock at the clients.
+    """
 
     scenario: str
     path: str = ""

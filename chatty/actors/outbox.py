@@ -58,7 +58,7 @@ def runs(events: Sequence[PlacedEntry]) -> Iterator[list[PlacedEntry]]:
     size_bytes = 0
     for event in events:
         size_bytes += _size_bytes(event)
-        if run and (is_member_change(run[-1]) or event.seq != run[-1].seq + 1 or size_bytes > run_bytes_max):
+        if run and (_is_member_change(run[-1]) or event.seq != run[-1].seq + 1 or size_bytes > run_bytes_max):
             yield run
             run, size_bytes = [], _size_bytes(event)
         run.append(event)
@@ -66,7 +66,7 @@ def runs(events: Sequence[PlacedEntry]) -> Iterator[list[PlacedEntry]]:
         yield run
 
 
-def is_member_change(entry: PlacedEntry) -> bool:
+def _is_member_change(entry: PlacedEntry) -> bool:
     return isinstance(entry, TimelineEvent) and entry.kind is Kind.MEMBER
 
 
