@@ -95,7 +95,6 @@ class Direct:
         self._is_at_end = False
         self._receiver, self._room, self._quiet = ParkingLot(), ParkingLot(), ParkingLot()
         self._is_handling = False
-        self._turns_count = 0
 
     # Opening and closing ---------------------------------------------------------------------------------------------
 
@@ -187,9 +186,6 @@ class Direct:
 
     async def receive(self) -> bytes | str:
         """The next message. Raises: EndOfChannel."""
-        self._turns_count += 1
-        if self._turns_count % turns_between_checkpoints == 0:
-            await trio.lowlevel.checkpoint()
         while not self._messages:
             if self._is_at_end:
                 raise trio.EndOfChannel

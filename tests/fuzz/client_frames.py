@@ -117,7 +117,18 @@ def echoing(heard: Heard, path: Path_) -> Any:
 async def open_connection(
     nursery: trio.Nursery, app: Any, *, ping_interval_s: float | None = None
 ) -> trio.SocketStream:
-    """A client's end, behind the handshake; the other one is served by the product's connection."""
+    """A client's end, behind the handshake."""
+    stream = await connect(nursery, app, ping_interval_s=ping_interval_s)
+    await stream.send_all(UPGRADE)
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += await stream.receive_some(1)
+    assert b" 101 " in head
+    return stream
+
+
+async def connect(nursery: trio.Nursery, app: Any, *, ping_interval_s: float | None = None) -> trio.SocketStream:
+    """A client's end; the other one is served by the product's connection."""
     mend_hypercorn()
     ours, theirs = await _tcp_pair()
     config = Config.from_mapping(
@@ -125,13 +136,7 @@ async def open_connection(
     )
     server = TcpServer(ASGIWrapper(app), config, WorkerContext(None), {}, trio.SocketStream(theirs))
     nursery.start_soon(server.run)
-    stream = trio.SocketStream(ours)
-    await stream.send_all(UPGRADE)
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        head += await stream.receive_some(1)
-    assert b" 101 " in head
-    return stream
+    return trio.SocketStream(ours)
 
 
 async def _tcp_pair() -> tuple[trio.socket.SocketType, trio.socket.SocketType]:
@@ -176,6 +181,7 @@ async def check_alike(pieces: Sequence[bytes]) -> Heard:
     assert direct.controls == plain.controls
     for heard in (direct, plain):
         assert heard.echoes == heard.messages[: len(heard.echoes)]
+        assert 0x88 not in [first for first, _ in heard.answers[:-1]], "something was said after the close"
     return direct
 
 

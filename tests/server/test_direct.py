@@ -1,8 +1,11 @@
 """The direct path below the protocol: what goes past Hypercorn is what would have gone through it; nothing is torn or lost."""
 
+import datetime
 import importlib.metadata
 import socket as sockets
+import ssl
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +13,22 @@ import pytest
 import structlog
 import trio
 import trio.testing
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypercorn.trio.tcp_server import TCPServer
 from quart_trio import QuartTrio
 
 from chatty.actors.sessions import SocketClosed
+from chatty.cli import hypercorn_config
+from chatty.web import listener
 from chatty.web.admission import Admission
 from chatty.web.direct import DirectGateway, DirectSocket, accepted
-from chatty.web.tcp import direct_of, turns_between_checkpoints
+from chatty.web.tcp import Outlet, direct_of, turns_between_checkpoints
 from chatty.wire.websocket import server_frame
 from tests.fuzz.client_frames import (
     CORPUS,
+    UPGRADE,
     Heard,
     check_alike,
     frame,
@@ -65,6 +74,10 @@ async def test_both_paths_judge_alike(name: str) -> None:
     heard = await check_alike([BEFORE + sent + AFTER])
     assert heard.close_code == close_code
     assert heard.messages == [b"before", *messages, *([b"after"] if close_code is None else [])]
+
+
+async def test_what_is_wrong_in_a_frame_that_stays_unfinished_is_told_at_the_end() -> None:
+    assert (await check_alike([BEFORE, frame(_TEXT, b"\xff" * 20)[:-5]])).close_code == 1007
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CORPUS.iterdir()))
@@ -160,6 +173,16 @@ async def test_while_somebody_waits_to_write_nobody_writes_before() -> None:
     found = [payload for _, payload in server_frames(received)]
     assert sorted(found[-2:]) == [b"one", b"two"]
     assert set(found[:-2]) == {b"-" * 50_000}
+
+
+async def test_whose_turn_it_is_writes_though_nothing_is_left() -> None:
+    ours, theirs = trio.socket.socketpair()
+    with ours, theirs:
+        outlet = Outlet(ours)
+        async with outlet._turn:
+            assert outlet.try_send(b"before") == 0
+        assert outlet.try_send(b"now") == 3
+        assert await theirs.recv(100) == b"now"
 
 
 async def test_who_is_cancelled_while_writing_leaves_no_half_of_a_frame() -> None:
@@ -267,6 +290,48 @@ async def test_a_packet_full_of_frames_lets_the_others_run() -> None:
 
 
 # Which path ---------------------------------------------------------------------------------------------------------
+
+
+async def test_under_tls_of_hypercorn_the_plain_path_serves(database: str, tmp_path: Path) -> None:
+    certificate, key = write_certificate(tmp_path)
+    trusting = ssl.create_default_context(cafile=certificate)
+    async with open_chat(database, tmp_path, direct_path="auto") as chat, trio.open_nursery() as nursery:
+        config = hypercorn_config(chat.settings)
+        config.certfile, config.keyfile = str(certificate), str(key)
+        stop = trio.Event()
+        start = partial(listener.serve, chat.app.asgi, config, shutdown_trigger=stop.wait)
+        bound: list[str] = await nursery.start(start)
+        port = int(bound[0].rsplit(":", 1)[1])
+        stream = await trio.open_ssl_over_tcp_stream("localhost", port, ssl_context=trusting)
+        upgrade = UPGRADE.replace(b"GET / ", b"GET /v1/ws ")[:-2] + b"Sec-WebSocket-Protocol: chatty.v1+json\r\n\r\n"
+        received = b""
+        with trio.fail_after(10):
+            await stream.send_all(upgrade)
+            while b'"challenge"' not in received:
+                received += await stream.receive_some()
+        assert received.startswith(b"HTTP/1.1 101")
+        stop.set()
+        await trio.aclose_forcefully(stream)
+
+
+def write_certificate(directory: Path) -> tuple[Path, Path]:
+    """For localhost, signed by itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = directory / "certificate.pem", directory / "key.pem"
+    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, *private))
+    return paths
 
 
 async def talk(chat: RunningApp) -> None:

@@ -64,6 +64,17 @@ async def test_who_breaks_the_protocol_is_told_so_and_what_it_sends_then_changes
             assert code.to_bytes(2, "big") in received
 
 
+async def test_who_sends_frames_before_the_handshake_was_answered_is_refused(chat: RunningApp) -> None:
+    for early in (_TEXT, _TEXT[:3]):
+        async with await connect(chat.origin) as stream:
+            await stream.send_all(_OPEN + early)
+            received = b""
+            with trio.fail_after(5):
+                while b"\r\n\r\n" not in received:
+                    received += await stream.receive_some()
+            assert received.startswith(b"HTTP/1.1 400")
+
+
 async def test_who_talks_on_after_a_wrong_hello_is_closed_all_the_same(chat: RunningApp) -> None:
     for _ in range(5):
         async with await open_bare(chat) as stream:
