@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .NOTPARALLEL:
-.PHONY: help run demo test test-long check format bench bench-compare interop fuzz privacy lock clean
+.PHONY: help run demo test test-long check format bench bench-compare interop fuzz fuzz-frames privacy lock clean
 
 help:
 	@echo 'make run        start a server on http://127.0.0.1:8000, PostgreSQL included; Ctrl-C stops it'
@@ -23,6 +23,7 @@ help:
 	@echo 'make bench-compare  the change between the two newest results'
 	@echo 'make interop    exchange messages with another implementation of the protocol'
 	@echo 'make fuzz       WebSocket conformance cases against the gateway'
+	@echo 'make fuzz-frames  mutated frames, a million or as many as ARGS says, to both paths of the gateway'
 	@echo 'make privacy    write docs/privacy.md anew'
 	@echo 'make lock       resolve the dependencies anew'
 	@echo 'make clean      remove .venv and caches; data in .chatty stay'
@@ -67,6 +68,9 @@ interop: .venv/.complete
 
 fuzz: .venv/.complete
 	@if [ -x tests/fuzz/run ]; then exec tests/fuzz/run $(ARGS); else echo 'fuzz: nothing here yet'; fi
+
+fuzz-frames: .venv/.complete
+	@exec $(BIN)/python -m tests.fuzz.client_frames $(or $(ARGS),1000000)
 
 # .venv/.lock is a copy of the lock that .venv was made from: only another content makes it anew, not another date.
 .venv/.complete: requirements.lock pyproject.toml

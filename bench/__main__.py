@@ -76,8 +76,10 @@ def runs(chosen: dict[str, Size], identities: dict[str, IdentitySize]) -> dict[s
     return {
         "echo": one(scenarios.run_echo, size=chosen["echo"]),
         "insert": one(scenarios.run_insert, size=chosen["insert"]),
-        "A": one(scenarios.run_chat, "A", size=chosen["A"]),
-        "B": one(scenarios.run_chat, "B", size=chosen["B"]),
+        "A": one(scenarios.run_chat, "A", "direct", size=chosen["A"]),
+        "A-plain": one(scenarios.run_chat, "A-plain", "plain", size=chosen["A"]),
+        "B": one(scenarios.run_chat, "B", "direct", size=chosen["B"]),
+        "B-plain": one(scenarios.run_chat, "B-plain", "plain", size=chosen["B"]),
         "slow": one(scenarios.run_slow, size=chosen["slow"]),
         "identity": partial(identity.run_identity, size=identities["identity"]),
         "audit": partial(identity.run_audit, size=identities["audit"]),
@@ -115,11 +117,11 @@ def add_ratios(found: Sequence[Result]) -> None:
     """The machine's speed moves; ratios to the baselines of the same run do not."""
     by_name = {one.scenario: one for one in found}
     for one in found:
-        if one.scenario in ("A", "B") and "echo" in by_name:
+        if one.path and "echo" in by_name:
             one.extra["delivery_in_echoes"] = one.server_us_per_delivery / (
                 by_name["echo"].server_us_per_message or 1.0
             )
-        if one.scenario in ("A", "B") and "insert" in by_name:
+        if one.path and "insert" in by_name:
             insert = by_name["insert"]
             whole = insert.server_us_per_message + insert.database_us_per_message
             one.extra["message_in_inserts"] = (one.server_us_per_message + one.database_us_per_message) / (whole or 1.0)
@@ -127,7 +129,7 @@ def add_ratios(found: Sequence[Result]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition("\n")[0] if __doc__ else "")
-    names = [*small_sizes(), *IDENTITY]
+    names = ["echo", "insert", "A", "A-plain", "B", "B-plain", "slow", *IDENTITY]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="SCENARIO", help=", ".join(names))
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds of each scenario; the median is shown")
     parser.add_argument("--small", action="store_true", help="tiny counts: does it work at all?")

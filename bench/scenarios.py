@@ -2,6 +2,7 @@
 
 echo    Quart-Trio alone: one message in and out          A       50 members in one room
 insert  the journal's inserts alone, groups of 64         B       100 rooms of two
+A-plain, B-plain   the same with CHATTY_DIRECT_PATH=off
 slow    A with 16 kB a message, without and with one more member, who never reads
 """
 
@@ -44,9 +45,13 @@ class Size:
 
 
 class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One scenario's medians. server: the process tree without PostgreSQL; µs are of CPU, ms of the clock at the clients."""
+    """One scenario's medians. path: of the sockets, direct or plain; empty for what is no chat.
+
+    server: the process tree without PostgreSQL; µs are of CPU, ms of the clock at the clients.
+    """
 
     scenario: str
+    path: str = ""
     deliveries_per_s: float
     server_us_per_delivery: float
     messages_per_s: float
@@ -176,13 +181,15 @@ def _load(settled: Settled, size: Size, *, messages_count: int | None = None) ->
     )
 
 
-def run_chat(name: str, place: Place, size: Size) -> Result:
+def run_chat(name: str, path: str, place: Place, size: Size) -> Result:
     """Scenarios A and B."""
-    with chatty_serving(place, name) as (served, host, port):
+    environment = {"CHATTY_DIRECT_PATH": "auto" if path == "direct" else "off"}
+    with chatty_serving(place, name, environment=environment) as (served, host, port):
         settled = settle(host, port, size)
         _load(settled, size, messages_count=size.warm_up_count).run()
         results = [measure(name, served, _load(settled, size)) for _ in range(size.rounds_count)]
-        return median(results, rss_mb=served.rss_bytes() / 1e6)
+        found = median(results, rss_mb=served.rss_bytes() / 1e6)
+        return msgspec.structs.replace(found, path=path)
 
 
 # One that never reads ------------------------------------------------------------------------------------------------

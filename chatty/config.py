@@ -207,6 +207,10 @@ class Settings(BaseSettings):
         default=30.0, description="Longest time one write to a socket may take before it is closed, seconds."
     )
     hello_timeout_s: Seconds = Field(default=10.0, description="Time from opening a socket to its hello, seconds.")
+    direct_path: Literal["auto", "off"] = Field(
+        default="auto",
+        description="Whether sockets are served past Hypercorn's frame handling where that is possible: auto, off.",
+    )
     heartbeat_interval_s: Seconds = Field(default=20.0, description="Pause between heartbeats on a socket, seconds.")
     tcp_user_timeout_s: Seconds = Field(
         default=30.0, description="Time after which the kernel gives up a peer that takes nothing, seconds."

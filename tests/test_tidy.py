@@ -86,6 +86,7 @@ LAYER_FILES = {
         "admission",
         "application",
         "asyncapi",
+        "direct",
         "gateway",
         "links",
         "listener",

@@ -19,7 +19,7 @@ import trio
 
 from chatty.actors.directory import Directory, Listener
 from chatty.actors.faults import domain_error
-from chatty.actors.outbox import Item, Outbox, Shared
+from chatty.actors.outbox import Item, Outbox, Shared, TrySend, framed
 from chatty.actors.rooms import RoomActors
 from chatty.errors import ChattyError, OutcomeUnknown, SlowReader, Unauthenticated
 from chatty.ids import MailboxId, RoomId, RoomNumber, SendNumber, Seq, UserSeq
@@ -89,13 +89,15 @@ class Session(Listener):
         end: Callable[[ChattyError], None],
         *,
         address: str = "",
+        try_send: TrySend | None = None,
     ) -> None:
         self.caller = caller
         self.limits = DeviceLimits(parts.asking, caller, address=address)
         self.encoding = encoding
         self.end = end
         frame_bytes_max = min(parts.limits.frame_bytes_max, joined_bytes_max)
-        self.outbox = Outbox(bytes_max=parts.limits.outbox_bytes_max, frame_bytes_max=frame_bytes_max)
+        outbox_bytes_max = parts.limits.outbox_bytes_max
+        self.outbox = Outbox(bytes_max=outbox_bytes_max, frame_bytes_max=frame_bytes_max, try_send=try_send)
         self.rooms: dict[RoomNumber, RoomCursor] = {}
         self.numbers: dict[RoomId, RoomNumber] = {}
         self.given: set[MailboxId] = set()
@@ -115,15 +117,15 @@ class Session(Listener):
 
     # What others tell it; none of these waits ------------------------------------------------------------------------
 
-    def offer(self, room: RoomNumber, seq: Seq, shared: Shared) -> None:
-        """A room's next event."""
+    def offer(self, room: RoomNumber, shared: Shared) -> None:
+        """A room's next events."""
         cursor = self.rooms.get(room)
-        if cursor is None or self.is_lagging or seq <= cursor.sent:
+        if cursor is None or self.is_lagging or shared.last <= cursor.sent:
             return
-        if seq != cursor.sent + 1 or room in self._behind or room == self._filling:
+        if shared.first > cursor.sent + 1 or room in self._behind or room == self._filling:
             self.mark_behind(room)
-        elif self.outbox.offer(shared.item(self.encoding)):
-            cursor.sent = seq
+        elif self.outbox.offer(shared.item(self.encoding, after=cursor.sent)):
+            cursor.sent = shared.last
         else:
             self._lag()
 
@@ -184,6 +186,13 @@ class Session(Listener):
     def reply(self, event: frames.ServerFrame) -> None:
         self.outbox.put(frames.encode(event, encoding=self.encoding))
 
+    def _reply_at_once(self, event: frames.ServerFrame) -> None:
+        if self.outbox.may_leave_at_once:
+            data, frame = framed([frames.encode(event, encoding=self.encoding)], self.encoding)
+            self.outbox.put_at_once(Item(data, frame=frame))
+        else:
+            self.reply(event)
+
     def renew(self, caller: Caller) -> None:
         """A fresh access token of the same device. Raises: Unauthenticated for another's."""
         if caller.device_number != self.caller.device_number:
@@ -216,7 +225,9 @@ class Session(Listener):
             return
         self._close_request(request_id)
         assert isinstance(result, Committed)
-        self.reply(frames.Ack(id=request_id, n=n, room=result.room, seq=result.seq, time=result.time, leaf=result.leaf))
+        self._reply_at_once(
+            frames.Ack(id=request_id, n=n, room=result.room, seq=result.seq, time=result.time, leaf=result.leaf)
+        )
 
     # Rooms -----------------------------------------------------------------------------------------------------------
 

@@ -2,11 +2,14 @@
 
 Replies are always taken: their number is bounded by the requests that were read, and reading stops while the outbox is above its
 bound. Live events are offered: at the bound the offer fails, the session drops all live events that were not written yet, for it
-alone, and tells its client that it lags. The writer takes as much as fits one frame; with nothing queued before it, an event
-leaves at once.
+alone, and tells its client that it lags. The writer takes as much as fits one frame.
+
+Where the socket can (`try_send`), an event or an ack leaves at once when nothing is queued before it: a whole frame, made once
+for all its recipients, without waking the writer. The writer is woken when the kernel took a part of it only.
 """
 
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -14,18 +17,30 @@ from trio.lowlevel import ParkingLot
 
 from chatty.ids import MailboxId, RoomNumber, Seq
 from chatty.wire import frames
-from chatty.wire.frames import Encoding
+from chatty.wire.events import Kind, TimelineEvent
+from chatty.wire.frames import Encoding, PlacedEntry
+from chatty.wire.websocket import server_frame
+
+# Sends a whole WebSocket frame without waiting. Returns how many bytes were taken: 0, or all, or some, and then the socket's next
+# send() waits for the others.
+TrySend = Callable[[bytes], int]
+run_bytes_max = 32_768  # bodies of the events that leave as one frame
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """room and before: where the session stood in the room before this event; a mailbox row has its id."""
+    """Events, encoded, without the list around them. frame: the same as a whole WebSocket frame, where one was made.
 
-    data: bytes
+    room and before: where the session stood in the room before these events; a mailbox row has its id.
+    """
+
+    data: bytes | memoryview
     is_live: bool = False
     room: RoomNumber | None = None
     before: Seq = Seq(0)
     mailbox_id: MailboxId | None = None
+    events_count: int = 1
+    frame: bytes = b""
 
 
 @dataclass(slots=True)
@@ -37,33 +52,70 @@ class Dropped:
     is_resumed: bool = False
 
 
+def runs(events: Sequence[PlacedEntry]) -> Iterator[list[PlacedEntry]]:
+    """Consecutive events that leave together. A change of members ends its run: who is removed by it gets nothing after it."""
+    run: list[PlacedEntry] = []
+    size_bytes = 0
+    for event in events:
+        size_bytes += _size_bytes(event)
+        if run and (_is_member_change(run[-1]) or event.seq != run[-1].seq + 1 or size_bytes > run_bytes_max):
+            yield run
+            run, size_bytes = [], _size_bytes(event)
+        run.append(event)
+    if run:
+        yield run
+
+
+def _is_member_change(entry: PlacedEntry) -> bool:
+    return isinstance(entry, TimelineEvent) and entry.kind is Kind.MEMBER
+
+
+def _size_bytes(entry: PlacedEntry) -> int:
+    return len(entry.body or b"") if isinstance(entry, TimelineEvent) else 0
+
+
 class Shared:
-    """A room's next event, encoded once for each encoding, its item shared by all recipients who stand right before it."""
+    """A room's next events, encoded once for each encoding, and shared by all recipients who stand at the same place."""
 
-    __slots__ = ("_event", "_items", "_room")
+    __slots__ = ("_events", "_items", "_room", "first", "last")
 
-    def __init__(self, event: frames.PlacedEntry, room: RoomNumber) -> None:
-        self._event = event
+    def __init__(self, events: Sequence[PlacedEntry], room: RoomNumber) -> None:
+        self.first = events[0].seq
+        self.last = events[-1].seq
+        self._events = events
         self._room = room
-        self._items: dict[Encoding, Item] = {}
+        self._items: dict[tuple[Encoding, int], Item] = {}
 
-    def item(self, encoding: Encoding) -> Item:
-        item = self._items.get(encoding)
+    def item(self, encoding: Encoding, *, after: Seq) -> Item:
+        """The events behind this seq, which is one of theirs or right before."""
+        item = self._items.get((encoding, after))
         if item is None:
-            data = frames.encode(self._event, encoding=encoding)
-            item = self._items[encoding] = Item(data, True, self._room, Seq(self._event.seq - 1))
+            encoded = [frames.encode(event, encoding=encoding) for event in self._events[after + 1 - self.first :]]
+            data, frame = framed(encoded, encoding)
+            item = Item(data, True, self._room, after, events_count=len(encoded), frame=frame)
+            self._items[encoding, after] = item
         return item
+
+
+def framed(encoded: Sequence[bytes], encoding: Encoding) -> tuple[memoryview, bytes]:
+    """Data and frame of an item; the one is a view of the other, not a copy."""
+    chunk = frames.join_chunks(encoded, encoding=encoding)
+    frame = server_frame(frames.join_events([chunk], encoding=encoding, count=len(encoded)), is_text=encoding == "json")
+    ends = len(frame) - (1 if encoding == "json" else 0)  # the list's bracket
+    return memoryview(frame)[ends - len(chunk) : ends], frame
 
 
 class Outbox:
     """One session's. bytes_max bounds live events; frame_bytes_max is the largest frame that is made of several events."""
 
-    def __init__(self, *, bytes_max: int, frame_bytes_max: int) -> None:
+    def __init__(self, *, bytes_max: int, frame_bytes_max: int, try_send: TrySend | None = None) -> None:
+        self._try_send = try_send
         self._bytes_max = bytes_max
         self._frame_bytes_max = frame_bytes_max
         self._items: deque[Item] = deque()
         self._queued_bytes = 0
         self._writing_bytes = 0
+        self._rest_bytes = 0
         self._writer = ParkingLot()
         self._is_writer_parked = False
         self._room_wanted = ParkingLot()
@@ -71,18 +123,38 @@ class Outbox:
     @property
     def size_bytes(self) -> int:
         """Queued, and being written."""
-        return self._queued_bytes + self._writing_bytes
+        return self._queued_bytes + self._writing_bytes + self._rest_bytes
+
+    @property
+    def may_leave_at_once(self) -> bool:
+        """Nothing is before it, and the socket can."""
+        return self._try_send is not None and not self._items and not self._writing_bytes and not self._rest_bytes
 
     def put(self, data: bytes) -> None:
         """A reply, or a notice to this session alone: always taken."""
         self._add(Item(data))
 
+    def put_at_once(self, item: Item) -> None:
+        """A reply that others will hardly follow: it leaves now if it can."""
+        if not (self.may_leave_at_once and self._has_left(item)):
+            self._add(item)
+
     def offer(self, item: Item) -> bool:
-        """A room's event. False: it would go over the bound and was not taken."""
-        if self._queued_bytes + self._writing_bytes + len(item.data) > self._bytes_max:
+        """A room's events. False: they would go over the bound and were not taken."""
+        if self.may_leave_at_once and self._has_left(item):
+            return True
+        if self.size_bytes + len(item.data) > self._bytes_max:
             return False
         self._add(item)
         return True
+
+    def _has_left(self, item: Item) -> bool:
+        assert self._try_send is not None, "a socket that cannot"
+        taken_bytes = self._try_send(item.frame)
+        if 0 < taken_bytes < len(item.frame):
+            self._rest_bytes = len(item.frame) - taken_bytes
+            self._wake_writer()
+        return taken_bytes > 0
 
     def offer_mailbox(self, data: bytes, *, mailbox_id: MailboxId) -> None:
         """A mailbox row: the filler waited for room before it read it."""
@@ -91,6 +163,9 @@ class Outbox:
     def _add(self, item: Item) -> None:
         self._items.append(item)
         self._queued_bytes += len(item.data)
+        self._wake_writer()
+
+    def _wake_writer(self) -> None:
         if self._is_writer_parked:
             self._is_writer_parked = False
             self._writer.unpark()
@@ -116,19 +191,23 @@ class Outbox:
         self._queued_bytes = sum(len(item.data) for item in kept)
         return dropped
 
-    async def take(self) -> list[bytes]:
-        """What the next frame holds, in order; waits for the first. Call written() when it has left."""
-        while not self._items:
+    async def take(self) -> list[Item]:
+        """What the next frame holds, in order; waits for the first. Nothing: only what the kernel had no room for is to be sent.
+
+        Call written() when it has left.
+        """
+        while not self._items and not self._rest_bytes:
             self._is_writer_parked = True
             await self._writer.park()
-        taken: list[bytes] = []
+        taken: list[Item] = []
         size = 0
         while self._items and (not taken or size + len(self._items[0].data) <= self._frame_bytes_max):
-            data = self._items.popleft().data
-            taken.append(data)
-            size += len(data) + 1
+            item = self._items.popleft()
+            taken.append(item)
+            size += len(item.data) + 1
         self._queued_bytes -= size - len(taken)
-        self._writing_bytes = size - len(taken)
+        self._writing_bytes = size - len(taken) + self._rest_bytes
+        self._rest_bytes = 0
         return taken
 
     def written(self) -> None:

@@ -17,7 +17,7 @@ import trio
 
 from chatty.actors.directory import Directory
 from chatty.actors.journal import Append, Entry, Stored
-from chatty.actors.outbox import Shared
+from chatty.actors.outbox import Shared, runs
 from chatty.actors.runtime import ActorRef, ActorSpec, Intensity, Mailbox, MailboxFull, Registry, Supervisor
 from chatty.errors import ChattyError
 from chatty.ids import RoomNumber, Seq
@@ -122,9 +122,7 @@ class Publisher:
     async def publish(self, events: Sequence[PlacedEntry]) -> None:
         if events and events[0].seq > self._published + 1:
             await self.catch_up(below=events[0].seq)
-        for event in events:
-            if event.seq > self._published:
-                await self._deliver(event)
+        await self._deliver_new(events)
 
     async def catch_up(self, *, below: Seq | None = None) -> None:
         """Deliver what the store has. The store gone: the sessions fill their holes themselves, later."""
@@ -133,23 +131,25 @@ class Publisher:
                 events = await self._parts.streams.events(self._room, after=self._published)
                 if not events:
                     return
-                for event in events:
-                    if event.seq > self._published:
-                        await self._deliver(event)
+                await self._deliver_new(events)
         except ChattyError:
             for session in list(self._parts.directory.in_room(self._room)):
                 session.mark_behind(self._room)
 
-    async def _deliver(self, event: PlacedEntry) -> None:
-        self._published = event.seq
-        shared = Shared(event, self._room)
+    async def _deliver_new(self, events: Sequence[PlacedEntry]) -> None:
+        for run in runs([event for event in events if event.seq > self._published]):
+            await self._deliver(run)
+
+    async def _deliver(self, run: Sequence[PlacedEntry]) -> None:
+        self._published = run[-1].seq
+        shared = Shared(run, self._room)
         sessions = list(self._parts.directory.in_room(self._room))
         for count, session in enumerate(sessions, start=1):
-            session.offer(self._room, event.seq, shared)
+            session.offer(self._room, shared)
             if count % members_between_checkpoints == 0:
                 await trio.lowlevel.checkpoint()
-        if isinstance(event, TimelineEvent) and event.kind is Kind.MEMBER:
-            self._note_removal(event)
+        if isinstance(last := run[-1], TimelineEvent) and last.kind is Kind.MEMBER:
+            self._note_removal(last)
 
     def _note_removal(self, event: TimelineEvent) -> None:
         """Who was removed gets the removal and nothing after it: the fan-out changes by the event itself."""

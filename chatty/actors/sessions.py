@@ -20,6 +20,7 @@ import trio
 from chatty.actors.delivery import Session, SessionParts, open_requests_max
 from chatty.actors.faults import domain_error
 from chatty.actors.journal import Append
+from chatty.actors.outbox import Item, TrySend
 from chatty.actors.runtime import ActorError, ActorStopped, Mailbox
 from chatty.errors import (
     BadRequest,
@@ -64,8 +65,13 @@ class Socket(Protocol):
         ...
 
     async def send(self, frame: bytes) -> None:
-        """Raises: SocketClosed. May block for as long as the peer does not read."""
+        """Empty: nothing but what try_send() has left. Raises: SocketClosed. May block for as long as the peer does not read."""
         ...
+
+    @property
+    def try_send(self) -> TrySend | None:
+        """None: it cannot."""
+        return None
 
     def admit(self) -> None:
         """Whose it is is known: until now the peer could send one message, and no large one."""
@@ -211,7 +217,10 @@ class Connection:
         )
 
     async def _resume(self, caller: Caller, hello: frames.Hello, cursors: Sequence[Cursor]) -> Session:
-        session = Session(caller, self._socket.encoding, self._parts, self.end, address=self._socket.address)
+        socket = self._socket
+        session = Session(
+            caller, socket.encoding, self._parts, self.end, address=socket.address, try_send=socket.try_send
+        )
         self._session = session
         sent = {cursor.room: cursor.seq for cursor in cursors}
         try:
@@ -342,11 +351,11 @@ class Connection:
     # Writing ---------------------------------------------------------------------------------------------------------
 
     async def _write(self, session: Session) -> None:
-        """All that has queued as one frame; with nothing queued, an event leaves at once."""
+        """All that has queued as one frame; where nothing has, the rest of one that left at once."""
         while True:
-            events = await session.outbox.take()
+            items = await session.outbox.take()
             session.write_began = trio.current_time()
-            await self._socket.send(frames.join_events(events, encoding=self._socket.encoding))
+            await self._socket.send(_one_frame(items, self._socket.encoding) if items else b"")
             session.write_began = None
             session.outbox.written()
 
@@ -355,3 +364,8 @@ class Connection:
 
     async def _send_now(self, events: Sequence[frames.ServerFrame]) -> None:
         await self._socket.send(frames.encode(list(events), encoding=self._socket.encoding))
+
+
+def _one_frame(items: Sequence[Item], encoding: Encoding) -> bytes:
+    count = sum(item.events_count for item in items)
+    return frames.join_events([item.data for item in items], encoding=encoding, count=count)

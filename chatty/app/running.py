@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from quart_trio import QuartTrio
 
@@ -34,23 +35,26 @@ from chatty.services.permissions import check_tables
 from chatty.services.server import ServerIdentity
 from chatty.store.leases import PostgresLeases
 from chatty.telemetry import Metrics
-from chatty.web import gateway, health
+from chatty.web import direct, gateway, health
 from chatty.web.application import make_quart
 from chatty.web.limits import RequestLimits
 from chatty.web.routes import Route
 
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class App:
-    """A running application. `asgi`: for the server. `routes`: all that it answers over HTTP. `begin_drain()`: not ready from now
-    on.
+    """A running application. `asgi`: for the server; `quart` stands behind it. `routes`: all that it answers over HTTP.
+    `begin_drain()`: not ready from now on.
 
     `serve_socket`: one session over any Socket, until it ends; the gateway's way in. `end_sockets()`: all of them, and those that
     still come; `wait_no_sockets()`: until each has been told and closed. `first_invitation`: for the first owner, once; None when
     there is an account already.
     """
 
-    asgi: QuartTrio
+    asgi: Asgi
+    quart: QuartTrio
     routes: Sequence[Route]
     serve_socket: Callable[[Socket], Awaitable[None]]
     identity: ServerIdentity
@@ -103,9 +107,12 @@ async def _open_tree(
     append = partial(append_over_http, room_actors, limits, steps.quotas, timeout_s=settings.append_timeout_s)
     checks = _checks(settings, store, readiness, metrics)
     routes = make_routes(settings, store, steps, limits, checks, append)
-    asgi = _asgi(settings, steps, limits, metrics, routes)
+    quart = _quart(settings, steps, limits, metrics, routes)
     sockets = OpenSockets(sessions_branch, parts, count_max=settings.sessions_max)
-    gateway.add_gateway(asgi, sockets.serve, metrics, proxies=settings.proxy_networks)
+    gateway.add_gateway(quart, sockets.serve, metrics, proxies=settings.proxy_networks)
+    asgi: Asgi = quart
+    if settings.direct_path == "auto" and direct.is_usable():
+        asgi = direct.DirectGateway(quart, sockets.serve, metrics, proxies=settings.proxy_networks)
     commands = {
         **limit_commands(limits),
         **user_commands(steps.users, steps.registration, steps.operator_deletion),
@@ -114,6 +121,7 @@ async def _open_tree(
     await start_console(settings, root, checks, directory, commands)
     yield App(
         asgi=asgi,
+        quart=quart,
         routes=routes,
         serve_socket=sockets.serve,
         identity=store.identity,
@@ -135,7 +143,7 @@ def _checks(settings: Settings, store: Store, readiness: Draining, metrics: Metr
     )
 
 
-def _asgi(settings: Settings, steps: Steps, limits: Limits, metrics: Metrics, routes: list[Route]) -> QuartTrio:
+def _quart(settings: Settings, steps: Steps, limits: Limits, metrics: Metrics, routes: list[Route]) -> QuartTrio:
     return make_quart(
         routes,
         authenticator=steps.tokens,

@@ -20,17 +20,17 @@ class MessageTooLarge(Exception):
 
 
 class Admission:
-    """Of one WebSocket. is_over: nothing is to be waited for or counted (any more)."""
+    """Of one WebSocket. is_over: nothing is to be waited for or counted (any more). bytes_left: of the first message."""
 
     def __init__(self) -> None:
         self.is_over = True
-        self._bytes_left = 0
+        self.bytes_left = 0
         self._has_spoken = False
         self._admitted = trio.Event()
 
     def require(self, *, bytes_max: int) -> None:
         self.is_over = False
-        self._bytes_left = bytes_max
+        self.bytes_left = bytes_max
 
     def admit(self) -> None:
         self.is_over = True
@@ -39,12 +39,21 @@ class Admission:
     async def take(self, data: bytes | bytearray | str, *, is_last: bool) -> None:
         """A part of a message is to be read; is_last: the message ends with it. Raises: MessageTooLarge."""
         if self._has_spoken:
-            await self._admitted.wait()
-            return
-        self._bytes_left -= _size_bytes(data)
-        if self._bytes_left < 0:
+            await self.wait()
+        else:
+            self.count(data, is_last=is_last)
+
+    def count(self, data: bytes | bytearray | str, *, is_last: bool) -> None:
+        """A part of the first message. Raises: MessageTooLarge."""
+        self.bytes_left -= _size_bytes(data)
+        if self.bytes_left < 0:
             raise MessageTooLarge
         self._has_spoken = is_last
+
+    async def wait(self) -> None:
+        """Until more may be read."""
+        if self._has_spoken and not self.is_over:
+            await self._admitted.wait()
 
 
 def admission_of(scope: Any) -> Admission | None:

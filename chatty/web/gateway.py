@@ -1,4 +1,5 @@
 """The WebSocket at /v1/ws: Quart-Trio's websocket behind the Socket port. The plain path: any ASGI server, TLS in Hypercorn.
+The other one, which is quicker, is in direct.py.
 
 Traps of the libraries, handled here: Quart's receive() returns None for an empty binary frame; after a peer has gone send()
 returns at once, without error or checkpoint; send() cannot be cancelled while a peer does not read, so the session bounds what
@@ -24,6 +25,13 @@ path = "/v1/ws"
 ServeSocket = Callable[[Socket], Awaitable[None]]
 
 
+def checked(message: bytes | str, encoding: Encoding) -> bytes | str:
+    """Raises: BadRequest for a message that is not of the encoding's kind."""
+    if isinstance(message, str) != (encoding == "json"):
+        raise BadRequest("text frames hold JSON, binary frames MessagePack")
+    return message
+
+
 class QuartSocket(Socket):
     """One accepted websocket of Quart-Trio."""
 
@@ -43,11 +51,7 @@ class QuartSocket(Socket):
         return self._address
 
     async def receive(self) -> bytes | str:
-        match self._encoding, await self.receive_message():
-            case ("json", str() as message) | ("msgpack", bytes() as message):
-                return message
-            case _:
-                raise BadRequest("text frames hold JSON, binary frames MessagePack")
+        return checked(await self.receive_message(), self._encoding)
 
     async def receive_message(self) -> bytes | str:
         """The next message of either kind. Raises: SocketClosed."""

@@ -41,7 +41,7 @@ from wsproto.events import CloseConnection, Message, Ping
 from wsproto.frame_protocol import CloseReason
 
 from chatty.web.admission import Admission, MessageTooLarge, admission_of, extension
-from chatty.web.tcp import QuickTcpServer
+from chatty.web.tcp import QuickTcpServer, direct_of
 
 close_timeout_s = 1.0  # nothing waits in a close but TLS, for a peer that does not read
 linger_timeout_s = 1.0
@@ -89,6 +89,12 @@ class Stream(WSStream):
     async def _accept(self, message: Any) -> None:
         """Without compression, whatever the client offers: ciphertext does not compress."""
         self.handshake.extensions = None
+        direct = direct_of(self.scope)
+        if direct is not None:
+            await direct.wait_quiet()  # what came too early is refused before anything is accepted
+            if self.closed:
+                return
+            direct.open_if_claimed()
         await super()._accept(message)
 
     async def _handle_events(self) -> None:
@@ -116,6 +122,9 @@ class Stream(WSStream):
         self.buffer.extend(event)
 
     async def _end(self, last: CloseConnection) -> None:
+        direct = direct_of(self.scope)
+        if direct is not None:
+            direct.close()
         await self._send_wsproto_event(last)
         await self.send(StreamClosed(stream_id=self.stream_id))
 

@@ -7,6 +7,7 @@ are base64 text (standard alphabet, padded) in JSON and binary in MessagePack. E
 Order on a socket: server `challenge`; client `hello`; server `welcome`, device mailbox, user stream, rooms, `resumed`; then live.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -368,12 +369,18 @@ def encode(value: Any, *, encoding: Encoding) -> bytes:
     return encoded
 
 
-def join_events(encoded: list[bytes], *, encoding: Encoding) -> bytes:
-    """One frame out of events that were encoded before, once for all their recipients."""
+def join_chunks(encoded: Sequence[bytes | memoryview], *, encoding: Encoding) -> bytes:
+    """Events that were encoded before, as they stand in a list; join_events() takes the result in place of them."""
+    return (b"," if encoding == "json" else b"").join(encoded)
+
+
+def join_events(encoded: Sequence[bytes | memoryview], *, encoding: Encoding, count: int | None = None) -> bytes:
+    """One frame out of events that were encoded before, once for all their recipients. count: of events, if some are joined."""
+    chunk = join_chunks(encoded, encoding=encoding)
     if encoding == "json":
-        return b"[" + b",".join(encoded) + b"]"
-    count = len(encoded)
+        return b"[" + chunk + b"]"
+    count = len(encoded) if count is None else count
     if count < 16:
-        return bytes((0x90 | count,)) + b"".join(encoded)
+        return bytes((0x90 | count,)) + chunk
     header = b"\xdc" + count.to_bytes(2, "big") if count < 65_536 else b"\xdd" + count.to_bytes(4, "big")
-    return header + b"".join(encoded)
+    return header + chunk

@@ -87,6 +87,7 @@ def settings_of(order: Order) -> Settings:
         port=order.port,
         public_origin=order.public_origin or f"http://127.0.0.1:{order.port}",
         registration="open",
+        direct_path="off" if os.environ.get("CHATTY_DIRECT_PATH") == "off" else "auto",
     )
 
 

@@ -9,6 +9,9 @@ import trio
 
 from tests.faults.chatty_process import ChattyProcess, open_serve
 from tests.faults.test_slow_reader import watched_memory
+from tests.server.app_fixtures import over_both_paths
+
+pytestmark = over_both_paths
 
 sockets_count = 50
 socket_bytes_max = 600_000  # several copies of 64 KiB are alive at once when all arrive in one moment

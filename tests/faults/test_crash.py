@@ -19,6 +19,9 @@ from tests.faults.chatty_process import open_installation
 from tests.faults.correspondents import Correspondent, Death, correspondence_faults, introduce
 from tests.faults.postgres_processes import Victim
 from tests.faults.storm import Kill, all_faults, open_storm, settle_timeout_s
+from tests.server.app_fixtures import over_both_paths
+
+pytestmark = over_both_paths
 
 POINTS: tuple[Point, ...] = ("before_commit", "after_commit", "before_ack", "before_delivery")
 TALKERS = ("ann", "bob", "cid", "eve")

@@ -13,8 +13,11 @@ from chatty.ids import Seq, UserSeq
 from chatty.wire import frames
 from chatty.wire.events import TimelineEvent
 from tests.faults.chatty_process import ChattyProcess, open_serve
+from tests.server.app_fixtures import over_both_paths
 from tests.server.wire_client import WireSocket, ciphertext_of, cursor, open_live_socket
 from tests.server.wire_people import WireDevice, WireRoom, sign_up
+
+pytestmark = over_both_paths
 
 message_bytes = 16_000
 window_count = 32

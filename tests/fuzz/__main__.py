@@ -1,4 +1,5 @@
-"""`make fuzz`: the WebSocket conformance cases against the gateway's socket. Exit 0: none failed and nothing was raised.
+"""`make fuzz`: the WebSocket conformance cases against the gateway's sockets, direct and plain. Exit 0: none failed and nothing
+was raised.
 
 Excluded are 12.* and 13.* (compression: what we carry is ciphertext). Further arguments go to kosoku: ARGS='-i 5.*'.
 """
@@ -16,12 +17,16 @@ _CHOSEN = ["-p", "2", "-x", "12.*", "-x", "13.*"]
 
 
 def main(arguments: list[str]) -> int:
+    return max([run(path, arguments) for path in ("direct", "plain")])
+
+
+def run(path: str, arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="chatty-fuzz-") as directory:
         folder = Path(directory)
         began = time.monotonic()
         with (folder / "log").open("w") as log:
             server = subprocess.Popen(
-                [sys.executable, "-m", "tests.fuzz.echo_server"], stdout=subprocess.PIPE, stderr=log, text=True
+                [sys.executable, "-m", "tests.fuzz.echo_server", path], stdout=subprocess.PIPE, stderr=log, text=True
             )
             try:
                 assert server.stdout is not None
@@ -40,7 +45,7 @@ def main(arguments: list[str]) -> int:
                 server.wait()
         failed = report(folder / "out" / "index.json")
         logged = (folder / "log").read_text()
-    print(f"{time.monotonic() - began:.0f} s")
+    print(f"{path}: {time.monotonic() - began:.0f} s")
     if not is_alive or "Traceback" in logged:
         print("the server's log:", logged, sep="\n", file=sys.stderr)
         return 1

@@ -4,8 +4,11 @@ async def test_…(chat: RunningApp) -> None:                                  #
     ann = await chat.sign_up("ann")
 
 async with open_chat(database, tmp_path, mailbox_rows_max=3) as chat: …       # other settings, or Hooks
+
+pytestmark = over_both_paths                                                  # each test twice: sockets direct, and through Quart
 """
 
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +26,19 @@ from chatty.cli import hypercorn_config
 from chatty.config import Settings
 from chatty.web.listener import serve
 from tests.server.wire_people import ORIGIN, SERVER_NAME, WireDevice, sign_up
+
+_PATH = "CHATTY_DIRECT_PATH"
+over_both_paths = [
+    pytest.mark.usefixtures("direct_path"),
+    pytest.mark.parametrize("direct_path", ["auto", "off"], ids=["direct", "plain"], indirect=True),
+]
+
+
+@pytest.fixture
+def direct_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The setting, for this process and those that it starts."""
+    monkeypatch.setenv(_PATH, request.param)
+    return str(request.param)
 
 
 @dataclass(kw_only=True)
@@ -84,6 +100,7 @@ def chat_settings(data_dir: Path, **changes: Any) -> Settings:
         "server_name": SERVER_NAME,
         "registration": "open",
         "compare_interval_s": 0.2,
+        "direct_path": os.environ.get(_PATH, "auto"),
     }
     return Settings(**(usual | changes))
 

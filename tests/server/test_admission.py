@@ -13,7 +13,10 @@ from quart_trio import QuartTrio
 
 from chatty.web import listener
 from chatty.web.admission import Admission, admission_of
+from tests.server.app_fixtures import over_both_paths
 from tests.server.test_tcp import shake_hands
+
+pytestmark = over_both_paths
 
 bytes_max = 1_000
 quiet_s = 0.1  # nobody has done anything for so long: what could come has come

@@ -14,7 +14,7 @@ from chatty.ids import RoomId, Seq
 from chatty.wire import frames, limits
 from chatty.wire.events import TimelineEvent
 from chatty.wire.frames import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL, Encoding
-from tests.server.app_fixtures import RunningApp, open_chat
+from tests.server.app_fixtures import RunningApp, open_chat, over_both_paths
 from tests.server.test_listener import open_bare
 from tests.server.wire_client import (
     UNPROVEN,
@@ -27,6 +27,8 @@ from tests.server.wire_client import (
     open_socket,
 )
 from tests.server.wire_people import WireDevice, sign_in
+
+pytestmark = over_both_paths
 
 
 @pytest.fixture(params=get_args(Encoding))

@@ -16,12 +16,12 @@ from chatty.services import login_throttle
 from chatty.telemetry import configure_logging
 from chatty.wire import frames
 from chatty.wire.events import Action, Policy, RoomRole
-from tests.server.app_fixtures import RunningApp, open_chat
+from tests.server.app_fixtures import RunningApp, open_chat, over_both_paths
 from tests.server.commands import chatty_admin
 from tests.server.wire_client import Refused, ciphertext, open_raw_socket, open_socket
 from tests.server.wire_people import WireDevice
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
+pytestmark = [*over_both_paths, pytest.mark.usefixtures("logging_as_before")]
 
 SLOW = "1 per hour, burst"  # so that nothing comes back while a test lasts
 

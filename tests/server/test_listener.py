@@ -5,8 +5,10 @@ from contextlib import suppress
 import pytest
 import trio
 
-from tests.server.app_fixtures import RunningApp
+from tests.server.app_fixtures import RunningApp, over_both_paths
 from tests.server.wire_client import open_live_socket
+
+pytestmark = over_both_paths
 
 _OPEN = (
     b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -60,6 +62,17 @@ async def test_who_breaks_the_protocol_is_told_so_and_what_it_sends_then_changes
             nursery.start_soon(_send_or_break, stream, wrong, *[_TEXT] * 20)
             assert b"\x88" in (received := await received_until_end(stream))
             assert code.to_bytes(2, "big") in received
+
+
+async def test_who_sends_frames_before_the_handshake_was_answered_is_refused(chat: RunningApp) -> None:
+    for early in (_TEXT, _TEXT[:3]):
+        async with await connect(chat.origin) as stream:
+            await stream.send_all(_OPEN + early)
+            received = b""
+            with trio.fail_after(5):
+                while b"\r\n\r\n" not in received:
+                    received += await stream.receive_some()
+            assert received.startswith(b"HTTP/1.1 400")
 
 
 async def test_who_talks_on_after_a_wrong_hello_is_closed_all_the_same(chat: RunningApp) -> None:

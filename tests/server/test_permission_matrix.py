@@ -466,7 +466,7 @@ async def test_every_frame_answers_every_role_as_the_policy_says(database: str, 
 
 async def test_nothing_is_served_but_the_routes_and_the_socket(database: str, tmp_path: Path) -> None:
     async with open_world(database, tmp_path) as world:
-        served = {(rule.endpoint, rule.rule) for rule in world.chat.app.asgi.url_map.iter_rules()}
+        served = {(rule.endpoint, rule.rule) for rule in world.chat.app.quart.url_map.iter_rules()}
         wanted = {(route.operation, re.sub(r"\{(\w+)\}", r"<\1>", route.path)) for route in world.routes}
         assert served == wanted | {("gateway", "/v1/ws")}
 

@@ -12,7 +12,7 @@ from quart import websocket
 from quart_trio import QuartTrio
 
 from chatty.web import listener
-from chatty.web.tcp import writes_between_checkpoints
+from chatty.web.tcp import turns_between_checkpoints
 
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: chatty.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -20,7 +20,7 @@ UPGRADE = (
     b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
 )
 FRAMES_COUNT, FRAME_BYTES = 300, 40_000  # 12 MB: more than the kernel's buffers hold
-PINGS_COUNT = 20 * writes_between_checkpoints
+PINGS_COUNT = 20 * turns_between_checkpoints
 
 
 @asynccontextmanager
@@ -139,7 +139,7 @@ async def test_one_who_writes_much_without_waiting_lets_the_others_run() -> None
     async with connected(send_in_one_go, buffer_bytes=1_000_000) as stream:
         _, rest = await shake_hands(stream)
         await read_frames(stream, rest, PINGS_COUNT)
-    assert turns_count >= PINGS_COUNT // writes_between_checkpoints // 2
+    assert turns_count >= PINGS_COUNT // turns_between_checkpoints // 2
 
 
 async def test_no_compression_is_agreed_upon() -> None:

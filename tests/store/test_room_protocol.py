@@ -339,10 +339,12 @@ def let_the_window_grow(patch: pytest.MonkeyPatch) -> None:
 
 
 def send_live_over_a_hole(patch: pytest.MonkeyPatch) -> None:
-    def offer(session: Session, room: RoomNumber, seq: Seq, shared: Shared) -> None:
+    def offer(session: Session, room: RoomNumber, shared: Shared) -> None:
         cursor = session.rooms.get(room)
-        if cursor is not None and seq > cursor.sent and session.outbox.offer(shared.item(session.encoding)):
-            cursor.sent = seq
+        if cursor is not None and shared.last > cursor.sent:
+            after = max(cursor.sent, Seq(shared.first - 1))
+            if session.outbox.offer(shared.item(session.encoding, after=after)):
+                cursor.sent = shared.last
 
     patch.setattr(Session, "offer", offer)
 
