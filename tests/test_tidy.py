@@ -37,8 +37,10 @@ FEATURES = frozenset(
         "mailbox",
         "messages",
         "passwords",
+        "preferences",
         "presence",
         "quotas",
+        "receipts",
         "registration",
         "requests",
         "resume",
@@ -50,6 +52,7 @@ FEATURES = frozenset(
         "streams",
         "timeline",
         "tokens",
+        "typing_notices",
         "units",
         "users",
     }
@@ -58,6 +61,7 @@ FEATURES = frozenset(
 LAYER_FILES = {
     "services": {
         "caller",
+        "coalescing",
         "crash_points",
         "erasure",
         "factor_check",
@@ -97,7 +101,20 @@ LAYER_FILES = {
         "socket",
         "tcp",
     },
-    "actors": {"bus", "console", "delivery", "directory", "faults", "janitor", "outbox", "runtime", "watch"},
+    "actors": {
+        "bus",
+        "console",
+        "delivery",
+        "directory",
+        "faults",
+        "janitor",
+        "notice_requests",
+        "notices",
+        "outbox",
+        "runtime",
+        "session_parts",
+        "watch",
+    },
     "admin": {"actors", "db", "options", "privacy", "render", "socket", "status"},
     "demo": {
         "device",

@@ -4,9 +4,14 @@ Replies are always taken: their number is bounded by the requests that were read
 bound. Live events are offered: at the bound the offer fails, the session drops all live events that were not written yet, for it
 alone, and tells its client that it lags. The writer takes as much as fits one frame; with nothing queued before it, an event
 leaves at once.
+
+Notices (typing, presence, receipts) wait beside them and leave when nothing else is queued. One of a key replaces an older one.
+They share the bound and are the first to go: a live event that finds no room drops all of them, and whoever made the outbox is
+told.
 """
 
 from collections import deque
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 import trio
@@ -55,13 +60,41 @@ class Shared:
         return item
 
 
-class Outbox:
-    """One session's. bytes_max bounds live events; frame_bytes_max is the largest frame that is made of several events."""
+class SharedNotice:
+    """A notice, encoded once for each encoding."""
 
-    def __init__(self, *, bytes_max: int, frame_bytes_max: int) -> None:
+    __slots__ = ("_data", "_event")
+
+    def __init__(self, event: frames.ServerFrame) -> None:
+        self._event = event
+        self._data: dict[Encoding, bytes] = {}
+
+    def data(self, encoding: Encoding) -> bytes:
+        data = self._data.get(encoding)
+        if data is None:
+            data = self._data[encoding] = frames.encode(self._event, encoding=encoding)
+        return data
+
+
+class Outbox:
+    """One session's. bytes_max bounds live events; frame_bytes_max is the largest frame that is made of several events.
+
+    on_notices_dropped: called with how many; must not wait.
+    """
+
+    def __init__(
+        self,
+        *,
+        bytes_max: int,
+        frame_bytes_max: int,
+        on_notices_dropped: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._bytes_max = bytes_max
         self._frame_bytes_max = frame_bytes_max
         self._items: deque[Item] = deque()
+        self._notices: dict[Hashable, bytes] = {}
+        self._notices_bytes = 0
+        self._on_notices_dropped = on_notices_dropped
         self._queued_bytes = 0
         self._writing_bytes = 0
         self._writer = ParkingLot()
@@ -70,7 +103,7 @@ class Outbox:
 
     @property
     def size_bytes(self) -> int:
-        """Queued, and being written."""
+        """Queued, notices left out, and being written."""
         return self._queued_bytes + self._writing_bytes
 
     def put(self, data: bytes) -> None:
@@ -79,10 +112,30 @@ class Outbox:
 
     def offer(self, item: Item) -> bool:
         """A room's event. False: it would go over the bound and was not taken."""
-        if self._queued_bytes + self._writing_bytes + len(item.data) > self._bytes_max:
-            return False
+        size_bytes = self._queued_bytes + self._writing_bytes + len(item.data)
+        if size_bytes + self._notices_bytes > self._bytes_max:
+            self.drop_notices()
+            if size_bytes > self._bytes_max:
+                return False
         self._add(item)
         return True
+
+    def offer_notice(self, key: Hashable, data: bytes) -> bool:
+        """False: the outbox is more than half full, and it was not taken."""
+        older_bytes = len(self._notices.get(key, b""))
+        notices_bytes = self._notices_bytes - older_bytes + len(data)
+        if self._queued_bytes + self._writing_bytes + notices_bytes > self._bytes_max // 2:
+            self._on_notices_dropped(1)
+            return False
+        self._notices[key], self._notices_bytes = data, notices_bytes
+        self._wake_writer()
+        return True
+
+    def drop_notices(self) -> None:
+        """Those that were not written."""
+        if self._notices:
+            count, self._notices, self._notices_bytes = len(self._notices), {}, 0
+            self._on_notices_dropped(count)
 
     def offer_mailbox(self, data: bytes, *, mailbox_id: MailboxId) -> None:
         """A mailbox row: the filler waited for room before it read it."""
@@ -91,6 +144,9 @@ class Outbox:
     def _add(self, item: Item) -> None:
         self._items.append(item)
         self._queued_bytes += len(item.data)
+        self._wake_writer()
+
+    def _wake_writer(self) -> None:
         if self._is_writer_parked:
             self._is_writer_parked = False
             self._writer.unpark()
@@ -118,9 +174,11 @@ class Outbox:
 
     async def take(self) -> list[bytes]:
         """What the next frame holds, in order; waits for the first. Call written() when it has left."""
-        while not self._items:
+        while not self._items and not self._notices:
             self._is_writer_parked = True
             await self._writer.park()
+        if not self._items:
+            return self._take_notices()
         taken: list[bytes] = []
         size = 0
         while self._items and (not taken or size + len(self._items[0].data) <= self._frame_bytes_max):
@@ -129,6 +187,18 @@ class Outbox:
             size += len(data) + 1
         self._queued_bytes -= size - len(taken)
         self._writing_bytes = size - len(taken)
+        return taken
+
+    def _take_notices(self) -> list[bytes]:
+        taken: list[bytes] = []
+        size = 0
+        for key, data in list(self._notices.items()):
+            if taken and size + len(data) > self._frame_bytes_max:
+                break
+            taken.append(self._notices.pop(key))
+            size += len(data) + 1
+        self._writing_bytes = size - len(taken)
+        self._notices_bytes -= self._writing_bytes
         return taken
 
     def written(self) -> None:

@@ -26,7 +26,7 @@ from chatty.app.process import Hooks, generous
 from chatty.app.routes import append_over_http, make_routes
 from chatty.app.sockets import OpenSockets
 from chatty.app.steps import Steps, make_steps
-from chatty.app.tree import LateDoorbells, make_jobs, session_parts, start_watch, start_writing
+from chatty.app.tree import LateDoorbells, make_jobs, session_parts, start_notices, start_watch, start_writing
 from chatty.config import Settings
 from chatty.errors import ChattyError
 from chatty.services.limits import Limits
@@ -90,6 +90,7 @@ async def _open_tree(
     steps = make_steps(settings, store, doorbells, limits)
     room_actors = await start_writing(settings, store, metrics, hooks, root, directory, steps)
     sessions_branch = await root.start_supervisor("sessions", intensity=generous)
+    notices = await start_notices(settings, metrics, root, directory, steps)
     await start_watch(settings, root, directory, steps)
     janitor = await start_janitor(
         root,
@@ -99,7 +100,7 @@ async def _open_tree(
     )
     bus = SilentBus() if hooks.is_bus_silent else LocalBus(directory, room_actors)
     doorbells.connect(bus, janitor.wake)
-    parts = session_parts(settings, store, metrics, directory, room_actors, steps, limits)
+    parts = session_parts(settings, store, metrics, directory, room_actors, steps, limits, notices)
     append = partial(append_over_http, room_actors, limits, steps.quotas, timeout_s=settings.append_timeout_s)
     checks = _checks(settings, store, readiness, metrics)
     routes = make_routes(settings, store, steps, limits, checks, append)

@@ -125,3 +125,57 @@ def test_what_was_taken_in_leaves_in_order_whatever_was_refused(bytes_max: int, 
         assert await taken(outbox) == expected
 
     trio.run(run)
+
+
+# Notices ------------------------------------------------------------------------------------------------------------
+
+
+async def test_notices_leave_when_nothing_else_waits_and_the_newest_of_a_key_alone() -> None:
+    outbox = Outbox(bytes_max=1_000, frame_bytes_max=1_000)
+    outbox.offer_notice("typing", b"ann")
+    outbox.offer_notice("presence", b"online")
+    outbox.offer_notice("typing", b"ben")
+    outbox.put(b"reply")
+    outbox.offer(live(b"event"))
+    assert await outbox.take() == [b"reply", b"event"]
+    outbox.written()
+    assert await outbox.take() == [b"ben", b"online"]
+
+
+async def test_a_notice_wakes_the_writer() -> None:
+    outbox, got = Outbox(bytes_max=1_000, frame_bytes_max=1_000), []
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def write() -> None:
+            got.extend(await outbox.take())
+
+        await trio.testing.wait_all_tasks_blocked()
+        outbox.offer_notice("typing", b"ann")
+    assert got == [b"ann"]
+
+
+async def test_notices_are_the_first_to_go() -> None:
+    dropped: list[int] = []
+    outbox = Outbox(bytes_max=100, frame_bytes_max=1_000, on_notices_dropped=dropped.append)
+    assert outbox.offer_notice(1, b"n" * 20)
+    assert outbox.offer_notice(2, b"n" * 20)
+    assert not outbox.offer_notice(3, b"n" * 20), "they take no more than half"
+    assert outbox.offer(live(b"e" * 60))
+    assert dropped == [1]
+    assert outbox.offer(live(b"f" * 40)), "there is room once they are gone"
+    assert dropped == [1, 2]
+    assert not outbox.offer_notice(1, b"n")
+    assert await outbox.take() == [b"e" * 60, b"f" * 40]
+
+
+async def test_notices_share_the_bound_of_a_frame() -> None:
+    outbox = Outbox(bytes_max=1_000, frame_bytes_max=50)
+    for key in range(3):
+        outbox.offer_notice(key, b"n" * 30)
+    frames_ = []
+    for _ in range(3):
+        frames_.append(await outbox.take())
+        outbox.written()
+    assert [len(frame) for frame in frames_] == [1, 1, 1]
+    assert outbox.size_bytes == 0
