@@ -140,6 +140,8 @@ LAYER_FILES = {
         "intake",
         "megolm",
         "numbers",
+        "notice_calls",
+        "notices",
         "nursery",
         "olm",
         "outbox",

@@ -30,7 +30,8 @@ async def take_notice(
                 session.notices.note_away()
         case WatchPresence(users=users):
             session.limits.count_notice("presence_device")
-            parts.presence.watch(session, users)
+            for presence in parts.presence.watch(session, users):
+                session.reply(presence)
         case _:
             assert_never(request)
 

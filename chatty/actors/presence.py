@@ -46,15 +46,19 @@ class PresenceBook:
 
     # What sessions do; none of it waits -------------------------------------------------------------------------------
 
-    def watch(self, session: Listener, users: Collection[UserId]) -> None:
-        """From now on exactly these, each told anew. Raises: PresenceOff, QuotaExceeded."""
+    def watch(self, session: Listener, users: Collection[UserId]) -> list[Presence]:
+        """From now on exactly these. Returns: what is to be told of each now. Raises: PresenceOff, QuotaExceeded."""
         wanted = check_watch(users, is_on=self._is_on)
         self.unwatch(session)
         self._watched[session] = wanted
-        for user in wanted:
-            self._watchers.setdefault(user, {})[session] = None
-            self._tell(user, session, self._presence(user))
         self._metrics.presence_watches.inc(len(wanted))
+        return [self._begin(session, user) for user in sorted(wanted)]
+
+    def _begin(self, session: Listener, user: UserId) -> Presence:
+        told = shown(self._presence(user), is_visible=self._sees(session, user), before=None)
+        assert told is not None, "who was told nothing yet is told something"
+        self._watchers.setdefault(user, {})[session] = told.state
+        return told
 
     def unwatch(self, session: Listener) -> None:
         users = self._watched.pop(session, frozenset())

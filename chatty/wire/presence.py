@@ -10,7 +10,7 @@ State = Literal["online", "idle", "offline"]
 class WatchPresence(Frame, frozen=True, kw_only=True, tag="watch_presence"):
     """Tell this connection of these users from now on, and of nobody else; an empty list ends it. At most presence_users_max.
 
-    Answer: done, then one presence for each of them.
+    Answer: one presence for each of them, then done.
     """
 
     id: RequestIdField

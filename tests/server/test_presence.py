@@ -1,6 +1,7 @@
 """Presence: only of whom one names and shares a room with; off for a user and for a server; never for strangers."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -12,7 +13,7 @@ from tests.server.app_fixtures import RunningApp, open_chat
 from tests.server.wire_client import Refused, WireSocket, ciphertext, open_live_socket
 from tests.server.wire_people import SERVER_NAME, WireDevice
 
-FAST = {"presence_interval_s": 0.1}
+FAST: dict[str, Any] = {"presence_interval_s": 0.1}
 
 
 async def watch(socket: WireSocket, *devices: WireDevice) -> dict[str, str]:
