@@ -287,6 +287,17 @@ class Settings(BaseSettings):
         default="500 per second, burst 10000", description="Other requests of one device on its WebSocket."
     )
 
+    limit_typing_device: RateText = Field(
+        default="5 per second, burst 50", description="Typing notices of one device, beside the limit of all requests."
+    )
+    limit_reads_device: RateText = Field(
+        default="50 per second, burst 500", description="Read cursors of one device, beside the limit of all requests."
+    )
+    limit_presence_device: RateText = Field(
+        default="1 per second, burst 30",
+        description="Presence requests of one device, beside the limit of all requests.",
+    )
+
     limit_logins_address: RateText = Field(
         default="60 per minute, burst 600", description="Failed log-ins from one address."
     )
@@ -347,6 +358,16 @@ class Settings(BaseSettings):
     )
     compare_interval_s: Seconds = Field(
         default=2.0, description="Pause between comparisons of what sockets were sent with what is stored, seconds."
+    )
+    presence: bool = Field(default=True, description="Whether users may see who else is there.")
+    presence_interval_s: Seconds = Field(
+        default=2.0, description="Pause between two tellings of one user's presence, seconds."
+    )
+    presence_idle_after_s: Seconds = Field(
+        default=300.0, description="Time without an act after which a connected user is idle, seconds."
+    )
+    receipts_interval_s: Seconds = Field(
+        default=1.0, description="Pause between two writings of one read cursor, seconds."
     )
     drain_timeout_s: Seconds = Field(
         default=5.0, description="Longest orderly stop, seconds; then what is left is cut off."

@@ -203,6 +203,13 @@ class Forbidden(ChattyError):
     http_status = 403
 
 
+class PresenceOff(ChattyError):
+    """The server's operator has switched presence off."""
+
+    code = "presence_off"
+    http_status = 403
+
+
 class Outranked(ChattyError):
     """Who acts on somebody, or gives a role, must hold every right of that role and more; owners also act on owners."""
 
@@ -308,6 +315,20 @@ class SendWindowFull(SendNumberError):
 
     code = "send_window_full"
     is_retryable = True
+
+
+class CursorBeyondEnd(ChattyError):
+    """A read cursor that is beyond the room's newest event: nobody can have read that."""
+
+    code = "cursor_beyond_end"
+    http_status = 409
+
+    def __init__(self, *, head_seq: Seq) -> None:
+        super().__init__(f"the room ends at {head_seq}")
+        self.head_seq = head_seq
+
+    def fields(self) -> dict[str, Any]:
+        return {"head_seq": self.head_seq}
 
 
 class NotAMember(ChattyError):

@@ -151,6 +151,15 @@ class Metrics:
         self.outbox_overflows = Counter(
             "chatty_outbox_overflows_total", "Slow readers told to resync.", registry=registry
         )
+        self.notice_drops = Counter(
+            "chatty_notice_drops_total",
+            "Typing, presence and receipts that were dropped at a bound.",
+            ["kind"],
+            registry=registry,
+        )
+        self.presence_watches = Gauge(
+            "chatty_presence_watches", "Users who are watched, counted once a watching connection.", registry=registry
+        )
         self.limit_refusals = Counter(
             "chatty_limit_refusals_total", "Requests refused by a limiter.", ["limiter"], registry=registry
         )

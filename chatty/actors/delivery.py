@@ -11,65 +11,35 @@ the first of them, and the client is told `lagging`; nothing live is sent until 
 Cancelled or crashed: the socket is closed; nothing is lost, for everything is in the store and the client has its cursors.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import structlog
 import trio
 
-from chatty.actors.directory import Directory, Listener
+from chatty.actors.directory import Listener
 from chatty.actors.faults import domain_error
-from chatty.actors.outbox import Item, Outbox, Shared, TrySend, framed
-from chatty.actors.rooms import RoomActors
+from chatty.actors.notices import Notices
+from chatty.actors.outbox import Item, Outbox, Shared, TrySend, framed_event
+from chatty.actors.session_parts import SessionParts
 from chatty.errors import ChattyError, OutcomeUnknown, SlowReader, Unauthenticated
 from chatty.ids import MailboxId, RoomId, RoomNumber, SendNumber, Seq, UserSeq
 from chatty.services.caller import Caller
-from chatty.services.checkpoints import Checkpoints
-from chatty.services.limits import DeviceLimits, Limits, unlimited
-from chatty.services.permissions import Policy, frame_permission
-from chatty.services.quotas import Quotas
-from chatty.services.streams import RoomPosition, StreamSteps
-from chatty.telemetry import Metrics
+from chatty.services.limits import DeviceLimits
+from chatty.services.permissions import frame_permission
+from chatty.services.preferences import SETTINGS_EVENT, Shown
+from chatty.services.streams import RoomPosition
 from chatty.wire import frames, limits
 from chatty.wire.events import Committed
 from chatty.wire.frames import Cursor, Encoding
+from chatty.wire.receipts import Unread
 
 given_rows_max = 1_000  # mailbox rows that were given on a connection and not acknowledged yet
 joined_bytes_max = 49_152  # events in one frame: beyond it joining saves nothing, and each stuck peer holds two copies
+untold_rooms_max = 50  # rooms whose receipts are read at once
 open_requests_max = 512  # sends of one socket whose outcome is not known yet; then it is not read further
 
 log = structlog.get_logger("chatty.sessions")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionLimits:
-    outbox_bytes_max: int
-    outbox_write_timeout_s: float
-    frame_bytes_max: int
-    hello_timeout_s: float
-    heartbeat_interval_s: float
-    append_timeout_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionParts:
-    """What every session of a node shares. authenticate: of an access token, a DPoP proof and the connection's nonce.
-    asking: how often one may ask, beside the bounds in `limits`.
-    """
-
-    directory: Directory
-    rooms: RoomActors
-    streams: StreamSteps
-    checkpoints: Checkpoints
-    policy: Policy
-    quotas: Quotas
-    authenticate: Callable[[str, str, str], Awaitable[Caller]]
-    make_nonce: Callable[[], str]
-    generation: frames.Generation
-    error_frame: Callable[[int, ChattyError], frames.Error]
-    metrics: Metrics
-    limits: SessionLimits
-    asking: Limits = field(default_factory=unlimited)
 
 
 @dataclass(slots=True)
@@ -96,8 +66,13 @@ class Session(Listener):
         self.encoding = encoding
         self.end = end
         frame_bytes_max = min(parts.limits.frame_bytes_max, joined_bytes_max)
-        outbox_bytes_max = parts.limits.outbox_bytes_max
-        self.outbox = Outbox(bytes_max=outbox_bytes_max, frame_bytes_max=frame_bytes_max, try_send=try_send)
+        self.outbox = Outbox(
+            bytes_max=parts.limits.outbox_bytes_max,
+            frame_bytes_max=frame_bytes_max,
+            try_send=try_send,
+            on_notices_dropped=self._note_dropped,
+        )
+        self.notices = Notices(self.outbox, encoding, now_s=parts.clock_s())
         self.rooms: dict[RoomNumber, RoomCursor] = {}
         self.numbers: dict[RoomId, RoomNumber] = {}
         self.given: set[MailboxId] = set()
@@ -111,7 +86,7 @@ class Session(Listener):
         self._left: dict[RoomNumber, RoomCursor] = {}
         self._behind: dict[RoomNumber, None] = {}
         self._filling: RoomNumber | None = None
-        self._wants_mailbox = self._wants_user_stream = self._wants_key_counts = False
+        self._wants_mailbox = self._wants_user_stream = self._wants_key_counts = self._wants_notices = False
         self._work = trio.Event()
         self._settled = trio.Event()
 
@@ -174,6 +149,27 @@ class Session(Listener):
         except ChattyError as error:
             self.end(error)
 
+    def is_live_in(self, room: RoomNumber) -> bool:
+        """A member of the room, as far as is known here, who has everything of it: notices may be told."""
+        is_behind = room in self._behind or room == self._filling
+        return room in self.rooms and not is_behind and not self.is_lagging
+
+    def note_receipts(self, room: RoomNumber) -> None:
+        """Receipts that could not be told."""
+        if room in self.rooms:
+            self.notices.untold[room] = None
+            self._work.set()
+
+    def note_shown(self, shown: Shown) -> None:
+        """What the user lets others see."""
+        self.notices.shown = shown
+        self._parts.presence.touch(self.caller.user)
+
+    def _note_dropped(self, count: int) -> None:
+        self._parts.metrics.notice_drops.labels(kind="outbox").inc(count)
+        self._wants_notices = True
+        self._work.set()
+
     def expire(self, now: float) -> None:
         """Answer requests whose outcome is not known in time; end a session that does not read."""
         for request_id in [one for one, deadline in self.open_requests.items() if deadline <= now]:
@@ -188,8 +184,7 @@ class Session(Listener):
 
     def _reply_at_once(self, event: frames.ServerFrame) -> None:
         if self.outbox.may_leave_at_once:
-            data, frame = framed([frames.encode(event, encoding=self.encoding)], self.encoding)
-            self.outbox.put_at_once(Item(data, frame=frame))
+            self.outbox.put_at_once(framed_event(event, self.encoding))
         else:
             self.reply(event)
 
@@ -250,6 +245,8 @@ class Session(Listener):
         self.rooms[room] = cursor
         self.numbers[cursor.room] = room
         self._parts.directory.register(room, self)
+        self.notices.untold[room] = None
+        self._note_company()
 
     def _forget_room(self, room: RoomNumber) -> None:
         """Everything that the user may see was sent; how far that was is kept, in case it is dropped or the user comes back."""
@@ -257,6 +254,13 @@ class Session(Listener):
         self.numbers.pop(cursor.room, None)
         self._parts.directory.unregister(room, self)
         self._behind.pop(room, None)
+        self.notices.forget_room(room)
+        self._note_company()
+
+    def _note_company(self) -> None:
+        """The user shares rooms with others than before."""
+        self._parts.presence.touch(self.caller.user)
+        self._parts.presence.retell(self)
 
     def _lag(self) -> None:
         """Drop what was not written, for this session alone, and say so; until the resync nothing live is sent."""
@@ -267,7 +271,8 @@ class Session(Listener):
             self.rooms[room].sent = before
         self.given -= dropped.mailbox_ids
         self.is_resuming = self.is_resuming or dropped.is_resumed
-        self.is_lagging = True
+        self.is_lagging = self._wants_notices = True
+        self.outbox.drop_notices()
         self._behind.clear()
         self._parts.metrics.outbox_overflows.inc()
         log.warning("outbox.overflowed", device=self.caller.device, rooms_count=len(dropped.positions))
@@ -313,6 +318,12 @@ class Session(Listener):
             await self._fill_user_stream()
         elif self._behind:
             await self._fill_room(next(iter(self._behind)))
+        elif self._wants_notices:
+            self._wants_notices = False
+            self.notices.untold = dict.fromkeys(self.rooms)
+            self._parts.presence.retell(self)
+        elif self.notices.untold:
+            await self._fill_receipts()
         else:
             self._work = trio.Event()
             if self.is_resuming:
@@ -346,6 +357,8 @@ class Session(Listener):
             self._wants_user_stream = True
             return
         await self.give_user_events(events)
+        if any(event.kind == SETTINGS_EVENT for event in events):
+            self.note_shown(await self._parts.preferences.shown(self.caller.user_number))
         self._wants_user_stream = self._wants_user_stream or len(events) >= limits.page_events_max
 
     async def give_user_events(self, events: Sequence[frames.UserEvent]) -> None:
@@ -357,6 +370,20 @@ class Session(Listener):
         if joined:  # named, for who has left again since is shown what there was
             for position in await self._parts.streams.rooms_of(self.caller, joined):
                 self.enter_room(position, sent=Seq(0))
+
+    async def _fill_receipts(self) -> None:
+        """Cursors and unread counts of some rooms. What the store could not say is asked again."""
+        untold = self.notices.untold
+        rooms = list(untold)[:untold_rooms_max]
+        state = await self._parts.receipts.state(self.caller, rooms)
+        if self.is_lagging:
+            return
+        for room in rooms:
+            untold.pop(room, None)
+        if state.unread:
+            self.reply(Unread(rooms=list(state.unread)))
+        for receipts in state.receipts:
+            self.reply(receipts)
 
     async def _fill_room(self, room: RoomNumber) -> None:
         """One page. Events that are offered meanwhile mark the room as behind again."""

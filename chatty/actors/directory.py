@@ -1,13 +1,14 @@
 """Who is connected to this node and registered where: plain dicts beside the actors, so that they outlive an actor's restart."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import trio
 
+from chatty.actors.notices import Notices
 from chatty.actors.outbox import Shared
 from chatty.errors import ChattyError
-from chatty.ids import DeviceNumber, MailboxId, RoomNumber, Seq, UserNumber, UserSeq
+from chatty.ids import DeviceNumber, MailboxId, RoomNumber, Seq, UserId, UserNumber, UserSeq
 from chatty.services.caller import Caller
 
 K = TypeVar("K")
@@ -20,6 +21,8 @@ class Listener(Protocol):
     given: set[MailboxId]
     user_sent: UserSeq
     rooms: dict[RoomNumber, Any]
+    notices: Notices
+    is_lagging: bool
     end: Callable[[ChattyError], None]
 
     def offer(self, room: RoomNumber, shared: Shared) -> None: ...
@@ -29,6 +32,8 @@ class Listener(Protocol):
     def note_user_stream(self) -> None: ...
     def note_removal(self, room: RoomNumber) -> None: ...
     def note_role(self, role: str) -> None: ...
+    def note_receipts(self, room: RoomNumber) -> None: ...
+    def is_live_in(self, room: RoomNumber) -> bool: ...
     def expire(self, now: float) -> None: ...
 
 
@@ -38,6 +43,7 @@ class Directory:
     def __init__(self) -> None:
         self._by_device: dict[DeviceNumber, Listener] = {}
         self._by_user: dict[UserNumber, dict[Listener, None]] = {}
+        self._by_name: dict[UserId, dict[Listener, None]] = {}
         self._by_room: dict[RoomNumber, dict[Listener, None]] = {}
         self._left = trio.Event()
 
@@ -59,6 +65,7 @@ class Directory:
             self.leave(older)
         self._by_device[session.caller.device_number] = session
         self._by_user.setdefault(session.caller.user_number, {})[session] = None
+        self._by_name.setdefault(session.caller.user, {})[session] = None
         return older
 
     def leave(self, session: Listener) -> None:
@@ -68,6 +75,7 @@ class Directory:
             self._left.set()
             self._left = trio.Event()
         _remove(self._by_user, session.caller.user_number, session)
+        _remove(self._by_name, session.caller.user, session)
         for room in list(session.rooms):
             _remove(self._by_room, room, session)
 
@@ -83,6 +91,10 @@ class Directory:
 
     def of_user(self, user: UserNumber) -> list[Listener]:
         return list(self._by_user.get(user, ()))
+
+    def named(self, user: UserId) -> Collection[Listener]:
+        """A live view, as in_room()."""
+        return self._by_name.get(user, ())
 
     def of_device(self, device: DeviceNumber) -> Listener | None:
         return self._by_device.get(device)

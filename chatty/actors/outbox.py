@@ -4,12 +4,17 @@ Replies are always taken: their number is bounded by the requests that were read
 bound. Live events are offered: at the bound the offer fails, the session drops all live events that were not written yet, for it
 alone, and tells its client that it lags. The writer takes as much as fits one frame.
 
-Where the socket can (`try_send`), an event or an ack leaves at once when nothing is queued before it: a whole frame, made once
-for all its recipients, without waking the writer. The writer is woken when the kernel took a part of it only.
+Notices (typing, presence, receipts) wait beside them and leave when nothing else is queued. One of a key replaces an older one.
+They share the bound and are the first to go: a live event that finds no room drops all of them, and whoever made the outbox is
+told.
+
+Where the socket can (`try_send`), an event, an ack or a notice leaves at once when nothing is queued before it: a whole frame,
+made once for all its recipients, without waking the writer. The writer is woken when the kernel took a part of it only.
+Notices that wait hold up nothing: an event overtakes them.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -105,14 +110,49 @@ def framed(encoded: Sequence[bytes], encoding: Encoding) -> tuple[memoryview, by
     return memoryview(frame)[ends - len(chunk) : ends], frame
 
 
-class Outbox:
-    """One session's. bytes_max bounds live events; frame_bytes_max is the largest frame that is made of several events."""
+def framed_event(event: frames.ServerFrame, encoding: Encoding) -> Item:
+    """One event of no room, ready to leave at once."""
+    data, frame = framed([frames.encode(event, encoding=encoding)], encoding)
+    return Item(data, frame=frame)
 
-    def __init__(self, *, bytes_max: int, frame_bytes_max: int, try_send: TrySend | None = None) -> None:
+
+class SharedNotice:
+    """A notice, encoded once for each encoding, and shared by all its recipients."""
+
+    __slots__ = ("_event", "_items")
+
+    def __init__(self, event: frames.ServerFrame) -> None:
+        self._event = event
+        self._items: dict[Encoding, Item] = {}
+
+    def item(self, encoding: Encoding) -> Item:
+        item = self._items.get(encoding)
+        if item is None:
+            item = self._items[encoding] = framed_event(self._event, encoding)
+        return item
+
+
+class Outbox:
+    """One session's. bytes_max bounds live events; frame_bytes_max is the largest frame that is made of several events.
+
+    on_notices_dropped: called with how many; must not wait.
+    """
+
+    def __init__(
+        self,
+        *,
+        bytes_max: int,
+        frame_bytes_max: int,
+        try_send: TrySend | None = None,
+        on_notices_dropped: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._try_send = try_send
         self._bytes_max = bytes_max
         self._frame_bytes_max = frame_bytes_max
         self._items: deque[Item] = deque()
+        self._notices: dict[Hashable, Item] = {}
+        self._notices_bytes = 0
+        self._on_notices_dropped = on_notices_dropped
         self._queued_bytes = 0
         self._writing_bytes = 0
         self._rest_bytes = 0
@@ -122,12 +162,12 @@ class Outbox:
 
     @property
     def size_bytes(self) -> int:
-        """Queued, and being written."""
+        """Queued, notices left out, and being written."""
         return self._queued_bytes + self._writing_bytes + self._rest_bytes
 
     @property
     def may_leave_at_once(self) -> bool:
-        """Nothing is before it, and the socket can."""
+        """Nothing but notices is before it, and nothing is being written; and the socket can."""
         return self._try_send is not None and not self._items and not self._writing_bytes and not self._rest_bytes
 
     def put(self, data: bytes) -> None:
@@ -143,8 +183,11 @@ class Outbox:
         """A room's events. False: they would go over the bound and were not taken."""
         if self.may_leave_at_once and self._has_left(item):
             return True
-        if self.size_bytes + len(item.data) > self._bytes_max:
-            return False
+        size_bytes = self.size_bytes + len(item.data)
+        if size_bytes + self._notices_bytes > self._bytes_max:
+            self.drop_notices()
+            if size_bytes > self._bytes_max:
+                return False
         self._add(item)
         return True
 
@@ -155,6 +198,25 @@ class Outbox:
             self._rest_bytes = len(item.frame) - taken_bytes
             self._wake_writer()
         return taken_bytes > 0
+
+    def offer_notice(self, key: Hashable, item: Item) -> bool:
+        """False: the outbox is more than half full, and it was not taken."""
+        if not self._notices and self.may_leave_at_once and self._has_left(item):
+            return True
+        older = self._notices.get(key)
+        notices_bytes = self._notices_bytes + len(item.data) - (len(older.data) if older else 0)
+        if self.size_bytes + notices_bytes > self._bytes_max // 2:
+            self._on_notices_dropped(1)
+            return False
+        self._notices[key], self._notices_bytes = item, notices_bytes
+        self._wake_writer()
+        return True
+
+    def drop_notices(self) -> None:
+        """Those that were not written."""
+        if self._notices:
+            count, self._notices, self._notices_bytes = len(self._notices), {}, 0
+            self._on_notices_dropped(count)
 
     def offer_mailbox(self, data: bytes, *, mailbox_id: MailboxId) -> None:
         """A mailbox row: the filler waited for room before it read it."""
@@ -196,9 +258,11 @@ class Outbox:
 
         Call written() when it has left.
         """
-        while not self._items and not self._rest_bytes:
+        while not self._items and not self._rest_bytes and not self._notices:
             self._is_writer_parked = True
             await self._writer.park()
+        if not self._items and not self._rest_bytes:
+            return self._take_notices()
         taken: list[Item] = []
         size = 0
         while self._items and (not taken or size + len(self._items[0].data) <= self._frame_bytes_max):
@@ -208,6 +272,18 @@ class Outbox:
         self._queued_bytes -= size - len(taken)
         self._writing_bytes = size - len(taken) + self._rest_bytes
         self._rest_bytes = 0
+        return taken
+
+    def _take_notices(self) -> list[Item]:
+        taken: list[Item] = []
+        size = 0
+        for key, item in list(self._notices.items()):
+            if taken and size + len(item.data) > self._frame_bytes_max:
+                break
+            taken.append(self._notices.pop(key))
+            size += len(item.data) + 1
+        self._writing_bytes = size - len(taken)
+        self._notices_bytes -= self._writing_bytes
         return taken
 
     def written(self) -> None:

@@ -17,11 +17,13 @@ from typing import NoReturn, Protocol, assert_never
 import structlog
 import trio
 
-from chatty.actors.delivery import Session, SessionParts, open_requests_max
+from chatty.actors.delivery import Session, open_requests_max
 from chatty.actors.faults import domain_error
 from chatty.actors.journal import Append
+from chatty.actors.notice_requests import take_notice
 from chatty.actors.outbox import Item, TrySend
 from chatty.actors.runtime import ActorError, ActorStopped, Mailbox
+from chatty.actors.session_parts import SessionParts
 from chatty.errors import (
     BadRequest,
     ChattyError,
@@ -39,6 +41,9 @@ from chatty.services.permissions import frame_permission
 from chatty.services.streams import Resume
 from chatty.wire import frames, limits
 from chatty.wire.frames import ClientFrame, Cursor, Encoding
+from chatty.wire.presence import SetPresence, WatchPresence
+from chatty.wire.receipts import Read
+from chatty.wire.typing_notices import Typing
 
 close_default = 4411
 cursors_max = 10_000  # rooms that one client may resume from
@@ -141,6 +146,7 @@ class Connection:
         finally:
             if self._session is not None:
                 self._parts.directory.leave(self._session)
+                self._parts.presence.leave(self._session)
         await self._close()
         whole.cancel()
 
@@ -248,6 +254,7 @@ class Connection:
                 heartbeat_interval_s=self._parts.limits.heartbeat_interval_s,
             )
         )
+        session.note_shown(resume.shown)
         session.user_sent = min(hello.user_seq, resume.user_head)  # a cursor from the future counts as the end
         session.give_mailbox(resume.mailbox)
         session.reply(resume.counts)
@@ -301,6 +308,9 @@ class Connection:
                     session.reply(await self._checkpoint(session, request_id, room))
                 case frames.Ping(id=request_id):
                     session.reply(frames.Done(id=request_id))
+                case Typing() | Read() | SetPresence() | WatchPresence():
+                    await take_notice(session, request, self._parts)
+                    session.reply(frames.Done(id=request.id))
                 case frames.Hello() | frames.Cursors():
                     raise BadRequest("only before the session is open")
                 case _:
@@ -312,6 +322,7 @@ class Connection:
         if request.id in session.open_requests:
             raise BadRequest("this request id is in use")
         session.limits.count_send()
+        session.notices.note_activity(self._parts.clock_s())
         number = await self._room_number(session, request.room)
         one = draft(session.caller, request, room=request.room, room_number=number, n=request.n)
         self._parts.quotas.check_message(session.caller.role, size_bytes=len(request.body))

@@ -53,9 +53,9 @@ async def deadline_actor(
     await _every(mailbox, interval_s, look)
 
 
-async def read_actor(mailbox: Mailbox[None], *, read: Callable[[], Awaitable[None]], interval_s: float) -> None:
-    """Keeps this node's copy of something that others may change, such as the signing keys."""
-    await _every(mailbox, interval_s, read)
+async def look_actor(mailbox: Mailbox[None], *, look: Callable[[], Awaitable[None]], interval_s: float) -> None:
+    """Does something at intervals: keeps a copy of what others may change, such as the signing keys; tells notices."""
+    await _every(mailbox, interval_s, look)
 
 
 async def forget_actor(mailbox: Mailbox[None], *, forget: Callable[[], None], interval_s: float) -> None:

@@ -27,7 +27,7 @@ from chatty.app.process import Hooks, generous
 from chatty.app.routes import append_over_http, make_routes
 from chatty.app.sockets import OpenSockets
 from chatty.app.steps import Steps, make_steps
-from chatty.app.tree import LateDoorbells, make_jobs, session_parts, start_watch, start_writing
+from chatty.app.tree import LateDoorbells, make_jobs, session_parts, start_notices, start_watch, start_writing
 from chatty.config import Settings
 from chatty.errors import ChattyError
 from chatty.services.limits import Limits
@@ -87,13 +87,14 @@ async def open_app(settings: Settings, *, address: str, hooks: Hooks | None = No
 async def _open_tree(
     settings: Settings, store: Store, metrics: Metrics, hooks: Hooks, root: Supervisor
 ) -> AsyncIterator[App]:
-    """Start the branches in the order in which they may be asked: journal, rooms, sessions, watch, janitor, console."""
+    """Start the branches in the order in which they may be asked: journal, rooms, sessions, notices, watch, janitor, console."""
     check_tables()
     doorbells, directory, readiness = LateDoorbells(), Directory(), Draining()
     limits = Limits(settings.rates, on_refusal=lambda name: metrics.limit_refusals.labels(limiter=name).inc())
     steps = make_steps(settings, store, doorbells, limits)
     room_actors = await start_writing(settings, store, metrics, hooks, root, directory, steps)
     sessions_branch = await root.start_supervisor("sessions", intensity=generous)
+    notices = await start_notices(settings, metrics, root, directory, steps)
     await start_watch(settings, root, directory, steps)
     janitor = await start_janitor(
         root,
@@ -103,7 +104,7 @@ async def _open_tree(
     )
     bus = SilentBus() if hooks.is_bus_silent else LocalBus(directory, room_actors)
     doorbells.connect(bus, janitor.wake)
-    parts = session_parts(settings, store, metrics, directory, room_actors, steps, limits)
+    parts = session_parts(settings, store, metrics, directory, room_actors, steps, limits, notices)
     append = partial(append_over_http, room_actors, limits, steps.quotas, timeout_s=settings.append_timeout_s)
     checks = _checks(settings, store, readiness, metrics)
     routes = make_routes(settings, store, steps, limits, checks, append)

@@ -5,7 +5,6 @@ from contextlib import suppress
 
 import trio
 
-from chatty.actors.delivery import SessionParts
 from chatty.actors.runtime import (
     ActorError,
     ActorRef,
@@ -14,6 +13,7 @@ from chatty.actors.runtime import (
     Restart,
     Supervisor,
 )
+from chatty.actors.session_parts import SessionParts
 from chatty.actors.sessions import End, Socket, close_with, session_actor
 from chatty.errors import ChattyError, OutcomeUnknown, Overloaded, RateLimited
 from chatty.services.audit import Origin, set_origin

@@ -30,7 +30,9 @@ from chatty.services.login_throttle import FactorThrottle, LoginThrottle
 from chatty.services.mailbox import MailboxSteps
 from chatty.services.passwords import PasswordSteps
 from chatty.services.permissions import Policy
+from chatty.services.preferences import PreferenceSteps
 from chatty.services.quotas import Quotas, make_quotas
+from chatty.services.receipts import ReceiptSteps
 from chatty.services.registration import RegistrationSteps
 from chatty.services.rooms import RoomSteps
 from chatty.services.second_factors import SecondFactorSteps
@@ -65,6 +67,8 @@ class Steps:
     accounts: AccountSteps
     passwords: PasswordSteps
     blocks: BlockSteps
+    preferences: PreferenceSteps
+    receipts: ReceiptSteps
     exports: ExportSteps
     deletions: DeletionSteps
     operator_deletion: OperatorDeletion
@@ -104,7 +108,11 @@ def make_steps(
         exports=make.exports(),
         deletions=make.deletions(),
         operator_deletion=OperatorDeletion(unit_of_work=store.units, doorbells=doorbells, clock_ms=make.clock_ms),
-        blocks=BlockSteps(unit_of_work=store.units, limits=limits, quotas=make.quotas),
+        blocks=BlockSteps(
+            unit_of_work=store.units, limits=limits, quotas=make.quotas, doorbells=doorbells, clock_ms=make.clock_ms
+        ),
+        preferences=PreferenceSteps(store.units, doorbells=doorbells, clock_ms=make.clock_ms),
+        receipts=ReceiptSteps(store.units),
         sessions=make.sessions(),
         tokens=make.tokens(),
         second_factors=make.second_factors(),

@@ -2,19 +2,25 @@
 
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 from chatty.actors.bus import SilentBus
-from chatty.actors.delivery import SessionLimits, SessionParts
 from chatty.actors.directory import Directory
 from chatty.actors.janitor import Job
 from chatty.actors.journal import Entry, JournalParts, blocking_journal_actor, journal_actor
+from chatty.actors.presence import PresenceBook
+from chatty.actors.receipts import ReadCursorWriter
 from chatty.actors.rooms import RoomActors, RoomParts
 from chatty.actors.runtime import (
     ActorSpec,
     Mailbox,
     Supervisor,
 )
-from chatty.actors.watch import compare_actor, deadline_actor, forget_actor, read_actor, revocation_actor
+from chatty.actors.session_parts import SessionLimits, SessionParts
+from chatty.actors.typing_notices import TypingNotices
+from chatty.actors.typing_notices import interval_s as typing_interval_s
+from chatty.actors.watch import compare_actor, deadline_actor, forget_actor, look_actor, revocation_actor
 from chatty.app.database import Store
 from chatty.app.process import Hooks, generous, now_ms, now_s
 from chatty.app.steps import Steps, lifetimes
@@ -34,6 +40,7 @@ from chatty.web.problems import error_frame
 room_idle_timeout_s = 300.0
 deadline_look_interval_s = 0.25
 forget_interval_s = 60.0
+read_cursors_look_interval_s = 0.25
 signing_keys_read_interval_s = 5.0  # at most; always several times while a new key is prepared
 
 
@@ -147,7 +154,7 @@ async def start_watch(settings: Settings, root: Supervisor, directory: Directory
 
     async def run_signing_keys(inbox: Mailbox[None]) -> None:
         interval_s = min(signing_keys_read_interval_s, settings.signing_key_prepare_s / 4)
-        await read_actor(inbox, read=steps.signing_keys.read, interval_s=interval_s)
+        await look_actor(inbox, look=steps.signing_keys.read, interval_s=interval_s)
 
     async def run_deadlines(inbox: Mailbox[None]) -> None:
         await deadline_actor(inbox, directory=directory, interval_s=deadline_look_interval_s, clock_s=now_s)
@@ -162,6 +169,41 @@ async def start_watch(settings: Settings, root: Supervisor, directory: Directory
     await branch.start(ActorSpec(name="throttles", run=run_throttles, mailbox_count_max=1))
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoticeBooks:
+    """What a node keeps of notices, beside the actors that tell them."""
+
+    typing: TypingNotices
+    presence: PresenceBook
+    read_cursors: ReadCursorWriter
+
+
+async def start_notices(
+    settings: Settings, metrics: Metrics, root: Supervisor, directory: Directory, steps: Steps
+) -> NoticeBooks:
+    branch = await root.start_supervisor("notices", intensity=generous)
+    books = NoticeBooks(
+        typing=TypingNotices(directory, metrics),
+        presence=PresenceBook(
+            directory,
+            metrics,
+            clock_s=now_s,
+            idle_after_s=settings.presence_idle_after_s,
+            is_on=settings.presence,
+        ),
+        read_cursors=ReadCursorWriter(directory, steps.receipts, interval_s=settings.receipts_interval_s),
+    )
+    looks = {
+        "typing": (books.typing.look, typing_interval_s),
+        "presence": (books.presence.look, settings.presence_interval_s),
+        "read_cursors": (books.read_cursors.look, min(settings.receipts_interval_s, read_cursors_look_interval_s)),
+    }
+    for name, (look, interval_s) in looks.items():
+        run = partial(look_actor, look=look, interval_s=interval_s)
+        await branch.start(ActorSpec[None](name=name, run=run, mailbox_count_max=1))
+    return books
+
+
 def session_parts(
     settings: Settings,
     store: Store,
@@ -170,6 +212,7 @@ def session_parts(
     room_actors: RoomActors,
     steps: Steps,
     limits: Limits,
+    notices: NoticeBooks,
 ) -> SessionParts:
     return SessionParts(
         directory=directory,
@@ -184,6 +227,12 @@ def session_parts(
         error_frame=error_frame,
         metrics=metrics,
         asking=limits,
+        preferences=steps.preferences,
+        receipts=steps.receipts,
+        read_cursors=notices.read_cursors,
+        typing=notices.typing,
+        presence=notices.presence,
+        clock_s=now_s,
         limits=SessionLimits(
             outbox_bytes_max=settings.outbox_bytes_max,
             outbox_write_timeout_s=settings.outbox_write_timeout_s,

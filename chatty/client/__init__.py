@@ -4,6 +4,14 @@ is believed or a key is shared. Start with `open_client`; docs/sdk.md has an exa
 
 from chatty.client.client import Client, open_client
 from chatty.client.errors import RemoteError, Unreachable
+from chatty.client.notices import (
+    Notice,
+    NoticeRefused,
+    PresenceChanged,
+    ReceiptMoved,
+    TypingChanged,
+    UnreadChanged,
+)
 from chatty.client.reasons import (
     ClientError,
     Lie,
@@ -52,11 +60,15 @@ __all__ = [
     "Message",
     "NoRecoverySecret",
     "NotSignedIn",
+    "Notice",
+    "NoticeRefused",
     "PasskeyAsked",
     "PasskeyAssertion",
     "PasskeyMade",
     "PasskeyToMake",
+    "PresenceChanged",
     "Reason",
+    "ReceiptMoved",
     "RemoteError",
     "Room",
     "RoomFrozen",
@@ -68,9 +80,11 @@ __all__ = [
     "SignedOut",
     "StoreInUse",
     "StoreRolledBack",
+    "TypingChanged",
     "UnacceptableDerivation",
     "Undecryptable",
     "Unreachable",
+    "UnreadChanged",
     "Unsent",
     "Update",
     "WeakPassword",

@@ -22,6 +22,7 @@ from chatty.client.deletions import Deletion, delete_account
 from chatty.client.engine import Engine
 from chatty.client.exports import write_export
 from chatty.client.http import Api
+from chatty.client.notice_calls import NoticeCalls
 from chatty.client.nursery import open_serving_nursery
 from chatty.client.outbox import unsent
 from chatty.client.own_factors import OwnFactors
@@ -266,6 +267,11 @@ class Client:
     async def blocked(self) -> Sequence[UserId]:
         """Whom this account has blocked, as the server has it."""
         return (await self._engine.api.blocks()).users
+
+    @property
+    def notices(self) -> NoticeCalls:
+        """Typing, presence and receipts, `async for notice in client.notices`; and what others may see of this account."""
+        return self._engine.notice_calls
 
     # Rooms
 

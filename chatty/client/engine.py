@@ -21,6 +21,8 @@ from chatty.client.intake import Arrival, Intake
 from chatty.client.mailbox import MailboxIntake
 from chatty.client.megolm import MegolmSessions
 from chatty.client.messages import SessionOwner
+from chatty.client.notice_calls import NoticeCalls
+from chatty.client.notices import Notices
 from chatty.client.numbers import SendNumbers
 from chatty.client.olm import OlmAccount, PayloadChecks, one_time_keys_kept
 from chatty.client.outbox import Outbox, open_sends
@@ -45,11 +47,15 @@ from chatty.wire.frames import (
     Mailbox,
     MailboxAck,
     OneTimeKeyCounts,
+    Resumed,
     ServerFrame,
     UserEvent,
     Welcome,
 )
 from chatty.wire.keys import SIGNED_CURVE25519, KeyUpload, SignedKey
+from chatty.wire.presence import Presence
+from chatty.wire.receipts import Receipts, Unread
+from chatty.wire.typing_notices import TypingNow
 
 _USER_KEYS, _PUBLISHED = "user_keys", "published"
 _one_time_keys_quota = "one_time_keys_max"  # as the server names it
@@ -93,6 +99,8 @@ class Engine:
         self.intake = self._make_intake()
         self.numbers = SendNumbers(store, opened=open_sends(store) | open_to_device(store))
         self.link = self._make_link(encoding)
+        self.notices = Notices(store, me=me, book=self.book, updates=updates)
+        self.notice_calls = NoticeCalls(self.link, api, self.notices)
         self.outbox = self._make_outbox()
         self._counts: dict[str, int] = {}
         self._one_time_keys_max = one_time_keys_kept
@@ -188,6 +196,7 @@ class Engine:
                 self.olm.forget_outbound()
                 self.updates.put(StoreRolledBack(highest_n=welcome.highest_n))
         self.intake.restart_order()
+        self.notices.restart()
 
     async def _on_events(self, events: Sequence[ServerFrame]) -> bool:
         """Returns: must the link resync?"""
@@ -198,13 +207,29 @@ class Engine:
         for at in range(0, len(acknowledged), limits.mailbox_ack_ids_max):
             await self._acknowledge(acknowledged[at : at + limits.mailbox_ack_ids_max])
         for event in events:
-            if isinstance(event, OneTimeKeyCounts):
-                self._counts = event.counts
-                self._wake_keys.set()
+            self._take_other(event)
         is_lagging = any(isinstance(event, Lagging) for event in events)
         if is_lagging:
             self.intake.restart_order()
         return is_lagging
+
+    def _take_other(self, event: ServerFrame) -> None:
+        match event:
+            case OneTimeKeyCounts(counts=counts):
+                self._counts = counts
+                self._wake_keys.set()
+            case TimelineEvent() if self._is_taken(event):
+                self.notices.note_message(event)
+            case TypingNow() | Receipts() | Unread() | Presence():
+                self.notices.take(event)
+            case Resumed():
+                self._nursery.start_soon(self.notice_calls.tell_again)
+            case _:
+                pass
+
+    def _is_taken(self, event: TimelineEvent) -> bool:
+        verifier = self.book.get(event.room)
+        return verifier.frozen is None and verifier.position.seq >= event.seq
 
     async def _acknowledge(self, ids: list[MailboxId]) -> None:
         await self.link.tell(lambda id_: MailboxAck(id=id_, ids=ids))

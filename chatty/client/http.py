@@ -40,6 +40,7 @@ from chatty.wire.blocks import Blocks
 from chatty.wire.deletions import AccountDeletion, Receipt
 from chatty.wire.keys import ClaimedKeys, KeyAnswer, KeyClaim, KeyCounts, KeyQuery, KeyUpload, ToDevice, ToDeviceAnswer
 from chatty.wire.limits import page_events_max
+from chatty.wire.preferences import Preferences
 from chatty.wire.rooms import Page, RoomCommitted, RoomCreation, SignedInvitationBody, SignedMemberChange, UserPage
 from chatty.wire.second_factors import (
     AddedPasskey,
@@ -139,6 +140,12 @@ class Api:
 
     async def unblock(self, user: UserId) -> None:
         await self._call("DELETE", f"/v1/blocks/{user}", Empty)
+
+    async def preferences(self) -> Preferences:
+        return await self._call("GET", "/v1/account/preferences", Preferences)
+
+    async def set_preferences(self, preferences: Preferences) -> None:
+        await self._call("PUT", "/v1/account/preferences", Empty, body=preferences)
 
     async def user_stream(self, *, after: int) -> UserPage:
         return await self._call("GET", f"/v1/stream?after={after}", UserPage)

@@ -39,7 +39,8 @@ class Reason(Enum):
     FORGED_MEMBERSHIP = "forged_membership"  # an addition or removal by nobody who may
     FORGED_ROLE = "forged_role"  # a promotion or demotion by nobody who may
     FORGED_POLICY = "forged_policy"
-    UNAUTHORIZED_MEMBER = "unauthorized_member"  # a message of somebody who is no member
+    UNAUTHORIZED_MEMBER = "unauthorized_member"  # a message, receipt or typing of somebody who is no member
+    NOT_WATCHED = "not_watched"  # presence of somebody of whom this client did not ask it
 
     # Of identities and devices
     IDENTITY_CHANGED = "identity_changed"  # another identity key than the one seen first

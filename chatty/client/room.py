@@ -8,7 +8,7 @@ from chatty.client.engine import Engine
 from chatty.client.reasons import Reason, RoomFrozen
 from chatty.client.rooms import RoomVerifier
 from chatty.client.updates import Message, Sent
-from chatty.errors import NotFound
+from chatty.errors import CursorBeyondEnd, NotFound
 from chatty.ids import RoomId, SendNumber, Seq, UserId
 from chatty.wire.canonical import encode_base64
 from chatty.wire.events import (
@@ -59,6 +59,40 @@ class Room:
     def history(self, *, count_max: int = 100) -> list[Message]:
         """The newest messages that this device has read, oldest first. Works offline."""
         return self._engine.updates.history(self.id, count_max=count_max)
+
+    @property
+    def receipts(self) -> Mapping[UserId, Seq]:
+        """How far the members have read, as the server says; those who show it."""
+        return self._engine.notices.receipts(self.id)
+
+    @property
+    def typing(self) -> frozenset[UserId]:
+        """Who types now, as the server says."""
+        return self._engine.notices.typing(self.id)
+
+    @property
+    def read_seq(self) -> Seq:
+        """The own read cursor; 0: none."""
+        return self._engine.notices.read_seq(self.id)
+
+    @property
+    def unread_count(self) -> int:
+        """Messages of others above it: as the server counted after hello, and those that came since."""
+        return self._engine.notices.unread_count(self.id)
+
+    async def mark_read(self, seq: Seq) -> None:
+        """Everything up to seq was read. Offline it is kept, and told later. Raises: CursorBeyondEnd, NotFound."""
+        position = self._verifier.position
+        if seq > position.seq:
+            raise CursorBeyondEnd(head_seq=position.seq)
+        await self._engine.notice_calls.read(self.id, seq)
+
+    async def set_typing(self, is_typing: bool = True) -> None:
+        """Holds for limits.typing_lifetime_s; who goes on typing says so every limits.typing_renew_s. Offline: nothing.
+
+        Raises: RateLimited, NotFound.
+        """
+        await self._engine.notice_calls.typing(self.id, is_typing=is_typing)
 
     async def send(self, text: str) -> Sent:
         """Encrypt for the verified members, send, and wait until the server has committed it.

@@ -31,6 +31,7 @@ Clock = Callable[[], float]  # seconds, never going back
 subjects_max = 50_000
 refused_subjects_max = 5_000
 refusals_a_subject_max = 16
+notice_limiters = ("typing_device", "reads_device", "presence_device")
 prefix_bits = 64  # of an IPv6 address: one customer has all addresses behind it
 
 
@@ -203,6 +204,7 @@ class DeviceLimits:
         self._address = address
         self._sends = limits.bucket("sends_device", caller.device)
         self._requests = limits.bucket("frames_device", caller.device)
+        self._notices = {name: limits.bucket(name, caller.device) for name in notice_limiters}
 
     def count_send(self) -> None:
         """Raises: RateLimited."""
@@ -213,6 +215,11 @@ class DeviceLimits:
         """Raises: RateLimited."""
         if wait_s := self._requests.take():
             raise self._refused("frames_device", wait_s)
+
+    def count_notice(self, limiter: str) -> None:
+        """limiter: one of notice_limiters. Raises: RateLimited."""
+        if wait_s := self._notices[limiter].take():
+            raise self._refused(limiter, wait_s)
 
     def _refused(self, limiter: str, wait_s: float) -> RateLimited:
         return self._limits.refused(limiter, wait_s, asker_of(self._caller, "websocket", address=self._address))

@@ -20,6 +20,9 @@ from chatty.errors import DeviceNotVerified, Forbidden, Outranked, StepUpRequire
 from chatty.services.caller import Caller
 from chatty.wire import frames
 from chatty.wire.frames import ClientFrame
+from chatty.wire.presence import SetPresence, WatchPresence
+from chatty.wire.receipts import Read
+from chatty.wire.typing_notices import Typing
 from chatty.wire.users import RoleField
 
 ROLES: tuple[str, ...] = get_args(RoleField)
@@ -92,6 +95,10 @@ FRAMES: Mapping[type[Any], Permission] = MappingProxyType(
         frames.MailboxAck: CHAT,
         frames.CheckpointRequest: CHAT,
         frames.Ping: CHAT,
+        Typing: CHAT,
+        Read: CHAT,
+        WatchPresence: CHAT,
+        SetPresence: CHAT,
     }
 )
 

@@ -13,6 +13,7 @@ from chatty.errors import NotFound
 from chatty.ids import DeviceNumber, MailboxId, RoomId, RoomNumber, Seq, UserNumber, UserSeq
 from chatty.services.caller import Caller
 from chatty.services.mailbox import Mailbox
+from chatty.services.preferences import Shown
 from chatty.services.requests import SendRow
 from chatty.services.units import Transactions
 from chatty.wire import frames, limits
@@ -53,11 +54,15 @@ class RoomPage:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceState:
-    """How far the server is with a device. user_head: where its user's stream ends. has_mail: rows wait in its mailbox."""
+    """How far the server is with a device. user_head: where its user's stream ends. has_mail: rows wait in its mailbox.
+
+    shown: what its user lets others see.
+    """
 
     send_row: SendRow
     user_head: UserSeq
     has_mail: bool
+    shown: Shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +134,7 @@ class Resume:
     user_head: UserSeq
     rooms: Sequence[RoomPosition]
     counts: frames.OneTimeKeyCounts
+    shown: Shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +179,7 @@ class StreamSteps:
                 user_head=state.user_head,
                 rooms=rooms,
                 counts=await unit.keys.counts(caller.device_number),
+                shown=state.shown,
             )
 
     async def _user_events(self, unit: StreamUnit, caller: Caller, after: UserSeq) -> list[UserEvent]:

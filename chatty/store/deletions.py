@@ -52,6 +52,7 @@ STAGES = (
     _SENT,
     Stage(store="device_send", where="device_number = ANY(%(devices)s)"),
     Stage(store="refresh_families", where="device_number = ANY(%(devices)s)"),
+    Stage(store="read_cursors", where="user_number = %(user)s"),
 )
 # What the rooms' part and the end of a deletion erase, or keep in part; in the receipt after the stages.
 ROOM_STORES = ("members", "member_intervals", "timeline", "bodies", "rooms")
@@ -120,7 +121,7 @@ _STRIP_DEVICES = """UPDATE devices SET name = '', keys = NULL, curve25519 = NULL
 last_seen_day = '1970-01-01' WHERE user_number = %s"""
 _ERASE_USER = "DELETE FROM users WHERE user_number = %s"
 _STRIP_USER = """UPDATE users SET role = 'user', name_skeleton = NULL, stream_seq = 0, rooms_created_count = 0,
-created_day = '1970-01-01' WHERE user_number = %s"""
+created_day = '1970-01-01', shows_presence = true, shows_receipts = true WHERE user_number = %s"""
 _WITHOUT_HURRY = "SET LOCAL statement_timeout = '60s'"  # the audit log has no index by whom it speaks of
 _COUNT_AUDIT = """SELECT count(*) FROM audit WHERE actor = %(user_id)s OR object = %(user_id)s
 OR detail->>'target' = %(user_id)s OR object = ANY(%(device_ids)s)"""
@@ -208,6 +209,7 @@ class PostgresDeletions(Deletions):
             tables = ("members", "member_intervals", "rooms")
             await self._erase(_WHOLE, "owed_devices", (stretch.room,))
             await self._erase(_WHOLE, "erasures", (stretch.room,))
+            await self._erase(_WHOLE, "read_cursors", (stretch.room,))
             return {table: await self._erase(_WHOLE, table, (stretch.room,)) for table in tables}
         user = (stretch.room, stretch.user_number)
         await self._connection.execute(_DONE, user)

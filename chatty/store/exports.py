@@ -31,7 +31,8 @@ PARTS = (
         type="account",
         tables=("users",),
         sql="""SELECT user_id AS "user", role, is_locked, created_day, identity_key, wrapped_recovery, wrapped_identity,
-key_derivation, list_version, list_digest, stream_seq, rooms_created_count FROM users WHERE user_number = %(user)s""",
+key_derivation, list_version, list_digest, stream_seq, rooms_created_count, shows_presence,
+shows_receipts FROM users WHERE user_number = %(user)s""",
     ),
     Part(
         type="device",
@@ -127,6 +128,12 @@ m.identity, r.direct_pair FROM members m JOIN rooms r USING (room_number) WHERE 
         sql="""SELECT r.room_id AS room, i.from_seq, i.to_seq FROM members m
 JOIN member_intervals i USING (room_number, user_number) JOIN rooms r USING (room_number)
 WHERE m.user_number = %(user)s ORDER BY r.room_id, i.from_seq""",
+    ),
+    Part(
+        type="read_cursor",
+        tables=("read_cursors",),
+        sql="""SELECT r.room_id AS room, c.seq FROM read_cursors c JOIN rooms r USING (room_number)
+WHERE c.user_number = %(user)s ORDER BY r.room_id""",
     ),
     # Room by room, along the timeline's key: it has no index by sender, and needs none for anything else.
     Part(

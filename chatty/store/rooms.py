@@ -11,6 +11,7 @@ from chatty.services.rooms import LockedRoom, Rooms, UserRow
 from chatty.services.timeline import Appended, RoomHead
 from chatty.store import locks
 from chatty.store.connection import TrioConnection
+from chatty.store.receipts import READ_SEQ, UNREAD_COUNT
 from chatty.store.streams import append_user_event
 from chatty.store.timeline import write_appended
 from chatty.wire.authority import Membership, Standing
@@ -48,9 +49,9 @@ _NOTE_CREATION = """UPDATE users SET rooms_created_count = rooms_created_count +
 RETURNING rooms_created_count"""
 _ROLE_OF = "SELECT role FROM users WHERE user_id = %s"
 _SET_POLICY = "UPDATE rooms SET policy = %s WHERE room_number = %s"
-_SUMMARIES = """SELECT r.room_id, r.seq, r.epoch, m.role, r.policy::text, r.direct_pair
+_SUMMARIES = f"""SELECT r.room_id, r.seq, r.epoch, m.role, r.policy::text, r.direct_pair, {READ_SEQ}, {UNREAD_COUNT}
 FROM members m JOIN rooms r ON r.room_number = m.room_number
-WHERE m.user_number = %s AND m.standing = 'joined' AND r.room_id > %s ORDER BY r.room_id LIMIT %s"""
+WHERE m.user_number = %s AND m.standing = 'joined' AND r.room_id > %s ORDER BY r.room_id LIMIT %s"""  # noqa: S608 # constants
 _MEMBERS = """SELECT u.user_id, m.role, m.changed_seq, m.list_version, m.list_digest
 FROM members m JOIN users u ON u.user_number = m.user_number
 WHERE m.room_number = %s AND m.standing = 'joined' ORDER BY u.user_id"""
@@ -168,6 +169,8 @@ class PostgresRooms(Rooms):
                 role=RoomRole(row[3]),
                 policy=msgspec.json.decode(row[4], type=Policy),
                 direct=[UserId(user_) for user_ in row[5].split(" ")] if row[5] else None,
+                read_seq=Seq(row[6]),
+                unread_count=row[7],
             )
             for row in await self._rows(_SUMMARIES, user, after, count_max)
         ]

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from chatty.ids import DeviceId, DeviceNumber, RoomId, RoomNumber, SendNumber, Seq, UserId, UserNumber, UserSeq
+from chatty.services.preferences import Shown
 from chatty.services.requests import SendRow
 from chatty.services.streams import DeviceState, RoomPage, RoomPosition, Standing, Streams
 from chatty.store.connection import TrioConnection
@@ -23,8 +24,9 @@ _APPEND = """WITH next AS (UPDATE users SET stream_seq = stream_seq + 1 WHERE us
 INSERT INTO user_stream (user_number, seq, time, kind, content) SELECT user_number, stream_seq, %s::bigint, %s, %s FROM next
 RETURNING seq"""
 _DEVICE_STATE = """SELECT s.low, s.highest_n, s.is_live, u.stream_seq,
-EXISTS (SELECT FROM mailbox m WHERE m.device_number = s.device_number)
-FROM device_send s, users u WHERE s.device_number = %s AND u.user_number = %s"""  # index: device_send_pkey, mailbox_device
+EXISTS (SELECT FROM mailbox m WHERE m.device_number = s.device_number), u.shows_presence, u.shows_receipts,
+ARRAY(SELECT b.blocked_number FROM blocks b WHERE b.user_number = u.user_number)
+FROM device_send s, users u WHERE s.device_number = %s AND u.user_number = %s"""  # device_send_pkey, mailbox_device, blocks_pkey
 _ROOMS_OF = """SELECT r.room_id, r.room_number, r.seq FROM members m JOIN rooms r ON r.room_number = m.room_number
 WHERE m.user_number = %s AND m.standing = 'joined' ORDER BY r.room_number"""  # members_user
 # Where a reader's last time inside ended; nobody's who was only banned from outside, nor a later ban of one who had left.
@@ -96,7 +98,8 @@ class PostgresStreams(Streams):
         if row is None:
             return None
         send_row = SendRow(low=SendNumber(row[0]), highest_n=SendNumber(row[1]), is_live=row[2])
-        return DeviceState(send_row=send_row, user_head=UserSeq(row[3]), has_mail=row[4])
+        shown = Shown(presence=row[5], receipts=row[6], hidden_from=frozenset(map(UserNumber, row[7])))
+        return DeviceState(send_row=send_row, user_head=UserSeq(row[3]), has_mail=row[4], shown=shown)
 
     async def rooms_of(self, user: UserNumber) -> list[RoomPosition]:
         return [_position(row, is_joined=True) for row in await self._rows(_ROOMS_OF, (user,))]

@@ -15,6 +15,8 @@ from chatty.store.keys import PostgresKeys
 from chatty.store.mailbox import PostgresMailbox
 from chatty.store.owed_devices import PostgresOwedRooms
 from chatty.store.pool import Pool
+from chatty.store.preferences import PostgresPreferences
+from chatty.store.receipts import PostgresReadCursors
 from chatty.store.registration import PostgresRegistrations
 from chatty.store.requests import PostgresRequests
 from chatty.store.rooms import PostgresRooms
@@ -47,6 +49,8 @@ class PostgresUnit(Unit):
         self._mailbox = PostgresMailbox(connection)
         self._rooms = PostgresRooms(connection)
         self._streams = PostgresStreams(connection)
+        self._read_cursors = PostgresReadCursors(connection)
+        self._preferences = PostgresPreferences(connection)
         self._owed_rooms = PostgresOwedRooms(connection)
 
     @property
@@ -116,6 +120,14 @@ class PostgresUnit(Unit):
     @property
     def streams(self) -> PostgresStreams:
         return self._streams
+
+    @property
+    def read_cursors(self) -> PostgresReadCursors:
+        return self._read_cursors
+
+    @property
+    def preferences(self) -> PostgresPreferences:
+        return self._preferences
 
     @property
     def owed_rooms(self) -> PostgresOwedRooms:

@@ -4,6 +4,8 @@ A frame of the client holds one request or a list of requests; a frame of the se
 are base64 text (standard alphabet, padded) in JSON and binary in MessagePack. Every request carries an id of the client's choice
 (1 … 2^32 − 1) and is answered once: by the event named with it, by `done`, or by `error`.
 
+Frames of a feature of its own stand in that feature's file: typing_notices.py, receipts.py, presence.py.
+
 Order on a socket: server `challenge`; client `hello`; server `welcome`, device mailbox, user stream, rooms, `resumed`; then live.
 """
 
@@ -16,8 +18,11 @@ from msgspec import Meta, Struct
 from chatty.errors import BadRequest, HelloExpected, TooLarge
 from chatty.wire import limits
 from chatty.wire.events import TimelineEvent
+from chatty.wire.presence import Presence, SetPresence, WatchPresence
+from chatty.wire.receipts import Read, Receipts, Unread
 from chatty.wire.types import (
     DeviceIdField,
+    Frame,
     MailboxIdField,
     RequestIdField,
     RoomIdField,
@@ -29,15 +34,12 @@ from chatty.wire.types import (
     UserIdField,
     UserSeqField,
 )
+from chatty.wire.typing_notices import Typing, TypingNow
 
 JSON_SUBPROTOCOL = "chatty.v1+json"
 MSGPACK_SUBPROTOCOL = "chatty.v1+msgpack"
 Encoding = Literal["json", "msgpack"]
 ENCODINGS: dict[str, Encoding] = {JSON_SUBPROTOCOL: "json", MSGPACK_SUBPROTOCOL: "msgpack"}
-
-
-class Frame(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Root of all frames: immutable, unknown fields refused."""
 
 
 class Cursor(Frame, frozen=True, kw_only=True):
@@ -125,7 +127,20 @@ class Ping(Frame, frozen=True, kw_only=True, tag="ping"):
     id: RequestIdField
 
 
-ClientFrame = Hello | Cursors | Resync | Token | Send | MailboxAck | CheckpointRequest | Ping
+ClientFrame = (
+    Hello
+    | Cursors
+    | Resync
+    | Token
+    | Send
+    | MailboxAck
+    | CheckpointRequest
+    | Ping
+    | Typing
+    | Read
+    | WatchPresence
+    | SetPresence
+)
 
 
 # Events -------------------------------------------------------------------------------------------------------------
@@ -268,6 +283,10 @@ ServerFrame = (
     | Lagging
     | Resumed
     | Checkpoint
+    | TypingNow
+    | Receipts
+    | Unread
+    | Presence
 )
 RoomEntry = TimelineEvent | Gap | Erased  # what a page of a room's history holds
 PlacedEntry = TimelineEvent | Erased  # what stands at one place, as the store has it

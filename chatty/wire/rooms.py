@@ -81,12 +81,16 @@ class Members(HttpBody, frozen=True, kw_only=True):
 
 
 class RoomSummary(HttpBody, frozen=True, kw_only=True):
+    """read_seq, unread_count: as in `unread` on the socket."""
+
     room: RoomIdField
     seq: SeqField
     epoch: SeqField
     role: RoomRole
     policy: Policy
     direct: list[UserIdField] | None = None
+    read_seq: SeqField
+    unread_count: int
 
 
 class Rooms(HttpBody, frozen=True, kw_only=True):

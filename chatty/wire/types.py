@@ -5,7 +5,7 @@
 
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from chatty.ids import (
     DeviceId,
@@ -47,3 +47,7 @@ InvitationIdField = Annotated[InvitationId, Meta(pattern=r"^[0-9a-f]{16}$(?!\n)"
 TotpCodeField = Annotated[str, Meta(pattern=r"^[0-9]{6}$(?!\n)")]
 RecoveryCodeField = Annotated[str, Meta(pattern=r"^[A-Za-z0-9 -]{20,64}$(?!\n)")]
 HeadField = KeyField  # a SHA-256, unpadded base64
+
+
+class Frame(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Root of all frames: immutable, unknown fields refused."""

@@ -23,6 +23,9 @@ from chatty.wire.accounts import Empty
 from chatty.wire.canonical import canonical_json, encode_base64
 from chatty.wire.events import Action, Invitation, Policy, PolicyChange, RoomRole, SignedInvitation
 from chatty.wire.frames import ClientFrame
+from chatty.wire.presence import SetPresence, WatchPresence
+from chatty.wire.receipts import Read
+from chatty.wire.typing_notices import Typing
 from tests.people import new_device_id
 from tests.server.wire_client import SESSION_ID, UNPROVEN, ciphertext
 from tests.server.wire_people import SERVER_NAME, WireDevice
@@ -322,6 +325,7 @@ BODIES: Mapping[str, list[Example]] = {
     "post_v1_totp_confirm": [lambda by, things: {"code": "000000"}],
     "post_v1_passkeys": [lambda by, things: {"nonce": "n", "client_data": "e30=", "attestation": "oA=="}],
     "put_v1_passkeys_passkey": [lambda by, things: {"name": "key"}],
+    "put_v1_account_preferences": [lambda by, things: {"shows_presence": True, "shows_receipts": False}],
     "put_v1_devices_device_name": [lambda by, things: {"name": "phone"}],
     "post_v1_keys_upload": [_key_upload],
     "post_v1_keys_query": [lambda by, things: {"device_keys": {things.user: [things.device]}}],
@@ -390,6 +394,10 @@ FRAMES: Mapping[type[Any], FrameExample] = {
     frames.MailboxAck: lambda by, things, request_id: frames.MailboxAck(id=request_id, ids=[things.mailbox_id]),
     frames.CheckpointRequest: lambda by, things, request_id: frames.CheckpointRequest(id=request_id, room=things.room),
     frames.Ping: lambda by, things, request_id: frames.Ping(id=request_id),
+    Typing: lambda by, things, request_id: Typing(id=request_id, room=things.room),
+    Read: lambda by, things, request_id: Read(id=request_id, room=things.room, seq=Seq(1)),
+    WatchPresence: lambda by, things, request_id: WatchPresence(id=request_id, users=[things.user]),
+    SetPresence: lambda by, things, request_id: SetPresence(id=request_id, state="online"),
 }
 
 

@@ -329,6 +329,7 @@ async def observe_frame(scene: Scene, kind: type[Any], things: Things) -> Observ
             await socket.write(changed(socket.hello(), more=isinstance(frame, frames.Cursors)))
             if not isinstance(frame, frames.Cursors):
                 await socket.event(frames.Resumed)
+                socket.pending.clear()  # eve's own, with the names of those who wrote to her
             await socket.write(frame)
         if isinstance(frame, frames.Hello | frames.Cursors):
             resumed = await socket.event(frames.Resumed)

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, TextMessage
 
-from chatty.actors.outbox import Item, Outbox, Shared, framed, run_bytes_max, runs
+from chatty.actors.outbox import Item, Outbox, Shared, SharedNotice, framed, run_bytes_max, runs
 from chatty.ids import MailboxId, RoomId, RoomNumber, Seq
 from chatty.wire import frames
 from chatty.wire.events import Kind, TimelineEvent
+from chatty.wire.websocket import server_frame
 
 ROOM = RoomNumber(1)
 
@@ -203,6 +204,121 @@ async def test_what_the_kernel_has_no_room_for_waits_whole() -> None:
     outbox = Outbox(bytes_max=100, frame_bytes_max=100, try_send=Kernel(0).try_send)
     assert outbox.offer(whole(b"event"))
     assert await take(outbox) == [b"event"]
+
+
+# Notices ------------------------------------------------------------------------------------------------------------
+
+
+async def test_notices_leave_when_nothing_else_waits_and_the_newest_of_a_key_alone() -> None:
+    outbox = Outbox(bytes_max=1_000, frame_bytes_max=1_000)
+    outbox.offer_notice("typing", Item(b"ann"))
+    outbox.offer_notice("presence", Item(b"online"))
+    outbox.offer_notice("typing", Item(b"ben"))
+    outbox.put(b"reply")
+    outbox.offer(live(b"event"))
+    assert await take(outbox) == [b"reply", b"event"]
+    outbox.written()
+    assert await take(outbox) == [b"ben", b"online"]
+
+
+async def test_a_notice_wakes_the_writer() -> None:
+    outbox, got = Outbox(bytes_max=1_000, frame_bytes_max=1_000), []
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def write() -> None:
+            got.extend(await take(outbox))
+
+        await trio.testing.wait_all_tasks_blocked()
+        outbox.offer_notice("typing", Item(b"ann"))
+    assert got == [b"ann"]
+
+
+async def test_notices_are_the_first_to_go() -> None:
+    dropped: list[int] = []
+    outbox = Outbox(bytes_max=100, frame_bytes_max=1_000, on_notices_dropped=dropped.append)
+    assert outbox.offer_notice(1, Item(b"n" * 20))
+    assert outbox.offer_notice(2, Item(b"n" * 20))
+    assert not outbox.offer_notice(3, Item(b"n" * 20)), "they take no more than half"
+    assert outbox.offer(live(b"e" * 60))
+    assert dropped == [1]
+    assert outbox.offer(live(b"f" * 40)), "there is room once they are gone"
+    assert dropped == [1, 2]
+    assert not outbox.offer_notice(1, Item(b"n"))
+    assert await take(outbox) == [b"e" * 60, b"f" * 40]
+
+
+async def test_notices_share_the_bound_of_a_frame() -> None:
+    outbox = Outbox(bytes_max=1_000, frame_bytes_max=50)
+    for key in range(3):
+        outbox.offer_notice(key, Item(b"n" * 30))
+    frames_ = []
+    for _ in range(3):
+        frames_.append(await take(outbox))
+        outbox.written()
+    assert [len(frame) for frame in frames_] == [1, 1, 1]
+    assert outbox.size_bytes == 0
+
+
+async def test_with_nothing_before_it_a_notice_leaves_at_once() -> None:
+    kernel = Kernel(1_000)
+    outbox = Outbox(bytes_max=100, frame_bytes_max=100, try_send=kernel.try_send)
+    assert outbox.offer_notice("typing", whole(b"ann"))
+    assert kernel.taken == whole(b"ann").frame
+    outbox.put(b"reply")
+    assert outbox.offer_notice("typing", whole(b"ben"))
+    assert kernel.taken == whole(b"ann").frame
+    assert await take(outbox) == [b"reply"]
+    outbox.written()
+    assert await take(outbox) == [b"ben"]
+
+
+async def test_an_event_overtakes_the_notices_that_wait_and_a_notice_overtakes_none_of_them() -> None:
+    kernel = Kernel(0)
+    outbox = Outbox(bytes_max=100, frame_bytes_max=100, try_send=kernel.try_send)
+    outbox.offer_notice("typing", whole(b"ann"))
+    kernel.room_bytes = 1_000
+    outbox.offer_notice("typing", whole(b"ben"))
+    outbox.offer_notice("presence", whole(b"online"))
+    assert kernel.taken == b""
+    assert outbox.offer(whole(b"event"))
+    assert kernel.taken == whole(b"event").frame
+    assert await take(outbox) == [b"ben", b"online"]
+
+
+async def test_nothing_gets_into_the_notices_that_are_being_written() -> None:
+    kernel = Kernel(0)
+    outbox = Outbox(bytes_max=100, frame_bytes_max=100, try_send=kernel.try_send)
+    outbox.offer_notice("typing", whole(b"ann"))
+    assert await take(outbox) == [b"ann"]
+    kernel.room_bytes = 1_000
+    assert not outbox.may_leave_at_once
+    outbox.offer(whole(b"event"))
+    outbox.offer_notice("typing", whole(b"ben"))
+    assert kernel.taken == b""
+    outbox.written()
+    assert await take(outbox) == [b"event"]
+
+
+async def test_the_rest_of_a_frame_leaves_before_notices_do() -> None:
+    kernel = Kernel(10)
+    outbox = Outbox(bytes_max=100, frame_bytes_max=100, try_send=kernel.try_send)
+    event = whole(b"an event of more than ten")
+    outbox.offer(event)
+    outbox.offer_notice("typing", whole(b"ann"))
+    assert await take(outbox) == []
+    assert outbox.size_bytes == len(event.frame) - 10
+    outbox.written()
+    assert await take(outbox) == [b"ann"]
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+def test_a_notice_is_encoded_once_for_each_encoding_and_shared(encoding: frames.Encoding) -> None:
+    notice = SharedNotice(frames.Resumed())
+    item = notice.item(encoding)
+    assert notice.item(encoding) is item
+    assert bytes(item.data) == frames.encode(frames.Resumed(), encoding=encoding)
+    assert item.frame == server_frame(frames.encode([frames.Resumed()], encoding=encoding), is_text=encoding == "json")
 
 
 # Runs ---------------------------------------------------------------------------------------------------------------
