@@ -448,7 +448,8 @@ def test_what_the_search_seldom_meets_is_found(
         walk(world, steps)
         break_it(monkeypatch)
         with pytest.raises((AssertionError, trio.TooSlowError)):
-            walk(world, steps)
+            for _ in range(20):  # what should not have been sent may come when the client has already looked
+                walk(world, steps)
 
 
 def walk(world: World, steps: Callable[[RoomProtocol], None]) -> None:
