@@ -43,8 +43,14 @@ else
 	@exec $(BIN)/pytest $(ARGS)
 endif
 
+test-long: export CHATTY_TEST_COUNTS = full
 test-long: .venv/.complete
-	@CHATTY_TEST_COUNTS=full exec $(BIN)/pytest -m long --timeout=1800 $(ARGS)
+ifeq ($(ARGS),)
+	@$(BIN)/pytest -m long --timeout=1800 --numprocesses=2 --ignore=tests/faults
+	@exec $(BIN)/pytest -m long --timeout=1800 tests/faults
+else
+	@exec $(BIN)/pytest -m long --timeout=1800 $(ARGS)
+endif
 
 check: .venv/.complete
 	$(BIN)/ruff check $(CHECKED)
