@@ -5,7 +5,6 @@ test_openapi.py, which asks for a success of every route.
 """
 
 import secrets
-import secrets
 import time
 from base64 import b32decode, b64encode
 from collections.abc import Awaitable, Callable, Mapping
