@@ -37,8 +37,8 @@ demo: .venv/.complete
 # All at once but those that kill processes and hold others to their time: these have the machine to themselves.
 test: .venv/.complete
 ifeq ($(ARGS),)
-	@$(BIN)/pytest --numprocesses=2 --ignore=tests/faults --cov --cov-report=
-	@exec $(BIN)/pytest tests/faults --cov --cov-append --cov-report=term --cov-fail-under=85
+	@$(BIN)/pytest --numprocesses=2 --ignore=tests/faults --cov --cov-report=term --cov-fail-under=85
+	@exec $(BIN)/pytest tests/faults
 else
 	@exec $(BIN)/pytest $(ARGS)
 endif
