@@ -38,14 +38,20 @@ demo: .venv/.complete
 # All at once but those that kill processes and hold others to their time: these have the machine to themselves.
 test: .venv/.complete
 ifeq ($(ARGS),)
-	@$(BIN)/pytest --numprocesses=2 --ignore=tests/faults --cov --cov-report=
-	@exec $(BIN)/pytest tests/faults --cov --cov-append --cov-report=term --cov-fail-under=85
+	@$(BIN)/pytest --numprocesses=2 --ignore=tests/faults --cov --cov-report=term --cov-fail-under=85
+	@exec $(BIN)/pytest tests/faults
 else
 	@exec $(BIN)/pytest $(ARGS)
 endif
 
+test-long: export CHATTY_TEST_COUNTS = full
 test-long: .venv/.complete
-	@CHATTY_TEST_COUNTS=full exec $(BIN)/pytest -m long --timeout=1800 $(ARGS)
+ifeq ($(ARGS),)
+	@$(BIN)/pytest -m long --timeout=1800 --numprocesses=2 --ignore=tests/faults
+	@exec $(BIN)/pytest -m long --timeout=1800 tests/faults
+else
+	@exec $(BIN)/pytest -m long --timeout=1800 $(ARGS)
+endif
 
 check: .venv/.complete
 	$(BIN)/ruff check $(CHECKED)

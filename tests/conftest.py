@@ -27,6 +27,39 @@ def _counts() -> Callable[[int, int], int]:
     return counts
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """In a worker of pytest-xdist pytest-cov has begun to trace as in a run without workers, and is about to begin once more.
+
+    Both at once take half again as long, and the marker no_cover ends one of them only.
+    """
+    started = getattr(session.config.pluginmanager.getplugin("_cov"), "cov_controller", None)
+    if started is not None and hasattr(session.config, "workerinput"):
+        started.cov.stop()
+
+
+# They walk over everything once more; what they reach is reached by others too. Tracing them takes a minute.
+UNTRACED = (
+    "/models/",
+    "test_permission_matrix",
+    "test_strangers",
+    "test_openapi",
+    "test_injection",
+    "test_held_bodies",
+    "test_erased",
+    "test_deletions",
+    "test_room_protocol",
+    "test_demo",
+    "test_bench",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(name in str(item.path) for name in UNTRACED):
+            item.add_marker(pytest.mark.no_cover)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=None, help="replay a test that draws at random; it prints its seed")
 

@@ -16,6 +16,11 @@ from tests.proofs import Prover
 _numbers = itertools.count(1)
 
 
+def outcome(answer: httpx.Response) -> str:
+    """The error's code, or "ok"."""
+    return "ok" if answer.is_success else str(answer.json()["code"])
+
+
 def new_device_id() -> str:
     return f"DEVICE{next(_numbers):04}"
 

@@ -147,15 +147,17 @@ def _user(arguments: Mapping[str, Any]) -> UserId:
 
 def _id(value: Any, type_: Any) -> str:
     """type_: a text of one form."""
-    try:
-        return str(msgspec.convert(value, type_))
-    except msgspec.ValidationError as error:
-        raise BadRequest(f"arguments refused: {error}") from None
+    return str(_converted(value, type_))
 
 
 def _body(arguments: Mapping[str, Any], type_: type[B]) -> B:
+    body: B = _converted(dict(arguments), type_)
+    return body
+
+
+def _converted(value: Any, type_: Any) -> Any:
     try:
-        return msgspec.convert(dict(arguments), type_)
+        return msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
         raise BadRequest(f"arguments refused: {error}") from None
 

@@ -145,7 +145,7 @@ class AccountSteps:
 
     async def account(self, caller: Caller) -> Account:
         """The caller's own."""
-        async with self._unit_of_work.snapshot() as unit:
+        async with self._unit_of_work.autocommit() as unit:
             return await unit.accounts.account(caller.user_number)
 
     def _check(self, user: UserId, body: Registration) -> None:

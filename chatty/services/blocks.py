@@ -84,7 +84,7 @@ class BlockSteps:
         self._clock_ms = clock_ms
 
     async def blocked(self, caller: Caller) -> Sequence[UserId]:
-        async with self._unit_of_work.snapshot() as unit:
+        async with self._unit_of_work.autocommit() as unit:
             return await unit.blocks.blocked(caller.user_number)
 
     async def block(self, caller: Caller, user: UserId) -> None:

@@ -28,17 +28,17 @@ from hashlib import sha256
 from typing import Protocol
 
 from chatty.crypto.sealing import Sealer
-from chatty.errors import LoginRefused, NotFound
+from chatty.errors import NotFound
 from chatty.ids import DeviceId, RoomNumber, Seq, UserId, UserNumber
 from chatty.services.caller import Caller
-from chatty.services.devices import end_devices, lock_caller
+from chatty.services.devices import end_devices
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.issuer import Issuer
 from chatty.services.login_throttle import LoginThrottle
-from chatty.services.sessions import SessionsUnit, login_key_purpose
+from chatty.services.sessions import SessionsUnit, check_own_password
 from chatty.services.units import Transactions
 from chatty.services.users import UserRows, UsersUnit, check_other_owner, record_act
-from chatty.wire.canonical import decode_base64, decode_base64url, encode_base64, encode_base64url
+from chatty.wire.canonical import decode_base64, decode_base64url, encode_base64url
 from chatty.wire.deletions import AccountDeletion, DeletedUser, Receipt, StoreReceipt
 from chatty.wire.events import TimelineEvent
 
@@ -264,20 +264,16 @@ class DeletionSteps:
         self, unit: DeletionsUnit, caller: Caller, body: AccountDeletion, receipt_hash: bytes
     ) -> Doorbell:
         await unit.users.lock_server()
-        await lock_caller(unit, caller)
-        found = await unit.sessions.find_login(caller.user)
-        if found is None or found.is_locked:
-            raise LoginRefused("wrong password")
-        statement = self._issuer.statement(
-            user=caller.user,
+        await check_own_password(
+            unit,
+            self._issuer,
+            self._sealer,
+            caller,
             nonce=body.nonce,
-            dpop_thumbprint=caller.thumbprint,
+            signature=body.signature,
             purpose="delete_account",
             about=receipt_hash,
         )
-        login_key = self._sealer.open(found.login_key_sealed, purpose=login_key_purpose(caller.user))
-        self._issuer.check_signature(statement, login_key=encode_base64(login_key), signature=body.signature)
-        self._issuer.check_nonce(body.nonce)
         now_ms = self._issuer.now_ms()
         return await end_account(unit, caller, caller.user, receipt_hash=receipt_hash, now_ms=now_ms)
 
@@ -286,7 +282,7 @@ class DeletionSteps:
         return await self._receipt(sha256(decode_base64url(token, length=32)).digest())
 
     async def _receipt(self, receipt_hash: bytes) -> Receipt:
-        async with self._unit_of_work.snapshot() as unit:
+        async with self._unit_of_work.autocommit() as unit:
             found = await unit.deletions.receipt(receipt_hash)
         if found is None:
             raise NotFound("no such receipt")

@@ -160,8 +160,8 @@ async def end_devices(unit: DevicesUnit, user: UserNumber, *, now_ms: int) -> Do
 
 
 async def revoke_others(unit: DevicesUnit, caller: Caller, *, now_ms: int) -> Doorbell:
-    """Kill all of the caller's devices but the calling one; the user's row is locked. `revoked` says which."""
-    others = [one for one in await unit.devices.live(caller.user_number) if one.device != caller.device]
+    """Kill all of the caller's devices but the calling one; `revoked` says which. Raises: DeviceRevoked."""
+    others = [one for one in await lock_caller(unit, caller) if one.device != caller.device]
     for one in others:
         await _record(unit, caller, "device.revoked", one.device, before=_state(one), after={"state": "revoked"})
     return await _end(unit, caller.user_number, others, now_ms)
@@ -192,13 +192,13 @@ class DeviceSteps:
 
     async def list_own(self, caller: Caller) -> accounts.Devices:
         """The caller's live devices. Until cross-signing exists none is verified."""
-        async with self._unit_of_work.snapshot() as unit:
+        async with self._unit_of_work.autocommit() as unit:
             found = await unit.devices.live(caller.user_number)
         return accounts.Devices(devices=[_shown(device, caller) for device in found])
 
     async def send_state(self, caller: Caller) -> SendState:
         """The numbers of the calling device, as the server knows them."""
-        async with self._unit_of_work.snapshot() as unit:
+        async with self._unit_of_work.autocommit() as unit:
             highest_n, low = await unit.devices.send_state(caller.device_number)
         return SendState(device=caller.device, highest_n=Seq(highest_n), low=Seq(low))
 
@@ -222,7 +222,6 @@ class DeviceSteps:
     async def revoke_others(self, caller: Caller) -> None:
         """End all of the caller's devices but the calling one, in one transaction. Raises: DeviceRevoked."""
         async with self._unit_of_work.begin() as unit:
-            await lock_caller(unit, caller)
             doorbell = await revoke_others(unit, caller, now_ms=self._clock_ms())
         self._doorbells.ring(doorbell)
 

@@ -6,7 +6,6 @@ row of the deletion; no user's row after a room's.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from chatty.crypto.events import verify_event
@@ -17,6 +16,7 @@ from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.messages import Clock
 from chatty.services.rooms import LockedRoom, Rooms
 from chatty.services.timeline import NewEvent, RoomHead, append
+from chatty.services.units import Transactions
 from chatty.wire import chain
 from chatty.wire.authority import authorize, change_membership
 from chatty.wire.canonical import encode_base64
@@ -52,10 +52,6 @@ class ErasureUnit(Protocol):
     def deletions(self) -> Deletions: ...
     @property
     def rooms(self) -> Rooms: ...
-
-
-class ErasureUnits(Protocol):
-    def begin(self) -> AbstractAsyncContextManager[ErasureUnit]: ...
 
 
 # Rules --------------------------------------------------------------------------------------------------------------
@@ -98,7 +94,7 @@ class EraseAccounts:
     def __init__(
         self,
         *,
-        units: ErasureUnits,
+        units: Transactions[ErasureUnit],
         doorbells: Doorbells,
         signer: RemovalSigner,
         server_name: str,
@@ -117,7 +113,7 @@ class EraseAccounts:
 
         Raises: StoreUnavailable, Overloaded, OutcomeUnknown. Cancelled: all of it is committed or nothing.
         """
-        async with self._units.begin() as unit:
+        async with self._units.autocommit() as unit:
             if await unit.deletions.is_idle():
                 return False
         works: Sequence[Callable[[ErasureUnit], Awaitable[Doorbell | None]]] = (self._tell, self._erase, self._go_on)

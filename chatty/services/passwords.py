@@ -19,17 +19,17 @@ import msgspec
 
 from chatty.crypto.sealing import Sealer
 from chatty.crypto.signatures import check_ed25519_key, verify
-from chatty.errors import BadRequest, LoginRefused
+from chatty.errors import BadRequest
 from chatty.ids import UserNumber
 from chatty.services.caller import Caller
-from chatty.services.devices import lock_caller, revoke_others, tell_security
+from chatty.services.devices import revoke_others, tell_security
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.issuer import Issuer
 from chatty.services.login_throttle import LoginThrottle
-from chatty.services.sessions import LoginRow, SessionsUnit, login_key_purpose
+from chatty.services.sessions import SessionsUnit, check_own_password, login_key_purpose
 from chatty.services.units import Transactions
 from chatty.wire.accounts import Account, KeyDerivation, PasswordChange
-from chatty.wire.canonical import decode_base64, encode_base64
+from chatty.wire.canonical import decode_base64
 from chatty.wire.signing import password_digest
 
 # Ports --------------------------------------------------------------------------------------------------------------
@@ -91,11 +91,7 @@ class PasswordSteps:
         self._doorbells.ring(doorbell)
 
     async def _change(self, unit: PasswordsUnit, caller: Caller, body: PasswordChange) -> Doorbell:
-        await lock_caller(unit, caller)
-        found = await unit.sessions.find_login(caller.user)
-        if found is None or found.is_locked:
-            raise LoginRefused("wrong password")
-        self._check_statement(caller, body, found)
+        await self._check_statement(unit, caller, body)
         before = await unit.accounts.account(caller.user_number)
         await unit.accounts.set_password(
             caller.user_number,
@@ -119,7 +115,7 @@ class PasswordSteps:
         )
         return Doorbell(rooms=ended.rooms, users=told.users, revoked=ended.revoked)
 
-    def _check_statement(self, caller: Caller, body: PasswordChange, found: LoginRow) -> None:
+    async def _check_statement(self, unit: PasswordsUnit, caller: Caller, body: PasswordChange) -> None:
         """The old key's signature first: whoever does not know the password learns nothing more."""
         about = password_digest(
             login_key=body.login_key,
@@ -127,16 +123,16 @@ class PasswordSteps:
             wrapped_recovery=body.wrapped_recovery,
             end_other_sessions=body.end_other_sessions,
         )
-        old_key = encode_base64(self._sealer.open(found.login_key_sealed, purpose=login_key_purpose(caller.user)))
-        statement = self._issuer.statement(
-            user=caller.user,
+        statement, old_key = await check_own_password(
+            unit,
+            self._issuer,
+            self._sealer,
+            caller,
             nonce=body.nonce,
-            dpop_thumbprint=caller.thumbprint,
+            signature=body.signature,
             purpose="change_password",
             about=about,
         )
-        self._issuer.check_signature(statement, login_key=old_key, signature=body.signature)
-        self._issuer.check_nonce(body.nonce)
         verify(body.login_key, statement, body.new_signature)
         if body.login_key == old_key:
             raise BadRequest("the new password is the old one")

@@ -58,6 +58,11 @@ def login_key_purpose(user: UserId) -> str:
     return f"login_key/{user}"
 
 
+def open_login_key(sealer: Sealer, user: UserId, sealed: bytes) -> str:
+    """The public key, in base64."""
+    return encode_base64(sealer.open(sealed, purpose=login_key_purpose(user)))
+
+
 # Port ---------------------------------------------------------------------------------------------------------------
 
 
@@ -175,7 +180,7 @@ class SessionSteps:
             family, _ = self._refresh.check(body.known_refresh_token)
         except RefreshRefused:
             return None
-        async with self._unit_of_work.snapshot() as unit:
+        async with self._unit_of_work.autocommit() as unit:
             row = await unit.families.family(family)
         return row.device if row is not None and row.user == body.user else None
 
@@ -227,7 +232,7 @@ class SessionSteps:
 
     async def _proven_by_password(self, unit: SessionsUnit, attempt: Attempt, signature: str) -> LoginRow:
         found = await unit.sessions.find_login(attempt.user)
-        login_key = _ANY_KEY if found is None else self._open_login_key(attempt.user, found.login_key_sealed)
+        login_key = _ANY_KEY if found is None else open_login_key(self._sealer, attempt.user, found.login_key_sealed)
         try:
             self._check_signed(attempt, login_key, signature)
         except LoginRefused:
@@ -254,7 +259,7 @@ class SessionSteps:
         """Whoever applied for an account proves it by the password, and by nothing else. Raises: ApprovalPending."""
         for sealed in await unit.registrations.request_keys(attempt.user):
             with suppress(LoginRefused):
-                self._check_signed(attempt, self._open_login_key(attempt.user, sealed), signature)
+                self._check_signed(attempt, open_login_key(self._sealer, attempt.user, sealed), signature)
                 raise ApprovalPending("an admin has not decided yet")
 
     def _check_signed(self, attempt: Attempt, login_key: str, signature: str) -> None:
@@ -262,8 +267,33 @@ class SessionSteps:
         self._issuer.check_signature(attempt.statement, login_key=login_key, signature=signature)
         self._issuer.check_nonce(attempt.nonce)
 
-    def _open_login_key(self, user: UserId, sealed: bytes) -> str:
-        return encode_base64(self._sealer.open(sealed, purpose=login_key_purpose(user)))
+
+async def check_own_password(
+    unit: SessionsUnit,
+    issuer: Issuer,
+    sealer: Sealer,
+    caller: Caller,
+    *,
+    nonce: str,
+    signature: str,
+    purpose: str,
+    about: bytes,
+) -> tuple[bytes, str]:
+    """Lock the caller; the password's key must have signed this. Returns the statement and that key.
+
+    Raises: DeviceRevoked, LoginRefused (the signature, or the nonce).
+    """
+    await lock_caller(unit, caller)
+    found = await unit.sessions.find_login(caller.user)
+    if found is None or found.is_locked:
+        raise LoginRefused("wrong password")
+    statement = issuer.statement(
+        user=caller.user, nonce=nonce, dpop_thumbprint=caller.thumbprint, purpose=purpose, about=about
+    )
+    login_key = open_login_key(sealer, caller.user, found.login_key_sealed)
+    issuer.check_signature(statement, login_key=login_key, signature=signature)
+    issuer.check_nonce(nonce)
+    return statement, login_key
 
 
 async def start_session(
@@ -318,14 +348,14 @@ class EndExpiredSessions:
 
         Raises: StoreUnavailable, Overloaded, OutcomeUnknown.
         """
-        async with self._units.snapshot() as unit:
+        async with self._units.autocommit() as unit:
             expired = await unit.families.expired(self._lifetimes, count_max=self._count_max)
         for family in expired:
             await self._end(family)
         return len(expired) == self._count_max
 
     async def _end(self, family: FamilyId) -> None:
-        async with self._units.snapshot() as unit:
+        async with self._units.autocommit() as unit:
             row = await unit.families.family(family)
         if row is None:
             return

@@ -23,7 +23,7 @@ import trio
 
 from chatty.app import App, Hooks, open_app
 from chatty.cli import hypercorn_config
-from chatty.config import Settings
+from chatty.config import Settings, limiters
 from chatty.web.listener import serve
 from tests.server.wire_people import ORIGIN, SERVER_NAME, WireDevice, sign_up
 
@@ -64,21 +64,12 @@ class RunningApp:
     async def sign_up_all(self, *names: str) -> list[WireDevice]:
         return [await self.sign_up(name) for name in names]
 
-    async def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """What the store holds: for a test's last look, not a way to act."""
+    async def rows(self, sql: str, *parameters: Any, **named: Any) -> list[tuple[Any, ...]]:
+        """What the store holds: for a test's last look, not a way to act. named: parameters by name, in place of the others."""
 
         def look() -> list[tuple[Any, ...]]:
             with psycopg.connect(self.database) as connection:
-                return connection.execute(sql, parameters).fetchall()
-
-        return await trio.to_thread.run_sync(look)
-
-    async def named(self, sql: str, **parameters: Any) -> list[tuple[Any, ...]]:
-        """rows(), with parameters by name."""
-
-        def look() -> list[tuple[Any, ...]]:
-            with psycopg.connect(self.database) as connection:
-                return connection.execute(sql, parameters).fetchall()
+                return connection.execute(sql, named or parameters).fetchall()
 
         return await trio.to_thread.run_sync(look)
 
@@ -90,6 +81,11 @@ class RunningApp:
                 connection.execute(sql, parameters)
 
         await trio.to_thread.run_sync(change)
+
+
+def without_limits() -> dict[str, Any]:
+    """Settings under which no limiter refuses anything, so that each refusal is about what was asked."""
+    return {f"limit_{name}": "off" for name in limiters()} | {"login_free_count": 1_000_000}
 
 
 def chat_settings(data_dir: Path, **changes: Any) -> Settings:

@@ -1,9 +1,8 @@
 """The audit log from outside: what acts leave in it over HTTP, that it is sealed, and what the console says of it offline."""
 
 import json
-import logging
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from urllib.parse import urlencode
 import click.testing
 import psycopg
 import pytest
-import structlog
 import trio
 
 from chatty.admin import main
@@ -28,17 +26,7 @@ from tests.server.wire_people import ORIGIN, SERVER_NAME
 SEALED = "SELECT count(*) FROM audit_seals"
 UNSEALED = "SELECT count(*) FROM audit WHERE NOT is_sealed"
 ADDRESS = "127.0.0.1"
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """The commands take over the log of the process, which here is the tests' own."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-    structlog.reset_defaults()
-    logging.captureWarnings(False)
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 
 
 class Log:

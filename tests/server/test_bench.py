@@ -36,7 +36,8 @@ def test_each_kind_of_scenario_runs_and_finds_every_message_in_order() -> None:
     command = [sys.executable, "-m", "bench", "--small", "--only", "echo", "B", "slow", "identity", "audit"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert ran.returncode == 0, ran.stderr
-    chat, identity = ["echo", "B", "slow"], ["log_in", "refresh", "request", "hello", "audit", "no_audit"]
+    chat = ["echo", "B", "slow"]
+    identity = ["log_in", "refresh", "request", "connect", "hello", "audit", "no_audit"]
     assert [line.split()[0] for line in ran.stdout.splitlines()[2:]] == chat + identity
 
 

@@ -522,7 +522,7 @@ async def counted(chat: RunningApp, number: int) -> dict[str, int]:
     )
     counts["user_stream"] += ' OR content LIKE \'%%"sender":"@ann:%%\''
     counts["timeline"] = "SELECT count(*) FROM timeline WHERE sender_number = %(user)s AND kind <> 'message'"
-    return {table: (await chat.named(sql, user=number))[0][0] for table, sql in counts.items()}
+    return {table: (await chat.rows(sql, user=number))[0][0] for table, sql in counts.items()}
 
 
 async def others_rows(chat: RunningApp, number: int) -> list[Any]:
@@ -541,7 +541,7 @@ WHERE sender_number <> %(user)s ORDER BY 1, 2""",
         """SELECT mailbox_id FROM mailbox m WHERE NOT EXISTS (SELECT FROM devices d WHERE user_number = %(user)s
 AND d.device_number IN (m.device_number, m.sender_device_number)) ORDER BY 1""",
     }
-    return [await chat.named(sql, user=number) for sql in sorted(sqls)]
+    return [await chat.rows(sql, user=number) for sql in sorted(sqls)]
 
 
 async def test_an_account_without_rooms_leaves_a_hash_and_the_audit_log(chat: RunningApp) -> None:

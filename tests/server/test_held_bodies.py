@@ -6,7 +6,6 @@ coming has its sender looked at again, and what acts looks once more under the l
 
 import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import trio
 
 from chatty.services.tokens import TokenSteps
 from chatty.web import application
-from tests.server.app_fixtures import RunningApp, open_chat
+from tests.server.app_fixtures import open_chat, without_limits
 from tests.server.scenes import Scene, make_scene
 from tests.server.whole_requests import WholeRequest, whole_request
 
@@ -38,12 +37,6 @@ def arrivals(monkeypatch: pytest.MonkeyPatch) -> trio.MemoryReceiveChannel[None]
 
     monkeypatch.setattr(TokenSteps, "authenticate", noted)
     return arrivals
-
-
-@asynccontextmanager
-async def unlimited(database: str, folder: Path) -> AsyncIterator[RunningApp]:
-    async with open_chat(database, folder, limit_requests_route="off", limit_exports_account="off") as chat:
-        yield chat
 
 
 async def held(scene: Scene, whole: WholeRequest, arrivals: trio.MemoryReceiveChannel[None]) -> str:
@@ -90,7 +83,7 @@ async def test_a_held_body_of_a_revoked_device_does_nothing(
 ) -> None:
     monkeypatch.setattr(application, "body_wait_free_s", free_s)
     found = {}
-    async with unlimited(database, tmp_path) as chat:
+    async with open_chat(database, tmp_path, **without_limits()) as chat:
         for route in chat.app.routes:
             if route.body is not None and route.permission.needs_caller:
                 scene = await make_scene(chat, "owner")

@@ -21,14 +21,13 @@ import pytest
 from msgspec import Struct
 from trio_websocket import ConnectionClosed
 
-from chatty.config import limiters
 from chatty.errors import BadRequest, ChattyError, TooLarge
 from chatty.telemetry import configure_logging
 from chatty.web.reading import decode_body
 from chatty.web.routes import Route
 from chatty.wire import frames
 from chatty.wire.frames import ClientFrame, Encoding, ServerFrame
-from tests.server.app_fixtures import RunningApp, open_chat
+from tests.server.app_fixtures import RunningApp, open_chat, without_limits
 from tests.server.injections import BROKEN_JSON, INJECTED, PLACEHOLDER, TEXTS, inject, json_values, msgpack_values
 from tests.server.places import KEY, Place, at, places, put
 from tests.server.raw_http import Headers, RawAnswer, RawHttp, open_raw_http
@@ -102,8 +101,7 @@ async def open_pack(database: str, folder: Path, seed: int) -> AsyncIterator[Pac
     """Behind a proxy that is trusted, with no limit in the way; at the end the log and the tables must be as they should."""
     log = io.StringIO()
     configure_logging("info", log)
-    off: dict[str, Any] = {f"limit_{name}": "off" for name in limiters()}
-    off |= {"login_free_count": 1_000_000, "quota_devices": "100000", "trusted_proxies": "127.0.0.1"}
+    off = without_limits() | {"quota_devices": "100000", "trusted_proxies": "127.0.0.1"}
     off |= {"heartbeat_interval_s": 600.0}  # the client of these tests fails when a ping meets its close
     async with open_chat(database, folder, **off) as chat:
         scene = await make_scene(chat, "owner")

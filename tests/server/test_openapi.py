@@ -10,8 +10,7 @@ import jsonschema
 import pytest
 import trio
 
-from chatty.config import limiters
-from tests.server.app_fixtures import RunningApp, open_chat
+from tests.server.app_fixtures import RunningApp, open_chat, without_limits
 from tests.server.scenes import make_scene
 from tests.server.schema_cases import Fuzz
 from tests.server.whole_requests import whole_request
@@ -21,9 +20,7 @@ Counts = Callable[[int, int], int]
 
 @pytest.fixture
 async def unlimited(database: str, tmp_path: Path) -> AsyncIterator[RunningApp]:
-    """No limiter refuses anything, so that each refusal is about what was asked."""
-    off: dict[str, Any] = {f"limit_{name}": "off" for name in limiters()}
-    async with open_chat(database, tmp_path, login_free_count=1_000_000, **off) as chat:
+    async with open_chat(database, tmp_path, **without_limits()) as chat:
         yield chat
 
 

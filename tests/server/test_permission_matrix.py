@@ -29,7 +29,7 @@ from chatty.services.permissions import FRAMES, MANAGE_USERS, PERMISSIONS, PUBLI
 from chatty.web.routes import Route, route
 from chatty.wire import frames
 from chatty.wire.accounts import Login
-from tests.server.app_fixtures import RunningApp, open_chat
+from tests.server.app_fixtures import RunningApp, open_chat, without_limits
 from tests.server.operations import (
     BODIES,
     FRAME_KINDS,
@@ -224,14 +224,8 @@ async def open_world(database: str, folder: Path) -> AsyncIterator[World]:
         folder,
         admin_networks="10.0.0.0/8",
         trusted_proxies="127.0.0.1",
-        login_free_count=1_000_000,
-        limit_logins_address="off",
-        limit_exports_account="off",
-        limit_registrations_token="off",
-        limit_registrations_address="off",
-        limit_requests_address="off",
-        limit_requests_route="off",
         quota_devices="1000",
+        **without_limits(),
     ) as chat:
         with psycopg.connect(database, autocommit=True) as connection:
             yield await make_world(chat, connection)

@@ -15,7 +15,7 @@ import trio
 
 from chatty.services.registration import requests_a_name_max
 from chatty.telemetry import configure_logging
-from tests.people import Person
+from tests.people import Person, outcome
 from tests.server.app_fixtures import RunningApp, open_chat
 from tests.server.commands import as_url, chatty_admin
 from tests.server.wire_people import ORIGIN, SERVER_NAME, WireDevice
@@ -32,11 +32,6 @@ async def serving(database: str, folder: Path, mode: str, **changes: Any) -> Asy
 
 def person(chat: RunningApp, name: str = "ann") -> Person:
     return Person(http=chat.http, name=name, server_name=SERVER_NAME, origin=ORIGIN)
-
-
-def outcome(answer: httpx.Response) -> str:
-    """The error's code, or "ok"."""
-    return "ok" if answer.is_success else str(answer.json()["code"])
 
 
 async def run(data_dir: Path, *words: str, **environment: str) -> click.testing.Result:

@@ -15,18 +15,13 @@ from structlog.testing import capture_logs
 
 from chatty.crypto import totp
 from chatty.wire.signing import passkey_challenge
-from tests.people import Person
+from tests.people import Person, outcome
 from tests.server.conftest import ORIGIN, RunningServer, open_server
 from tests.software_authenticator import USER_PRESENT, Authenticator, text
 
 RP_ID = "chatty.test"
 _STALE = "UPDATE refresh_families SET stepped_up_at = now() - interval '1 hour'"
 _AGES = "SELECT extract(epoch FROM now() - stepped_up_at)::int / 60 FROM refresh_families ORDER BY created_at"
-
-
-def outcome(answer: httpx.Response) -> str:
-    """The error's code, or "ok"."""
-    return "ok" if answer.is_success else str(answer.json()["code"])
 
 
 @dataclass(kw_only=True)

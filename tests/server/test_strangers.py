@@ -19,7 +19,7 @@ from chatty.wire import frames
 from chatty.wire.accounts import Empty
 from chatty.wire.canonical import encode_base64
 from chatty.wire.events import Action, Policy, TimelineEvent
-from tests.server.app_fixtures import RunningApp, open_chat
+from tests.server.app_fixtures import RunningApp, open_chat, without_limits
 from tests.server.operations import (
     FRAME_KINDS,
     Asked,
@@ -345,20 +345,7 @@ async def observe_frame(scene: Scene, kind: type[Any], things: Things) -> Observ
 
 @asynccontextmanager
 async def open_scene(database: str, folder: Path) -> AsyncIterator[Scene]:
-    async with open_chat(
-        database,
-        folder,
-        login_free_count=1_000_000,
-        limit_logins_address="off",
-        limit_exports_account="off",
-        limit_requests_address="off",
-        limit_requests_account="off",
-        limit_requests_device="off",
-        limit_requests_route="off",
-        limit_registrations_address="off",
-        limit_registrations_token="off",
-        quota_devices="1000",
-    ) as chat:
+    async with open_chat(database, folder, quota_devices="1000", **without_limits()) as chat:
         yield await make_scene(chat)
 
 

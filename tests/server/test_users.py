@@ -19,7 +19,7 @@ from chatty.services.caller import Caller
 from chatty.services.sessions import NewFamily
 from chatty.telemetry import configure_logging
 from chatty.wire.accounts import NewDevice
-from tests.people import Person
+from tests.people import Person, outcome
 from tests.server.app_fixtures import RunningApp, open_chat
 from tests.server.commands import as_url, chatty_admin, chatty_admin_json
 from tests.server.conftest import RunningServer
@@ -29,11 +29,6 @@ from tests.server.wire_people import WireDevice, WireRoom, sign_in
 MASTER_KEY = base64.b64encode(b"m" * 32).decode()
 _COMMITTED = "SELECT count(*) FROM timeline WHERE kind = 'message'"
 _ACTS = "SELECT action, actor, object, detail, before, after FROM audit WHERE action LIKE 'user.%%' ORDER BY audit_id"
-
-
-def outcome(answer: httpx.Response) -> str:
-    """The error's code, or "ok"."""
-    return "ok" if answer.is_success else str(answer.json()["code"])
 
 
 async def set_role(by: WireDevice, who: WireDevice, role: str) -> str:

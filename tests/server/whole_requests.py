@@ -220,6 +220,8 @@ async def _with_passkey(scene: Scene) -> dict[str, Any]:
 _APPLY = """INSERT INTO registration_requests
 (user_id, name_skeleton, login_key_sealed, key_derivation, identity_key, wrapped_recovery, wrapped_identity)
 VALUES (%s, %s, '', '{"algorithm": "", "memory_bytes": 1, "passes": 1}', %s, '', '')"""
+_INVITE = """INSERT INTO registration_tokens (token_hash, role, uses_left, expires_at)
+VALUES (%s, 'user', 1, now() + interval '1 day')"""
 _NEWEST = "SELECT max(request_number) FROM registration_requests"
 
 
@@ -238,7 +240,9 @@ async def _with_application(scene: Scene) -> dict[str, Any]:
 
 
 async def _with_invitation(scene: Scene) -> dict[str, Any]:
-    return {"invitation": (await scene.ann.post("/v1/admin/invitations", {}))["id"]}
+    hashed = secrets.token_bytes(32)
+    await scene.chat.execute(_INVITE, hashed)
+    return {"invitation": hashed[:8].hex()}
 
 
 PREPARED: dict[str, Callable[[Scene], Awaitable[dict[str, Any]]]] = {
