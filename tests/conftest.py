@@ -4,15 +4,25 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import structlog
 from hypothesis import settings
+from werkzeug.routing import Rule
 
 settings.register_profile("chatty", deadline=None)  # how fast a machine is, is not what these tests are about
 settings.load_profile("chatty")
 
 pytest_plugins = ["tests.postgres_fixtures", "tests.server.app_fixtures"]
+
+
+def _no_address(rule: Rule, *arguments: Any) -> Any:
+    raise AssertionError("nothing makes an address from a route")
+
+
+# Werkzeug compiles what makes addresses from routes, at each start of a server: a tenth of a run's time.
+Rule._compile_builder = lambda rule, append_unknown=True: _no_address  # type: ignore[assignment]
 
 _counts_wanted = os.environ.get("CHATTY_TEST_COUNTS", "small")
 
@@ -25,39 +35,6 @@ def counts(small: int, full: int) -> int:
 @pytest.fixture(name="counts")
 def _counts() -> Callable[[int, int], int]:
     return counts
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """In a worker of pytest-xdist pytest-cov has begun to trace as in a run without workers, and is about to begin once more.
-
-    Both at once take half again as long, and the marker no_cover ends one of them only.
-    """
-    started = getattr(session.config.pluginmanager.getplugin("_cov"), "cov_controller", None)
-    if started is not None and hasattr(session.config, "workerinput"):
-        started.cov.stop()
-
-
-# They walk over everything once more; what they reach is reached by others too. Tracing them takes a minute.
-UNTRACED = (
-    "/models/",
-    "test_permission_matrix",
-    "test_strangers",
-    "test_openapi",
-    "test_injection",
-    "test_held_bodies",
-    "test_erased",
-    "test_deletions",
-    "test_room_protocol",
-    "test_demo",
-    "test_bench",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if any(name in str(item.path) for name in UNTRACED):
-            item.add_marker(pytest.mark.no_cover)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,6 +5,7 @@ import re
 import statistics
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -173,16 +174,23 @@ class Function(NamedTuple):
     line_count: int
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def functions(path: Path) -> Iterator[Function]:
+@cache
+def functions(path: Path) -> list[Function]:
     """Functions of a file with their length: from `def` to the end, without the docstring."""
-    for node in ast.walk(parse(path)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            where = f"{path.relative_to(ROOT)}:{node.lineno}"
-            yield Function(where, node.name, (node.end_lineno or 0) - node.lineno + 1 - docstring_line_count(node))
+    return [
+        Function(
+            f"{path.relative_to(ROOT)}:{node.lineno}",
+            node.name,
+            (node.end_lineno or 0) - node.lineno + 1 - docstring_line_count(node),
+        )
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
 
 
 def docstring_line_count(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

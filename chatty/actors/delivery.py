@@ -58,6 +58,7 @@ class Session(Listener):
         parts: SessionParts,
         end: Callable[[ChattyError], None],
         *,
+        cursors: Sequence[Cursor] = (),
         address: str = "",
         try_send: TrySend | None = None,
     ) -> None:
@@ -83,6 +84,7 @@ class Session(Listener):
         self.open_requests: dict[int, float] = {}
         self._parts = parts
         self._address = address
+        self._named = {cursor.room: cursor.seq for cursor in cursors}
         self._left: dict[RoomNumber, RoomCursor] = {}
         self._behind: dict[RoomNumber, None] = {}
         self._filling: RoomNumber | None = None
@@ -226,14 +228,14 @@ class Session(Listener):
 
     # Rooms -----------------------------------------------------------------------------------------------------------
 
-    def enter_room(self, position: RoomPosition, *, sent: Seq) -> None:
-        """sent: the client's cursor. One beyond the room's end counts as its end, or nothing new would ever be sent.
+    def enter_room(self, position: RoomPosition) -> None:
+        """From the client's cursor on. One beyond the room's end counts as its end, or nothing new would ever be sent.
 
         Whoever was in this room before on this connection goes on where that ended.
         """
         number = position.room_number
         if number not in self.rooms:
-            at_end = RoomCursor(position.room, min(sent, position.head_seq))
+            at_end = RoomCursor(position.room, min(self._named.pop(position.room, Seq(0)), position.head_seq))
             self._register(number, self._left.get(number, at_end))
         if position.is_joined:
             self.note_head(number, position.head_seq)
@@ -369,7 +371,7 @@ class Session(Listener):
         joined = {RoomId(event.content["room"]) for event in events if event.kind == "room_joined"}
         if joined:  # named, for who has left again since is shown what there was
             for position in await self._parts.streams.rooms_of(self.caller, joined):
-                self.enter_room(position, sent=Seq(0))
+                self.enter_room(position)
 
     async def _fill_receipts(self) -> None:
         """Cursors and unread counts of some rooms. What the store could not say is asked again."""

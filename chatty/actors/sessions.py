@@ -225,25 +225,31 @@ class Connection:
     async def _resume(self, caller: Caller, hello: frames.Hello, cursors: Sequence[Cursor]) -> Session:
         socket = self._socket
         session = Session(
-            caller, socket.encoding, self._parts, self.end, address=socket.address, try_send=socket.try_send
+            caller,
+            socket.encoding,
+            self._parts,
+            self.end,
+            cursors=cursors,
+            address=socket.address,
+            try_send=socket.try_send,
         )
         self._session = session
-        sent = {cursor.room: cursor.seq for cursor in cursors}
+        named = {cursor.room for cursor in cursors}
         try:
             older = self._parts.directory.enter(session)
             if older is not None:
                 older.end(Superseded("the device connected again"))
-            for position in await self._parts.streams.rooms_of(caller, sent.keys()):
-                session.enter_room(position, sent=sent.get(position.room, Seq(0)))
-            resume = await self._parts.streams.resume(caller, user_seq=hello.user_seq, named=sent.keys())
+            for position in await self._parts.streams.rooms_of(caller, named):
+                session.enter_room(position)
+            resume = await self._parts.streams.resume(caller, user_seq=hello.user_seq, named=named)
         except ChattyError as error:
             await self._refuse(error)
         if resume is None or not resume.send_row.is_live:
             await self._refuse(DeviceRevoked("this device was revoked"))
-        await self._welcome(session, hello, resume, sent)
+        await self._welcome(session, hello, resume)
         return session
 
-    async def _welcome(self, session: Session, hello: frames.Hello, resume: Resume, sent: dict[RoomId, Seq]) -> None:
+    async def _welcome(self, session: Session, hello: frames.Hello, resume: Resume) -> None:
         session.reply(
             frames.Welcome(
                 id=hello.id,
@@ -260,7 +266,7 @@ class Connection:
         session.reply(resume.counts)
         await session.give_user_events(resume.user_events)
         for position in resume.rooms:
-            session.enter_room(position, sent=sent.get(position.room, Seq(0)))
+            session.enter_room(position)
         for number in session.rooms.keys() - {position.room_number for position in resume.rooms}:
             session.mark_behind(number)  # left since it was registered
         session.begin_resume(

@@ -6,6 +6,7 @@ nowhere. A list with `next_after` leads to its own next page, if `after` is one 
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
@@ -53,8 +54,16 @@ def _in_path(one: Route) -> dict[str, Any]:
     return {item.name: item.type for item in one.parameters if item.place == "path"}
 
 
-def _fields(answer: Any, at: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Name, JSON pointer and type of the fields of a Struct, and of the first item in each list of Structs."""
+@cache
+def _fields(answer: Any) -> tuple[tuple[str, str, Any], ...]:
+    """Name, JSON pointer and type of the fields of a Struct, and of the first item in each list of Structs.
+
+    Kept, because each route is compared with each other.
+    """
+    return tuple(_walk(answer, ""))
+
+
+def _walk(answer: Any, at: str) -> Iterator[tuple[str, str, Any]]:
     if not (isinstance(answer, type) and issubclass(answer, msgspec.Struct)):
         return
     for field in msgspec.structs.fields(answer):
@@ -62,4 +71,4 @@ def _fields(answer: Any, at: str = "") -> Iterator[tuple[str, str, Any]]:
         yield field.name, pointer, field.type
         bare = get_args(field.type)[0] if get_origin(field.type) is Annotated else field.type
         if get_origin(bare) is list and not at:
-            yield from _fields(get_args(bare)[0], f"{pointer}/0")
+            yield from _walk(get_args(bare)[0], f"{pointer}/0")

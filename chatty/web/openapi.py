@@ -3,6 +3,7 @@
 import inspect
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 
@@ -33,14 +34,17 @@ _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
 
 def openapi_route(described: Sequence[Route], *, version: str) -> Route:
-    """GET /openapi.json, describing these routes and itself; made once, as nothing in it changes while we run."""
+    """GET /openapi.json, describing these routes and itself; made when first asked for, as nothing in it changes while we run."""
 
     @route("GET", "/openapi.json", permission=PUBLIC)
     async def document() -> dict[str, Any]:
         """This document."""
-        return made
+        return made()
 
-    made = make_document([*described, document], version=version)
+    @cache
+    def made() -> dict[str, Any]:
+        return make_document([*described, document], version=version)
+
     return document
 
 

@@ -1,13 +1,14 @@
 """The three streams: history pages and their gaps, resuming from cursors, the user's stream, the device mailbox."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import pytest
 import trio
 
-from chatty.ids import MailboxId, UserSeq
-from chatty.services.streams import page_bytes_max
+from chatty.ids import MailboxId, RoomId, UserSeq
+from chatty.services.caller import Caller
+from chatty.services.streams import RoomPosition, StreamSteps, page_bytes_max
 from chatty.wire import frames, limits
 from chatty.wire.events import Kind, Policy, TimelineEvent
 from chatty.wire.frames import Gap, Mailbox, Resumed, RoomEntry, ServerFrame, UserEvent
@@ -193,6 +194,23 @@ async def test_a_cursor_of_a_room_that_was_left_meanwhile_leads_up_to_the_leave(
         assert (messages(entries), seqs(entries)[-1]) == (seen, left.seq)
         await send(ann, room, 1)
         assert of_room(await bobs.settle(), room) == []
+
+
+async def test_who_comes_back_between_the_two_looks_for_rooms_goes_on_at_the_cursor(
+    chat: RunningApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rooms one is in are read first, then those one has left: who joins between them is in neither."""
+    ann, bob = await chat.sign_up_all("ann", "bob")
+    room = await ann.create_room(bob)
+    await send(ann, room, 2)
+    rooms_of, looks = StreamSteps.rooms_of, iter([False])
+
+    async def between(self: StreamSteps, caller: Caller, named: Collection[RoomId]) -> list[RoomPosition]:
+        return await rooms_of(self, caller, named) if next(looks, True) else []
+
+    monkeypatch.setattr(StreamSteps, "rooms_of", between)
+    async with open_socket(bob, cursors=[cursor(room.id, room.epoch + 1)]) as bobs:
+        assert seqs(of_room(await stored(bobs), room)) == [room.epoch + 2]
 
 
 async def test_cursors_of_strangers_rooms_are_as_those_of_none(chat: RunningApp) -> None:
