@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from chatty.ids import UserNumber
 from chatty.services.caller import Caller
+from chatty.services.devices import DevicesUnit, lock_caller
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.units import Transactions
 from chatty.wire.preferences import Preferences
@@ -29,7 +30,6 @@ class Shown:
 class PreferenceRows(Protocol):
     """What the steps need of the store, inside one transaction."""
 
-    async def lock(self, user: UserNumber) -> None: ...
     async def read(self, user: UserNumber) -> Preferences: ...
     async def write(self, user: UserNumber, preferences: Preferences) -> None: ...
     async def shown(self, user: UserNumber) -> Shown: ...
@@ -38,7 +38,7 @@ class PreferenceRows(Protocol):
     ) -> None: ...
 
 
-class PreferencesUnit(Protocol):
+class PreferencesUnit(DevicesUnit, Protocol):
     @property
     def preferences(self) -> PreferenceRows: ...
 
@@ -62,10 +62,10 @@ class PreferenceSteps:
             return await unit.preferences.shown(user)
 
     async def write(self, caller: Caller, preferences: Preferences) -> None:
-        """The same again changes nothing and tells nobody."""
+        """The same again changes nothing and tells nobody. Raises: DeviceRevoked."""
         user = caller.user_number
         async with self._units.begin() as unit:
-            await unit.preferences.lock(user)
+            await lock_caller(unit, caller)
             if await unit.preferences.read(user) == preferences:
                 return
             await unit.preferences.write(user, preferences)

@@ -5,7 +5,6 @@ from typing import Any
 from chatty.ids import UserNumber
 from chatty.services.preferences import PreferenceRows, Shown
 from chatty.store.connection import TrioConnection
-from chatty.store.locks import lock_users
 from chatty.store.streams import append_user_event
 from chatty.wire.preferences import Preferences
 
@@ -21,9 +20,6 @@ class PostgresPreferences(PreferenceRows):
 
     def __init__(self, connection: TrioConnection) -> None:
         self._connection = connection
-
-    async def lock(self, user: UserNumber) -> None:
-        await lock_users(self._connection, [user])
 
     async def read(self, user: UserNumber) -> Preferences:
         row = await (await self._connection.execute(_READ, (user,))).fetchone()

@@ -90,7 +90,7 @@ def shows_status(answer: dict[str, Any], *, origin: str) -> None:
 def shows_actors(tree: dict[str, Any], drawn: str) -> None:
     """Branches in the order in which they start: each may ask only those before it."""
     names = [branch["name"] for branch in tree["children"]]
-    assert names == ["journal", "rooms", "sessions", "watch", "janitor", "console"]
+    assert names == ["journal", "rooms", "sessions", "notices", "watch", "janitor", "console"]
     branches = {branch["name"]: branch["children"] for branch in tree["children"]}
     assert [child["name"] for child in branches["journal"]] == ["blocking", "group"]
     [room] = branches["rooms"]
