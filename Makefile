@@ -24,6 +24,7 @@ help:
 	@echo 'make interop    exchange messages with another implementation of the protocol'
 	@echo 'make fuzz       WebSocket conformance cases against the gateway'
 	@echo 'make fuzz-frames  mutated frames, a million or as many as ARGS says, to both paths of the gateway'
+	@echo 'make soak       ten minutes of everything at once, an actor crashing every second'
 	@echo 'make privacy    write docs/privacy.md anew'
 	@echo 'make lock       resolve the dependencies anew'
 	@echo 'make clean      remove .venv and caches; data in .chatty stay'
@@ -78,6 +79,9 @@ fuzz: .venv/.complete
 
 fuzz-frames: .venv/.complete
 	@exec $(BIN)/python -m tests.fuzz.client_frames $(or $(ARGS),1000000)
+
+soak: .venv/.complete
+	@exec $(BIN)/python -m tests.faults.soak $(ARGS)
 
 # .venv/.lock is a copy of the lock that .venv was made from: only another content makes it anew, not another date.
 .venv/.complete: requirements.lock pyproject.toml

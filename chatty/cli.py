@@ -25,7 +25,7 @@ from hypercorn.config import Config
 from chatty import __version__
 from chatty.app import App, Hooks, leaf_of, make_data_dir, open_app
 from chatty.config import Settings, load_settings
-from chatty.errors import AddressUnavailable, BadConfiguration, ChattyError, ShuttingDown
+from chatty.errors import AddressUnavailable, BadConfiguration, ChattyError
 from chatty.store import schema
 from chatty.store.embedded import open_embedded
 from chatty.telemetry import configure_logging
@@ -265,7 +265,7 @@ async def open_signals() -> AsyncIterator[Signals]:
 async def _drain(app: App, stop: trio.Event, stopped: trio.Event) -> None:
     await stop.wait()
     app.begin_drain()
-    app.end_sockets(ShuttingDown("the server is stopping"))
+    app.end_sockets()
     with trio.move_on_after(tell_timeout_s):
         await app.wait_no_sockets()
     stopped.set()

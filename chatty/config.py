@@ -347,6 +347,12 @@ class Settings(BaseSettings):
     )
     rooms_live_max: Count = Field(default=10_000, description="Rooms held in memory at once, count.")
     sessions_max: Count = Field(default=10_000, description="Open WebSockets, count.")
+    hellos_max: Count = Field(
+        default=8, description="Hellos that are worked on at once, count; the others wait in order."
+    )
+    reconnects_per_s: Count = Field(
+        default=250, description="How many sockets a second a stopping server asks to come back, count."
+    )
 
     # Writing and delivering
     append_timeout_s: Seconds = Field(

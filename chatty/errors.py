@@ -490,9 +490,13 @@ class ShuttingDown(RetryableError):
     code = "shutting_down"
     close_code = 4410
 
+    def __init__(self, reason: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(reason)
+        self._retry_after_s = retry_after_s
+
     @property
     def retry_after_s(self) -> float | None:
-        return 1.0
+        return self._retry_after_s
 
 
 class SchemaTooOld(ChattyError):

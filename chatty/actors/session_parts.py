@@ -3,6 +3,8 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import trio
+
 from chatty.actors.directory import Directory
 from chatty.actors.presence import PresenceBook
 from chatty.actors.receipts import ReadCursorWriter
@@ -34,7 +36,8 @@ class SessionLimits:
 @dataclass(frozen=True, kw_only=True)
 class SessionParts:
     """What every session of a node shares. authenticate: of an access token, a DPoP proof and the connection's nonce.
-    asking: how often one may ask, beside the bounds in `limits`. clock_s: s since 1970.
+    asking: how often one may ask, beside the bounds in `limits`. clock_s: s since 1970. greetings: how many hellos are worked on
+    at once; after a restart the others wait in order, and those who are in are served meanwhile.
     """
 
     directory: Directory
@@ -54,5 +57,6 @@ class SessionParts:
     typing: TypingNotices
     presence: PresenceBook
     clock_s: Callable[[], float]
+    greetings: trio.CapacityLimiter
     limits: SessionLimits
     asking: Limits = field(default_factory=unlimited)

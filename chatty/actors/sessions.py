@@ -1,6 +1,7 @@
 """The actor of one WebSocket: a reader, a writer and a filler around a Session (delivery.py).
 
-    challenge ── hello within hello_timeout_s ──> welcome, mailbox, user stream, rooms, `resumed` ──> live ── End ──> closed
+    challenge ── hello within hello_timeout_s ──> its turn ──> welcome, mailbox, user stream, rooms, `resumed` ──> live
+    live ── End ──> closed
 
 It registers in the directory before it reads the snapshot, so that no event falls between the two. It ends when the peer goes,
 when it is told to (revoked, superseded, token expired, draining), or by a frame that is no request. An error of one request is an
@@ -173,8 +174,10 @@ class Connection:
         try:
             with trio.fail_after(self._parts.limits.hello_timeout_s):
                 hello = await self._first_frame()
+            async with self._parts.greetings:
                 caller = await self._signed_in(hello)
-                self._socket.admit()
+            self._socket.admit()
+            with trio.fail_after(self._parts.limits.hello_timeout_s):
                 cursors = await self._cursors(hello, caller)
         except trio.TooSlowError:
             await self._refuse(HelloTimeout("no hello in time"))
@@ -239,9 +242,10 @@ class Connection:
             older = self._parts.directory.enter(session)
             if older is not None:
                 older.end(Superseded("the device connected again"))
-            for position in await self._parts.streams.rooms_of(caller, named):
-                session.enter_room(position)
-            resume = await self._parts.streams.resume(caller, user_seq=hello.user_seq, named=named)
+            async with self._parts.greetings:
+                for position in await self._parts.streams.rooms_of(caller, named):
+                    session.enter_room(position)
+                resume = await self._parts.streams.resume(caller, user_seq=hello.user_seq, named=named)
         except ChattyError as error:
             await self._refuse(error)
         if resume is None or not resume.send_row.is_live:

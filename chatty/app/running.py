@@ -29,7 +29,6 @@ from chatty.app.sockets import OpenSockets
 from chatty.app.steps import Steps, make_steps
 from chatty.app.tree import LateDoorbells, make_jobs, session_parts, start_notices, start_watch, start_writing
 from chatty.config import Settings
-from chatty.errors import ChattyError
 from chatty.services.limits import Limits
 from chatty.services.permissions import check_tables
 from chatty.services.server import ServerIdentity
@@ -49,8 +48,8 @@ class App:
     `begin_drain()`: not ready from now on.
 
     `serve_socket`: one session over any Socket, until it ends; the gateway's way in. `end_sockets()`: all of them, and those that
-    still come; `wait_no_sockets()`: until each has been told and closed. `first_invitation`: for the first owner, once; None when
-    there is an account already.
+    still come, told when to come back; `wait_no_sockets()`: until each has been told and closed. `first_invitation`: for the
+    first owner, once; None when there is an account already.
     """
 
     asgi: Asgi
@@ -61,7 +60,7 @@ class App:
     directory: Directory
     snapshot: Callable[[], Snapshot]
     begin_drain: Callable[[], None]
-    end_sockets: Callable[[ChattyError], None]
+    end_sockets: Callable[[], None]
     wait_no_sockets: Callable[[], Awaitable[None]]
     first_invitation: Callable[[], Awaitable[str | None]]
 
@@ -109,7 +108,9 @@ async def _open_tree(
     checks = _checks(settings, store, readiness, metrics)
     routes = make_routes(settings, store, steps, limits, checks, append)
     quart = _quart(settings, steps, limits, metrics, routes)
-    sockets = OpenSockets(sessions_branch, parts, count_max=settings.sessions_max)
+    sockets = OpenSockets(
+        sessions_branch, parts, count_max=settings.sessions_max, reconnects_per_s=settings.reconnects_per_s
+    )
     gateway.add_gateway(quart, sockets.serve, metrics, proxies=settings.proxy_networks)
     asgi: Asgi = quart
     if settings.direct_path == "auto" and direct.is_usable():
@@ -129,7 +130,7 @@ async def _open_tree(
         directory=directory,
         snapshot=root.snapshot,
         begin_drain=readiness.begin,
-        end_sockets=sockets.end_all,
+        end_sockets=sockets.drain,
         wait_no_sockets=sockets.wait_none,
         first_invitation=steps.registration.first_invitation,
     )

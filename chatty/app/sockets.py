@@ -1,5 +1,6 @@
 """Every WebSocket from its opening on, each served by an actor."""
 
+import random
 import secrets
 from contextlib import suppress
 
@@ -15,20 +16,25 @@ from chatty.actors.runtime import (
 )
 from chatty.actors.session_parts import SessionParts
 from chatty.actors.sessions import End, Socket, close_with, session_actor
-from chatty.errors import ChattyError, OutcomeUnknown, Overloaded, RateLimited
+from chatty.errors import OutcomeUnknown, Overloaded, RateLimited, ShuttingDown
 from chatty.services.audit import Origin, set_origin
 from chatty.services.limits import Asker, subject_of_address
 
 
 class OpenSockets:
-    """All sockets from their opening on; each takes a place, before its hello too."""
+    """All sockets from their opening on; each takes a place, before its hello too.
 
-    def __init__(self, branch: Supervisor, parts: SessionParts, *, count_max: int) -> None:
+    reconnects_per_s: how many a drain asks to come back in one second.
+    """
+
+    def __init__(self, branch: Supervisor, parts: SessionParts, *, count_max: int, reconnects_per_s: int) -> None:
         self._branch = branch
         self._parts = parts
         self._places = trio.CapacityLimiter(count_max)
         self._refs: set[ActorRef[End]] = set()
-        self._end: End | None = None
+        self._reconnects_per_s = reconnects_per_s
+        self._is_draining = False
+        self._spread_s = 0.0
         self._left = trio.Event()
 
     async def serve(self, socket_: Socket) -> None:
@@ -64,8 +70,8 @@ class OpenSockets:
         spec = ActorSpec(name=name, run=run, mailbox_count_max=8, restart=Restart.TEMPORARY)
         ref = await self._branch.start(spec)
         self._refs.add(ref)
-        if self._end is not None:
-            _tell_end(ref, self._end)
+        if self._is_draining:
+            self._send_away(ref)
         try:
             await ref.wait_stopped()
         finally:
@@ -73,18 +79,20 @@ class OpenSockets:
         if has_crashed:
             await close_with(socket_, self._parts, OutcomeUnknown("this session crashed; connect again"))
 
-    def end_all(self, error: ChattyError) -> None:
-        """Those that are open, and those that will be."""
-        self._end = End(error)
+    def drain(self) -> None:
+        """End those that are open, and those that will be; each is told another time to come back, the more the later."""
+        self._is_draining = True
+        self._spread_s = len(self._refs) / self._reconnects_per_s
         for ref in self._refs:
-            _tell_end(ref, self._end)
+            self._send_away(ref)
+
+    def _send_away(self, ref: ActorRef[End]) -> None:
+        """When: at random, for those of all nodes may come to one."""
+        wait_s = round(1.0 + random.random() * self._spread_s, 3)  # noqa: S311 # no secret
+        with suppress(ActorError):  # it ends already, or was told so often that it cannot hear
+            ref.tell(End(ShuttingDown("the server is stopping", retry_after_s=wait_s)))
 
     async def wait_none(self) -> None:
         """Until every one has been told and closed."""
         while self._places.borrowed_tokens:
             await self._left.wait()
-
-
-def _tell_end(ref: ActorRef[End], end: End) -> None:
-    with suppress(ActorError):  # it ends already, or was told so often that it cannot hear
-        ref.tell(end)

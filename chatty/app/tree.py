@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import trio
+
 from chatty.actors.bus import SilentBus
 from chatty.actors.directory import Directory
 from chatty.actors.janitor import Job
@@ -233,6 +235,7 @@ def session_parts(
         typing=notices.typing,
         presence=notices.presence,
         clock_s=now_s,
+        greetings=trio.CapacityLimiter(settings.hellos_max),
         limits=SessionLimits(
             outbox_bytes_max=settings.outbox_bytes_max,
             outbox_write_timeout_s=settings.outbox_write_timeout_s,

@@ -118,9 +118,9 @@ async def open_installation(data_dir: Path, *, spoiled: Promise | None = None) -
 
 @asynccontextmanager
 async def open_nodes(
-    database: str, directory: Path, *, count: int, public_origin: str
+    database: str, directory: Path, *, count: int, public_origin: str, is_bus_silent: bool = True
 ) -> AsyncIterator[list[ChattyProcess]]:
-    """So many server programs on one database, started at once. The bus is off: the database is all that they share."""
+    """So many server programs on one database, started at once. The bus is off: then the database is all that they share."""
     nodes = []
     for number in range(count):
         data_dir = directory / f"node-{number}"
@@ -131,7 +131,7 @@ async def open_nodes(
             database=database,
             public_origin=public_origin,
             master_key=encode_base64(b"m" * 32),
-            is_bus_silent=True,
+            is_bus_silent=is_bus_silent,
         )
         nodes.append(_of_order(order))
     async with AsyncExitStack() as stack:

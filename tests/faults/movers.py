@@ -65,8 +65,12 @@ class Balancer(httpx.AsyncBaseTransport):
 
 @dataclass(kw_only=True)
 class Witness:
-    """outcomes: how often each answer came. faults: answers that nobody should get."""
+    """outcomes: how often each answer came. faults: answers that nobody should get.
 
+    excused: codes that may come all the same, if they say: again.
+    """
+
+    excused: frozenset[str] = frozenset()
     outcomes: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
@@ -76,7 +80,8 @@ class Witness:
         limiter = error.get("limiter", "")
         self.outcomes[f"{what}: {code} {limiter}".rstrip()] += 1
         is_bound = code == "overloaded" and error["is_retryable"] and limiter
-        if not is_bound and code not in expected:
+        is_excused = code in self.excused and error["is_retryable"]
+        if not is_bound and not is_excused and code not in expected:
             self.faults.append(f"{what}: {error}")
 
 

@@ -2,8 +2,8 @@
 
 It runs what `chatty up` runs: the embedded PostgreSQL, its migrations, then the server; with `database` what `chatty serve` runs.
 A line on stdin, a Strike, names a crash point: when it was passed so often from then on, the process kills itself there, or
-PostgreSQL, with SIGKILL, so that nothing can tidy up. `spoiled` takes one promise out of the store; tests use it to see that
-its absence is found.
+PostgreSQL, with SIGKILL, so that nothing can tidy up; or the actor that passes it crashes. `spoiled` takes one promise out of the
+store; tests use it to see that its absence is found.
 """
 
 import os
@@ -18,6 +18,8 @@ import trio
 from msgspec import Struct
 from pydantic import SecretStr
 
+from chatty.actors.delivery import Session
+from chatty.actors.sessions import Connection
 from chatty.app import Hooks
 from chatty.cli import run_server
 from chatty.config import Settings
@@ -25,6 +27,7 @@ from chatty.services.crash_points import CrashPoints, Point
 from chatty.store import journal, schema
 from chatty.store.embedded import open_embedded
 from chatty.telemetry import configure_logging
+from chatty.wire.frames import ClientFrame
 from tests.faults.postgres_processes import Victim, kill_postgres
 
 Promise = Literal["durable commit", "memory of requests"]
@@ -44,11 +47,18 @@ class Order(Struct, frozen=True, kw_only=True):
 
 
 class Strike(Struct, frozen=True, kw_only=True):
-    """Where who dies. passed_count: how often the point is passed alive first. victim None: the server itself."""
+    """Where who dies. passed_count: how often the point is passed alive first. victim None: the server itself.
 
-    point: Point
+    "session_request" is a point of this program alone, in a session that handles a request.
+    """
+
+    point: Point | Literal["session_request"]
     passed_count: int
-    victim: Victim | None = None
+    victim: Victim | Literal["an actor"] | None = None
+
+
+class ActorStruck(Exception):
+    """The crash that was ordered."""
 
 
 class StrikeWhenTold(CrashPoints):
@@ -62,12 +72,14 @@ class StrikeWhenTold(CrashPoints):
     def tell(self, strike: Strike) -> None:
         self._strike, self._left_count = strike, strike.passed_count
 
-    async def reach(self, point: Point, subject: object = None) -> None:
+    async def reach(self, point: str, subject: object = None) -> None:
         if self._strike is None or point != self._strike.point:
             return
         self._left_count -= 1
         if self._left_count < 0:
             victim, self._strike = self._strike.victim, None
+            if victim == "an actor":
+                raise ActorStruck(point)
             if victim is None:
                 os.kill(os.getpid(), signal.SIGKILL)
             else:
@@ -97,11 +109,23 @@ def forget_requests() -> None:
     journal._STATEMENTS["record"] += " LIMIT 0"
 
 
+def crash_in_sessions(crash_points: StrikeWhenTold) -> None:
+    """Sessions reach a point at each request."""
+    handle = Connection._handle
+
+    async def reach_and_handle(self: Connection, session: Session, request: ClientFrame) -> None:
+        await crash_points.reach("session_request")
+        await handle(self, session, request)
+
+    Connection._handle = reach_and_handle  # type: ignore[method-assign]
+
+
 async def serve(order: Order) -> None:
     postgres_settings = _LAZY if order.spoiled == "durable commit" else {}
     if order.spoiled == "memory of requests":
         forget_requests()
     crash_points = StrikeWhenTold(Path(order.data_dir))
+    crash_in_sessions(crash_points)
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
