@@ -15,6 +15,7 @@ from typing import Literal
 
 import httpx
 import trio
+from msgspec import UNSET
 
 from chatty.client.accounts import Enrolment, Identity, load_identity
 from chatty.client.backoff import Jitter, full_jitter
@@ -288,9 +289,20 @@ class Client:
         invite: Iterable[UserId] = (),
         history: Literal["joined", "shared"] = "joined",
         invite_role: RoomRole = RoomRole.ADMIN,
+        message_timer_s: int | None = None,
+        retention_days: int | None = None,
     ) -> Room:
-        """Make a room with oneself as owner, and invite. invite_role: the lowest that may invite. Raises: Lie."""
-        room = await self._create(Policy(history=history, invite=invite_role), other=None)
+        """Make a room with oneself as owner, and invite. invite_role: the lowest that may invite.
+
+        message_timer_s: after how long messages expire. retention_days: for how long the server keeps them at most. Raises: Lie.
+        """
+        policy = Policy(
+            history=history,
+            invite=invite_role,
+            message_timer_s=UNSET if message_timer_s is None else message_timer_s,
+            retention_days=UNSET if retention_days is None else retention_days,
+        )
+        room = await self._create(policy, other=None)
         for user in invite:
             await room.invite(user)
         return room

@@ -42,13 +42,13 @@ from chatty.wire.events import TimelineEvent
 from chatty.wire.frames import (
     Encoding,
     Erased,
-    Gap,
     Lagging,
     Mailbox,
     MailboxAck,
     OneTimeKeyCounts,
     Resumed,
     ServerFrame,
+    Stretch,
     UserEvent,
     Welcome,
 )
@@ -94,7 +94,7 @@ class Engine:
         self.directory = Directory(api, store, lists=self.lists, book=self.book, server_keys=self.server_keys)
         own = SessionOwner(user=me, device=device, ed25519=self.olm.ed25519, curve25519=self.olm.curve25519)
         self.megolm = MegolmSessions(store, own=own)
-        self.messages = MessageIntake(store, megolm=self.megolm, tell=updates.put)
+        self.messages = MessageIntake(store, megolm=self.megolm, tell=updates.put, forget=updates.forget)
         self.user_stream = UserStreamIntake(store, identity=identity, lists=self.lists, book=self.book, updates=updates)
         self.intake = self._make_intake()
         self.numbers = SendNumbers(store, opened=open_sends(store) | open_to_device(store))
@@ -201,7 +201,7 @@ class Engine:
     async def _on_events(self, events: Sequence[ServerFrame]) -> bool:
         """Returns: must the link resync?"""
         arrivals: list[Arrival] = [
-            event for event in events if isinstance(event, TimelineEvent | Gap | Erased | UserEvent | Mailbox)
+            event for event in events if isinstance(event, TimelineEvent | Stretch | Erased | UserEvent | Mailbox)
         ]
         acknowledged = await self.intake.take(arrivals)
         for at in range(0, len(acknowledged), limits.mailbox_ack_ids_max):

@@ -18,6 +18,7 @@ from chatty.wire import limits
 from chatty.wire.canonical import encode_base64
 from chatty.wire.events import TimelineEvent
 
+clock_slack_ms = 600_000  # a message that expires within it may be gone already: clocks differ
 text_bytes_max = limits.ciphertext_bytes_max - 2_048  # leaves room for what stands beside the text, and for padding
 
 
@@ -70,6 +71,7 @@ def plaintext_bytes(
     n: SendNumber,
     epoch: Seq,
     mid: str,
+    expiry: int,
     position: Position,
     sender: UserId,
     device: DeviceId,
@@ -79,7 +81,7 @@ def plaintext_bytes(
         text=text,
         n=n,
         epoch=epoch,
-        expiry=0,
+        expiry=expiry,
         target="",
         mid=mid,
         last_seq=position.seq,
@@ -92,6 +94,11 @@ def plaintext_bytes(
 
 class MessageReader:
     """The rules; each `check_…` is one. All raise Unreadable."""
+
+    def check_expired(self, event: TimelineEvent, *, now_ms: int) -> None:
+        """Its ciphertext is gone, and no deletion is named: then its time must be up."""
+        if event.expiry > now_ms + clock_slack_ms:
+            raise Unreadable(Reason.CONTENT_WITHHELD_BY_SERVER, "the ciphertext is gone before its expiry")
 
     def check_owner(self, event: TimelineEvent, owner: SessionOwner) -> None:
         if (event.sender, event.device) != (owner.user, owner.device):

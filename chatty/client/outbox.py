@@ -2,12 +2,13 @@
 
 *Order*: n, bytes and the moved ratchet stand on disk, in one transaction, before the frame leaves. While the outcome is
 unknown (a broken socket, overloaded, outcome_unknown, store_unavailable) the same bytes go again under the same n.
-`device_set_stale`: read the room up to the epoch, query the changed, encrypt anew with a new n and the same mid. Everything
-else is final.
+`device_set_stale`: read the room up to the epoch, query the changed, encrypt anew with a new n and the same mid.
+`expiry_refused`: likewise, with the timer counted from the server's time. Everything else is final.
 *Restart*: drafts without an outcome go on. *Cancelled*: who waits stops waiting; the message stays and is sent.
 *Bound*: n stays below low + 256; then sending waits.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -25,7 +26,7 @@ from chatty.client.room_book import RoomBook
 from chatty.client.sharing import KeySharing
 from chatty.client.store import LocalStore
 from chatty.client.updates import Sent, Unsent
-from chatty.errors import ChattyError, DeviceSetStale, MessageIdClosed, MessageIdConflict, TooLarge
+from chatty.errors import ChattyError, DeviceSetStale, ExpiryRefused, MessageIdClosed, MessageIdConflict, TooLarge
 from chatty.ids import DeviceId, RoomId, SendNumber, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.events import MEGOLM, Kind, TimelineEvent
@@ -45,10 +46,11 @@ class OpenSend(Struct, frozen=True, kw_only=True):
     body: bytes
     text: str
     mid: str
+    expiry: int = 0
 
 
 class Draft:
-    """One message on its way. `done` is set when `sent` or `error` is."""
+    """One message on its way. `done` is set when `sent` or `error` is. server_ms: the server's time, where it has told it."""
 
     def __init__(self, room: RoomId, text: str, mid: str, written: OpenSend | None = None) -> None:
         self.room = room
@@ -56,6 +58,7 @@ class Draft:
         self.mid = mid
         self.written = written
         self.rewritten_count = 0
+        self.server_ms = 0
         self.done = trio.Event()
         self.sent: Sent | None = None
         self.error: Exception | None = None
@@ -77,6 +80,7 @@ class Outbox:
         link: Link,
         start: Callable[..., None],
         jitter: Jitter = full_jitter,
+        now_s: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._me = me
@@ -88,6 +92,7 @@ class Outbox:
         self._link = link
         self._start = start
         self._jitter = jitter
+        self._now_s = now_s
 
     def go_on(self) -> None:
         """Take up what an earlier run left."""
@@ -119,6 +124,9 @@ class Outbox:
                 await self._catch_up(draft, stale)
             except (MessageIdClosed, MessageIdConflict) as error:
                 self._write_again(draft, error)
+            except ExpiryRefused as error:
+                draft.server_ms = error.time
+                self._write_again(draft, error)
             except ChattyError as error:
                 if is_retryable(error):
                     await trio.sleep(backoff.next_s(retry_after_s=error.retry_after_s))
@@ -140,21 +148,38 @@ class Outbox:
                 self._store.put(_OPEN, str(draft.written.n), draft.written)
 
     def _encrypt(self, draft: Draft, epoch: Seq) -> OpenSend:
-        n = self._numbers.take()
+        n, expiry = self._numbers.take(), self._expiry(draft)
         plaintext = plaintext_bytes(
             room=draft.room,
             text=draft.text,
             n=n,
             epoch=epoch,
             mid=draft.mid,
+            expiry=expiry,
             position=self._book.get(draft.room).position,
             sender=self._me,
             device=self._device,
         )
         session_id, body = self._megolm.encrypt(draft.room, plaintext, epoch=epoch)
         return OpenSend(
-            n=n, room=draft.room, epoch=epoch, session_id=session_id, body=body, text=draft.text, mid=draft.mid
+            n=n,
+            room=draft.room,
+            epoch=epoch,
+            session_id=session_id,
+            body=body,
+            text=draft.text,
+            mid=draft.mid,
+            expiry=expiry,
         )
+
+    def _expiry(self, draft: Draft) -> int:
+        """By the room's timer, from now on; a clock that is behind the newest event of the room is slow. 0: never."""
+        verifier = self._book.get(draft.room)
+        timer_s = verifier.state.policy.message_timer_s if verifier.state is not None else 0
+        if not timer_s:
+            return 0
+        now_ms = draft.server_ms or max(round(self._now_s() * 1_000), verifier.position.time)
+        return now_ms + timer_s * 1_000
 
     async def _send_once(self, draft: Draft) -> None:
         written = draft.written
@@ -180,6 +205,7 @@ class Outbox:
             algorithm="m.megolm.v1.aes-sha2",
             session_id=written.session_id,
             body=written.body,
+            expiry=written.expiry,
         )
 
     def _acked(self, written: OpenSend, answer: Answer) -> Sent:
@@ -241,6 +267,7 @@ def expected_leaf(written: OpenSend, ack: Ack, *, me: UserId, device: DeviceId) 
         algorithm=MEGOLM,
         session_id=written.session_id,
         epoch=written.epoch,
+        expiry=written.expiry,
         body=written.body,
     )
     return chain.leaf(event)

@@ -1,6 +1,6 @@
-"""One room, as an application sees it: its verified members, sending, and signed changes of membership."""
+"""One room, as an application sees it: its verified members, sending, and signed changes of members, policy and messages."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
@@ -9,17 +9,25 @@ from chatty.client.reasons import Reason, RoomFrozen
 from chatty.client.rooms import RoomVerifier
 from chatty.client.updates import Message, Sent
 from chatty.errors import CursorBeyondEnd, NotFound
-from chatty.ids import RoomId, SendNumber, Seq, UserId
+from chatty.ids import EventId, RoomId, SendNumber, Seq, UserId
 from chatty.wire.canonical import encode_base64
 from chatty.wire.events import (
     Action,
+    Deletion,
     Invitation,
     MemberChange,
     Policy,
+    PolicyChange,
     RoomRole,
     SignedInvitation,
 )
-from chatty.wire.rooms import SignedInvitationBody, SignedMemberChange
+from chatty.wire.rooms import (
+    RoomCommitted,
+    SignedDeletion,
+    SignedInvitationBody,
+    SignedMemberChange,
+    SignedPolicyChange,
+)
 from chatty.wire.signing import Signable, signed_bytes
 
 settle_timeout_s = 15.0
@@ -101,6 +109,68 @@ class Room:
         """
         return await self._engine.outbox.send(self.id, text)
 
+    async def delete(self, message: Message | Sent) -> None:
+        """Delete a message for everybody, signed by this device: one's own, or as an admin of the room anybody's.
+
+        Raises: MessageGone, NotFound, Forbidden, NotAMember, RoomFrozen.
+        """
+        sender = message.sender if isinstance(message, Message) else self._engine.identity.user
+        await self._sign_deletion(message.event_id, message.seq, sender)
+
+    async def _sign_deletion(self, target: EventId, target_seq: Seq, target_sender: UserId) -> None:
+        engine = self._engine
+
+        async def ask(n: SendNumber) -> RoomCommitted:
+            position = self._trusted().position
+            deletion = Deletion(
+                domain="chatty.deletion.v1",
+                server=engine.identity.server_name,
+                room=self.id,
+                sender=engine.identity.user,
+                device=engine.identity.device,
+                target=target,
+                target_seq=target_seq,
+                target_sender=target_sender,
+                last_seq=position.seq,
+                last_head=encode_base64(position.head),
+                n=n,
+            )
+            body = SignedDeletion(signed=deletion, signature=sign(engine, deletion))
+            return await engine.api.delete_message(self.id, body, n=n, low=engine.numbers.low)
+
+        await self._commit(ask)
+
+    async def set_policy(self, policy: Policy) -> None:
+        """Sign another policy, timer and retention with it. Raises: Forbidden, NotAMember, RoomFrozen."""
+        engine = self._engine
+
+        async def ask(n: SendNumber) -> RoomCommitted:
+            position = self._trusted().position
+            change = PolicyChange(
+                domain="chatty.policy.v1",
+                server=engine.identity.server_name,
+                room=self.id,
+                sender=engine.identity.user,
+                device=engine.identity.device,
+                policy=policy,
+                last_seq=position.seq,
+                last_head=encode_base64(position.head),
+                n=n,
+            )
+            body = SignedPolicyChange(signed=change, signature=sign(engine, change))
+            return await engine.api.change_policy(self.id, body, n=n, low=engine.numbers.low)
+
+        await self._commit(ask)
+
+    async def _commit(self, ask: Callable[[SendNumber], Awaitable[RoomCommitted]]) -> None:
+        """Have one signed change committed, and wait until it was read back and verified."""
+        n = await take_number(self._engine)
+        try:
+            committed = await ask(n)
+        finally:
+            self._engine.numbers.settle(n)
+        await self.read_up_to(committed.seq)
+
     async def invite(self, user: UserId) -> None:
         """Sign an invitation. Raises: NotFound, InvitationVoid, RoomFrozen."""
         identity_key = await target_identity(self._engine, user)
@@ -158,17 +228,14 @@ class Room:
         invitation: SignedInvitation | None = None,
     ) -> None:
         """Sign one change, have it committed, and wait until it was read back and verified."""
-        identity_key = await target_identity(self._engine, target)
-        n = await take_number(self._engine)
-        self._trusted()
-        signed = member_change(
-            self._engine, self.id, action, target, identity_key, n=n, role=role, invitation=invitation
-        )
-        try:
-            committed = await self._engine.api.change_member(self.id, signed, n=n, low=self._engine.numbers.low)
-        finally:
-            self._engine.numbers.settle(n)
-        await self.read_up_to(committed.seq)
+        engine, identity_key = self._engine, await target_identity(self._engine, target)
+
+        async def ask(n: SendNumber) -> RoomCommitted:
+            self._trusted()
+            signed = member_change(engine, self.id, action, target, identity_key, n=n, role=role, invitation=invitation)
+            return await engine.api.change_member(self.id, signed, n=n, low=engine.numbers.low)
+
+        await self._commit(ask)
 
     async def read_up_to(self, seq: Seq) -> None:
         """Wait until this client has read and verified the room that far. Raises: RoomFrozen, trio.TooSlowError."""

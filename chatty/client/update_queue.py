@@ -12,6 +12,8 @@ import trio
 
 from chatty.client.store import LocalStore
 from chatty.client.updates import (
+    Deleted,
+    Expired,
     Invited,
     MembershipChanged,
     Message,
@@ -21,11 +23,11 @@ from chatty.client.updates import (
     Undecryptable,
     Update,
 )
-from chatty.ids import RoomId
+from chatty.ids import RoomId, Seq
 
 updates_max = 10_000
 history_max = 10_000
-_UPDATES, _HISTORY = "updates", "history/"
+_UPDATES, _HISTORY, _GONE = "updates", "history/", "gone"
 
 
 class UpdateQueue:
@@ -35,7 +37,17 @@ class UpdateQueue:
         self._store = store
         self._types: dict[str, Callable[[msgspec.Raw], Update]] = {
             leaf.__name__: _decoder(leaf)
-            for leaf in (Message, Undecryptable, ServerLied, MembershipChanged, Invited, StoreRolledBack, SignedOut)
+            for leaf in (
+                Message,
+                Deleted,
+                Expired,
+                Undecryptable,
+                ServerLied,
+                MembershipChanged,
+                Invited,
+                StoreRolledBack,
+                SignedOut,
+            )
         }
         self._handed_out: str | None = None
         newest = store.items(_UPDATES, msgspec.Raw, newest_max=1)
@@ -53,13 +65,22 @@ class UpdateQueue:
 
     async def next(self) -> Update:
         """Waits. Asking says that the update before was handled. Cancelled: nothing is lost."""
-        self.mark_handled()
-        while (found := self._store.first(_UPDATES, tuple[str, msgspec.Raw])) is None:
-            self._arrived = trio.Event()
-            await self._arrived.wait()
-        await trio.lowlevel.checkpoint()
-        self._handed_out, (kind, raw) = found
-        return self._types[kind](raw)
+        while True:
+            self.mark_handled()
+            while (found := self._store.first(_UPDATES, tuple[str, msgspec.Raw])) is None:
+                self._arrived = trio.Event()
+                await self._arrived.wait()
+            await trio.lowlevel.checkpoint()
+            self._handed_out, (kind, raw) = found
+            update = self._types[kind](raw)
+            if not isinstance(update, Message) or not self._store.has(_GONE, _place(update.room, update.seq)):
+                return update
+
+    def forget(self, room: RoomId, seq: Seq) -> None:
+        """A message is deleted or expired: it is not told any more, and not in the history."""
+        self._store.delete(_HISTORY + room, str(seq))
+        self._store.put(_GONE, _place(room, seq), True)
+        self._store.keep_about(_GONE, count_max=updates_max)
 
     def mark_handled(self) -> None:
         """Drop the update that was handed out."""
@@ -70,6 +91,10 @@ class UpdateQueue:
     def history(self, room: RoomId, *, count_max: int) -> list[Message]:
         """The newest messages that this device has read, oldest first. Works offline."""
         return [message for _, message in self._store.items(_HISTORY + room, Message, newest_max=count_max)]
+
+
+def _place(room: RoomId, seq: Seq) -> str:
+    return f"{room}/{seq}"
 
 
 def _decoder(leaf: Any) -> Callable[[msgspec.Raw], Update]:

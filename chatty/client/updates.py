@@ -9,7 +9,7 @@ from chatty.wire.events import Action, RoomRole
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """A message that was decrypted and checked. time_ms: the server's, since 1970."""
+    """A message that was decrypted and checked. time_ms: the server's, since 1970. expiry_ms: when it goes; 0: never."""
 
     room: RoomId
     seq: Seq
@@ -18,6 +18,28 @@ class Message:
     device: DeviceId
     time_ms: int
     text: str
+    expiry_ms: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deleted:
+    """A message is gone, and by whom: its sender, or an admin of the room, has signed that. The client keeps nothing of it."""
+
+    room: RoomId
+    seq: Seq
+    event_id: EventId
+    sender: UserId
+    by: UserId
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expired:
+    """A message's time is up, as its sender has set it. The client keeps nothing of it."""
+
+    room: RoomId
+    seq: Seq
+    event_id: EventId
+    sender: UserId
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +98,9 @@ class SignedOut:
     detail: str
 
 
-Update = Message | Undecryptable | ServerLied | MembershipChanged | Invited | StoreRolledBack | SignedOut
+Update = (
+    Message | Deleted | Expired | Undecryptable | ServerLied | MembershipChanged | Invited | StoreRolledBack | SignedOut
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from chatty.client import Client, Invited, Message, Reason, Room, RoomFrozen, Se
 from chatty.client.rooms import RoomVerifier
 from chatty.ids import SendNumber, Seq, UserId
 from chatty.wire.events import MEGOLM, Action, Kind, RoomRole, TimelineEvent
-from chatty.wire.frames import Gap, RoomEntry
+from chatty.wire.frames import Gap, RoomEntry, Stretch
 from tests.client.conftest import Open, lied, pair, until
 from tests.client.forge import naming
 from tests.client.lies import REMOVABLE
@@ -183,7 +183,7 @@ def naming_the_creation(body: bytes) -> bytes:
 
 
 def place(entry: RoomEntry) -> Seq:
-    return entry.from_seq if isinstance(entry, Gap) else entry.seq
+    return entry.from_seq if isinstance(entry, Stretch) else entry.seq
 
 
 @dataclass(frozen=True, kw_only=True)

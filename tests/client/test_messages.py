@@ -22,7 +22,7 @@ from chatty.crypto.events import no_server_key
 from chatty.ids import DeviceId, MailboxId, RoomId, SendNumber, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.events import MEGOLM, Kind, TimelineEvent
-from chatty.wire.frames import Erased, Mailbox
+from chatty.wire.frames import Mailbox
 from chatty.wire.keys import OlmContent
 
 ROOM = RoomId("!" + "R" * 43)
@@ -45,13 +45,21 @@ class Device:
         self.told: list[Update] = []
         self.now_s = 1_000.0
         self.messages = MessageIntake(
-            self.store, megolm=self.megolm, tell=self.told.append, reader=reader, now_s=lambda: self.now_s
+            self.store,
+            megolm=self.megolm,
+            tell=self.told.append,
+            forget=self.forget,
+            reader=reader,
+            now_s=lambda: self.now_s,
         )
         self.mailbox = self.make_mailbox(PayloadChecks(user=self.user, ed25519=self.olm.ed25519))
         self.verifier = RoomVerifier(
             ROOM, me=self.user, server="example.org", lists=self.lists, server_key=no_server_key
         )
         self.sent = 0
+
+    def forget(self, room: RoomId, seq: Seq) -> None:
+        self.told[:] = [one for one in self.told if not isinstance(one, Message) or (one.room, one.seq) != (room, seq)]
 
     def make_mailbox(self, checks: PayloadChecks) -> MailboxIntake:
         return MailboxIntake(
@@ -422,15 +430,11 @@ def test_a_session_is_replaced_after_a_hundred_messages(make_device: MakeDevice)
 # Erased messages ----------------------------------------------------------------------------------------------------
 
 
-def erased(seq: int) -> Erased:
-    return Erased(room=ROOM, seq=Seq(seq), leaf=bytes([seq]) * 32, removal_seq=Seq(99))
-
-
 def test_erased_messages_that_nothing_explains_are_reported_once_for_all(make_device: MakeDevice) -> None:
     ann = make_device("ann")
-    ann.messages.note_erased(erased(4))
+    ann.messages.note_unexplained(ROOM, Seq(4), chain.event_id(bytes([4]) * 32))
     ann.now_s += 6
-    ann.messages.note_erased(erased(5))
+    ann.messages.note_unexplained(ROOM, Seq(5), chain.event_id(bytes([5]) * 32))
     ann.messages.report_overdue()
     assert (ann.told, ann.messages.has_unreported) == ([], True)
     ann.now_s += 4
@@ -445,7 +449,7 @@ def test_erased_messages_that_nothing_explains_are_reported_once_for_all(make_de
 
 def test_erased_messages_that_are_explained_in_time_are_not_reported(make_device: MakeDevice) -> None:
     ann = make_device("ann")
-    ann.messages.note_erased(erased(4))
+    ann.messages.note_unexplained(ROOM, Seq(4), chain.event_id(bytes([4]) * 32))
     ann.messages.note_explained(ROOM)
     assert not ann.messages.has_unreported
     ann.now_s += 60
@@ -455,8 +459,10 @@ def test_erased_messages_that_are_explained_in_time_are_not_reported(make_device
 
 def test_what_is_erased_waits_for_its_explanation_over_a_restart(make_device: MakeDevice) -> None:
     ann = make_device("ann")
-    ann.messages.note_erased(erased(4))
-    again = MessageIntake(ann.store, megolm=ann.megolm, tell=ann.told.append, now_s=lambda: ann.now_s + 10)
+    ann.messages.note_unexplained(ROOM, Seq(4), chain.event_id(bytes([4]) * 32))
+    again = MessageIntake(
+        ann.store, megolm=ann.megolm, tell=ann.told.append, forget=ann.forget, now_s=lambda: ann.now_s + 10
+    )
     assert again.has_unreported
     again.report_overdue()
     assert len(ann.told) == 1

@@ -28,7 +28,7 @@ from chatty.wire.events import (
     SignedInvitation,
     TimelineEvent,
 )
-from chatty.wire.frames import Erased, Gap, PlacedEntry, RoomEntry
+from chatty.wire.frames import Erased, PlacedEntry, RoomEntry, Stretch
 from chatty.wire.rooms import Page, RoomCommitted
 from chatty.wire.signing import Signable, body_bytes, signed_bytes
 from tests.olm_devices import OlmDevice
@@ -359,7 +359,7 @@ def last_seq(entries: list[RoomEntry]) -> Seq:
     if not entries:
         return Seq(0)
     last = entries[-1]
-    return last.to_seq if isinstance(last, Gap) else last.seq
+    return last.to_seq if isinstance(last, Stretch) else last.seq
 
 
 def leaf_of(entry: PlacedEntry) -> bytes:
@@ -370,9 +370,9 @@ def fold_chain(room: RoomId, entries: list[RoomEntry]) -> tuple[Seq, bytes]:
     """(seq, head) after these entries, from the room's beginning; checks that they are gapless and hide no state event."""
     seq, head, state_seq = Seq(0), chain.empty_head(room), Seq(0)
     for entry in entries:
-        first = entry.from_seq if isinstance(entry, Gap) else entry.seq
+        first = entry.from_seq if isinstance(entry, Stretch) else entry.seq
         assert first == seq + 1, f"a hole: {first} after {seq}"
-        if isinstance(entry, Gap):
+        if isinstance(entry, Stretch):
             seq, head = entry.to_seq, entry.head
         else:
             seq, head = entry.seq, chain.next_head(head, leaf_of(entry))
