@@ -256,7 +256,8 @@ class MessageCleanup:
         if promised:  # a longer retention since they were sent, or a room that was busy
             times = [(room, await cleanup.time_at(room, seq)) for room, seq in promised]
             return any([await self._mark(cleanup, room, before=time + 1) for room, time in times])
-        return Cleaned(what="day_dropped", freed=await cleanup.drop_day(over[0]))
+        freed = await cleanup.drop_day(over[0])
+        return Cleaned(what="day_dropped", freed=freed) if freed.bytes_count else True
 
     async def _sweep(self, cleanup: Cleanup, now_ms: int) -> Cleaned | bool:
         swept = await cleanup.sweep(count_max=rows_a_step_max)

@@ -20,6 +20,7 @@ from chatty.services.timeline import day_ms
 from chatty.store.connection import TrioConnection
 
 _LOCK_BRIEFLY = "SET LOCAL lock_timeout = '200ms'"
+_TAKE_TURNS = "SELECT pg_advisory_xact_lock(hashtext('chatty.passing_bodies'))"
 _LASTING = "('create', 'member', 'policy', 'devices', 'deletion')"
 
 # Planned with its values: only the partitions that are named are looked at. index: passing_bodies_pkey
@@ -53,7 +54,7 @@ _DUE = """SELECT r.room_number, d.days FROM rooms r
 CROSS JOIN LATERAL (SELECT coalesce(least(nullif(r.retention_days, 0), nullif(%(days)s, 0)), 0) AS days) d
 CROSS JOIN LATERAL (SELECT t.time FROM timeline t WHERE t.room_number = r.room_number AND t.seq > r.horizon_seq
  ORDER BY t.seq LIMIT 1) oldest
-WHERE d.days > 0 AND oldest.time < %(today)s - d.days * %(day_ms)s
+WHERE d.days > 0 AND oldest.time < %(today)s - d.days::bigint * %(day_ms)s
 ORDER BY r.room_number LIMIT %(limit)s"""  # index: timeline_pkey
 _LOCK_ROOM = "SELECT room_id, horizon_seq FROM rooms WHERE room_number = %s FOR NO KEY UPDATE SKIP LOCKED"
 _LAST_BEFORE = """SELECT seq, head FROM timeline WHERE room_number = %s AND seq > %s AND time < %s
@@ -113,6 +114,8 @@ class PostgresCleanup(Cleanup):
     async def make_day(self, day: int) -> None:
         first, end = day * day_ms, (day + 1) * day_ms
         async with _briefly(self._connection):
+            if day in await self.days():
+                return  # somebody else was faster
             await self._connection.execute(_LOCK_NOT_MADE)
             await self._connection.execute(_named(_LIKE, day))
             await self._connection.execute(_named(_NO_SAMPLES, day))
@@ -122,6 +125,8 @@ class PostgresCleanup(Cleanup):
 
     async def drop_day(self, day: int) -> Freed:
         async with _briefly(self._connection):
+            if day not in await self.days():
+                return Freed()  # somebody else was faster
             [(rows_count, bytes_count)] = await self._rows(_named(_SIZE, day, name=sql.Literal(_relation(day))))
             await self._connection.execute(_named(_DROP_DAY, day))
         return Freed(rows_count=rows_count, bytes_count=bytes_count)
@@ -141,7 +146,10 @@ class PostgresCleanup(Cleanup):
         return [(RoomNumber(room), days) for room, days in await cursor.fetchall()]
 
     async def rooms_promised(self, day: int, *, count_max: int) -> Sequence[tuple[RoomNumber, Seq]]:
-        return [(RoomNumber(room), Seq(seq)) for room, seq in await self._rows(_named(_PROMISED, day), count_max)]
+        async with _briefly(self._connection):
+            if day not in await self.days():
+                return ()
+            return [(RoomNumber(room), Seq(seq)) for room, seq in await self._rows(_named(_PROMISED, day), count_max)]
 
     async def time_at(self, room: RoomNumber, seq: Seq) -> int:
         [(time,)] = await self._rows(_TIME_AT, room, seq)
@@ -180,9 +188,10 @@ class PostgresCleanup(Cleanup):
 
 @asynccontextmanager
 async def _briefly(connection: TrioConnection) -> AsyncIterator[None]:
-    """Raises: Overloaded, where a table's lock is not to be had at once."""
+    """One at a time. Raises: Overloaded, where a table's lock is not to be had at once."""
     await connection.execute(_LOCK_BRIEFLY)
     try:
+        await connection.execute(_TAKE_TURNS)
         yield
     except psycopg.errors.LockNotAvailable:
         raise Overloaded(limiter="table_lock", retry_after_s=1.0) from None

@@ -1,0 +1,459 @@
+"""Ciphertexts go when their time has come, whole days with their files; a room's horizon is written before, its chain stays."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+from msgspec.structs import replace
+
+from chatty.crypto.signatures import verify
+from chatty.crypto.tokens import SigningKey
+from chatty.errors import ExpiryRefused, Overloaded
+from chatty.ids import RoomId, RoomNumber, SendNumber, Seq
+from chatty.services import expiry
+from chatty.services.expiry import Cleaned, MessageCleanup
+from chatty.services.messages import Draft
+from chatty.services.streams import RoomPage
+from chatty.services.timeline import NewEvent, day_ms, end_of, ends_days_max
+from chatty.store.journal import PostgresJournal, open_journal
+from chatty.store.timeline import lasting, passing
+from chatty.wire import chain
+from chatty.wire.canonical import encode_base64
+from chatty.wire.events import Committed, Kind, TimelineEvent
+from chatty.wire.frames import Horizon, RoomEntry, Stretch
+from chatty.wire.limits import message_timer_s_max
+from chatty.wire.signing import horizon_bytes
+from tests.quiet_rooms import make_room
+from tests.signed_in import SignedIn, World, open_world
+
+KEY = SigningKey(b"h" * 32)
+SERVER = "example.org"
+START = 20_000 * day_ms + 3_600_000  # one in the morning
+_SIZE = """SELECT coalesce(sum(pg_total_relation_size(inhrelid)), 0)::bigint FROM pg_inherits
+WHERE inhparent = 'passing_bodies'::regclass"""
+# Messages whose ciphertext is gone though neither their expiry, nor a deletion, nor the horizon explains that.
+_UNEXPLAINED = """SELECT count(*) FROM timeline t JOIN rooms r USING (room_number)
+LEFT JOIN bodies b ON b.room_number = t.room_number AND b.seq = t.seq
+LEFT JOIN passing_bodies p ON p.room_number = t.room_number AND p.seq = t.seq
+WHERE t.kind = 'message' AND b.body IS NULL AND p.body IS NULL AND t.seq > r.horizon_seq AND t.deletion_seq IS NULL
+AND NOT (t.expiry > 0 AND t.expiry <= %s)"""
+
+
+@dataclass(kw_only=True)
+class Scene:
+    """A room in which Ann writes, a clock, and the job. done: what it has reported."""
+
+    world: World
+    ann: SignedIn
+    room: RoomNumber
+    database: str
+    now_ms: int = START
+    retention_days: int = 0
+    done: list[Cleaned] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def journal(self) -> AsyncIterator[PostgresJournal]:
+        async with open_journal(
+            self.database, clock=lambda: self.now_ms, retention_days=self.retention_days
+        ) as journal:
+            yield journal
+
+    def draft(self, body: bytes = b"body", *, expiry: int = 0) -> Draft:
+        number = self.ann.n()
+        new = NewEvent(
+            kind=Kind.MESSAGE,
+            body=body,
+            sender=self.ann.caller.user,
+            sender_number=self.ann.caller.user_number,
+            device=self.ann.caller.device,
+            device_number=self.ann.number,
+            n=number["n"],
+            session_id="session",
+            expiry=expiry,
+        )
+        return Draft(
+            caller=self.ann.caller,
+            room=RoomId(f"!{self.room}"),
+            room_number=self.room,
+            n=number["n"],
+            low=SendNumber(max(1, number["n"] - 200)),
+            digest=chain.request_digest("send", body + str(number["n"]).encode()),
+            new=new,
+        )
+
+    async def send(self, *bodies: bytes, expiry: int = 0) -> None:
+        async with self.journal() as journal:
+            drafts = [self.draft(body, expiry=expiry) for body in bodies]
+            answers = (await journal.commit(drafts, waits=True)).answers
+            assert all(isinstance(answer, Committed) for answer in answers), answers
+
+    async def clean(self) -> None:
+        """As the job does it, with a look after each step."""
+        job = self.job()
+        while await job.step():
+            assert await self.world.value(_UNEXPLAINED, self.now_ms) == 0
+        assert await self.world.value(_UNEXPLAINED, self.now_ms) == 0
+
+    def job(self) -> MessageCleanup:
+        return MessageCleanup(
+            units=self.world.units,
+            signer=KEY,
+            server_name=SERVER,
+            retention_days=self.retention_days,
+            report=self.done.append,
+            clock=lambda: self.now_ms,
+        )
+
+    async def page(self, *, after: int = 0, bytes_max: int = 1_000_000) -> RoomPage:
+        """As Ann may see it."""
+        async with self.world.units.snapshot() as unit:
+            page = await unit.streams.page(
+                self.room, self.ann.caller.user_number, after=Seq(after), count_max=500, bytes_max=bytes_max
+            )
+        assert page is not None
+        return page
+
+    async def bodies(self) -> list[bytes | None]:
+        return [entry.body for entry in (await self.page()).entries if isinstance(entry, TimelineEvent)]
+
+    async def check_chain(self) -> None:
+        """What is shown folds to the room's head."""
+        room_id = await self.world.value("SELECT room_id FROM rooms WHERE room_number = %s", self.room)
+        seq, head = 0, chain.empty_head(RoomId(room_id))
+        for entry in (await self.page()).entries:
+            first = entry.from_seq if isinstance(entry, Horizon) else entry.seq
+            assert first == seq + 1
+            if isinstance(entry, Horizon):
+                seq, head = entry.to_seq, entry.head
+            else:
+                assert isinstance(entry, TimelineEvent)
+                seq, head = entry.seq, chain.next_head(head, chain.leaf(entry))
+        found = await self.world.value(
+            "SELECT (seq, encode(head, 'hex'))::text FROM rooms WHERE room_number = %s", self.room
+        )
+        assert found == f"({seq},{head.hex()})"
+
+    @property
+    def reported(self) -> dict[str, int]:
+        """Rows by what."""
+        counts: dict[str, int] = {}
+        for one in self.done:
+            counts[one.what] = counts.get(one.what, 0) + one.freed.rows_count
+        return counts
+
+
+@pytest.fixture
+async def scene(database: str) -> AsyncIterator[Scene]:
+    async with open_world(database) as world:
+        ann = await world.device("ann", "annsphone")
+        room = await make_room(world, ann)
+        async with world.pool.transaction() as connection:  # inside from the beginning
+            await connection.execute(
+                "INSERT INTO member_intervals (room_number, user_number, from_seq) VALUES (%s, %s, 1)",
+                (room, ann.caller.user_number),
+            )
+            await connection.execute("UPDATE rooms SET head = %s", (chain.empty_head(RoomId(await room_id(world))),))
+        yield Scene(world=world, ann=ann, room=room, database=database)
+
+
+async def room_id(world: World) -> str:
+    return str(await world.value("SELECT room_id FROM rooms"))
+
+
+# Expiry -------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_expired_ciphertext_goes_and_its_event_stays(scene: Scene) -> None:
+    expiry_ms = scene.now_ms + 60_000
+    await scene.send(b"one", b"two", expiry=expiry_ms)
+    await scene.send(b"for ever")
+    await scene.clean()
+    assert await scene.bodies() == [b"one", b"two", b"for ever"]
+    scene.now_ms = expiry_ms - 1
+    await scene.clean()
+    assert scene.done == []
+    scene.now_ms = expiry_ms
+    await scene.clean()
+    assert scene.reported == {"expired": 2}
+    assert sum(one.freed.bytes_count for one in scene.done) == len(b"onetwo")
+    first, *_ = (await scene.page()).entries
+    assert isinstance(first, TimelineEvent)
+    assert (first.body, first.expiry) == (None, expiry_ms)
+    assert await scene.bodies() == [None, None, b"for ever"]
+    assert b"one" not in [body for (body,) in await rows(scene, "SELECT body FROM passing_bodies")]
+    await scene.check_chain()
+
+
+async def rows(scene: Scene, sql: str) -> list[tuple[bytes]]:
+    async with scene.world.pool.connection() as connection:
+        return await (await connection.execute(sql)).fetchall()
+
+
+@pytest.mark.parametrize("expiry_ms", [START, START - 1, 1, START + message_timer_s_max * 1_000 + 1, 2**53 - 1])
+async def test_an_expiry_that_has_passed_or_is_too_far_ahead_is_refused_for_good(scene: Scene, expiry_ms: int) -> None:
+    async with scene.journal() as journal:
+        draft, good = scene.draft(expiry=expiry_ms), scene.draft(expiry=START + message_timer_s_max * 1_000)
+        [refused, answer] = (await journal.commit([draft, good], waits=False)).answers
+        assert isinstance(answer, Committed)
+        assert isinstance(refused, ExpiryRefused)
+        assert refused.fields() == {"time": START}
+        scene.now_ms += 3_600_000  # what was too far ahead is not any more; the answer stays
+        [again] = (await journal.commit([draft], waits=False)).answers
+        assert isinstance(again, ExpiryRefused)
+        assert again.fields() == {"time": START}
+    assert await scene.world.value("SELECT count(*) FROM timeline") == 1
+
+
+async def test_what_comes_before_its_day_was_made_is_kept_and_moved(scene: Scene) -> None:
+    expiry_ms = scene.now_ms + 40 * day_ms
+    await scene.send(b"early", expiry=expiry_ms)
+    assert await scene.world.value("SELECT count(*) FROM passing.days_not_made") == 1
+    assert await scene.bodies() == [b"early"]
+    await scene.clean()
+    assert await scene.world.value("SELECT count(*) FROM passing.days_not_made") == 0
+    assert await scene.world.value(f"SELECT count(*) FROM passing.day_{expiry_ms // day_ms}") == 1
+    await scene.send(b"late", expiry=expiry_ms)
+    assert await scene.bodies() == [b"early", b"late"]
+
+
+async def test_days_are_made_ahead_for_the_longest_timer_and_retention_in_use(scene: Scene) -> None:
+    async with scene.world.pool.transaction() as connection:
+        await connection.execute("""UPDATE rooms SET retention_days = 4, policy = '{"message_timer_s": 518400}'""")
+    await scene.clean()
+    async with scene.world.units.begin() as unit:
+        days = await unit.cleanup.days()
+    today = scene.now_ms // day_ms
+    assert list(days) == list(range(today, today + 7 + expiry.days_ahead + 1))
+
+
+async def test_a_sender_waits_a_moment_at_most_for_a_day_to_be_made(scene: Scene) -> None:
+    await scene.send(b"early", expiry=scene.now_ms + day_ms)
+    async with scene.world.pool.transaction() as connection:
+        await connection.execute("SELECT 1 FROM passing_bodies FOR KEY SHARE")
+        with pytest.raises(Overloaded), trio.fail_after(3):
+            await scene.clean()
+    await scene.clean()
+    assert await scene.bodies() == [b"early"]
+
+
+async def test_pages_are_as_large_as_they_may_be_with_ciphertexts_from_both_tables(scene: Scene) -> None:
+    await scene.send(b"a" * 400)
+    await scene.send(b"b" * 400, b"c" * 400, expiry=scene.now_ms + 60_000)
+    await scene.send(b"d" * 400)
+    found, after = list[bytes | None](), 0
+    while page := (await scene.page(after=after, bytes_max=900)).entries:
+        assert len(page) <= 2
+        found += [entry.body for entry in page if isinstance(entry, TimelineEvent)]
+        after += len(page)
+    assert [(body or b"")[:1] for body in found] == [b"a", b"b", b"c", b"d"]
+
+
+# Retention ----------------------------------------------------------------------------------------------------------
+
+
+async def test_days_that_are_over_are_dropped_and_their_bytes_are_given_back(scene: Scene) -> None:
+    scene.retention_days = 1
+    await scene.clean()
+    for _ in range(6):
+        await scene.send(*[bytes([n]) * 8_000 for n in range(50)])
+    size = await scene.world.value(_SIZE)
+    assert size > 6 * 50 * 8_000
+    scene.now_ms += day_ms
+    await scene.clean()
+    assert len(await scene.bodies()) == 125  # as many as fit a page: the day after the first is not over
+    scene.now_ms += day_ms
+    await scene.clean()
+    assert await scene.world.value(_SIZE) < size - 6 * 50 * 8_000
+    dropped = [one for one in scene.done if one.what == "day_dropped" and one.freed.rows_count]
+    assert [one.freed.rows_count for one in dropped] == [300]
+    assert dropped[0].freed.bytes_count > 6 * 50 * 8_000
+    assert (
+        await scene.world.value("SELECT count(*) FROM timeline WHERE kind = 'message'") == 1
+    )  # the head at the horizon
+    await scene.check_chain()
+
+
+async def test_below_the_horizon_there_is_a_signed_mark_that_fits_the_chain(scene: Scene) -> None:
+    scene.retention_days = 2
+    await scene.clean()
+    await scene.send(b"one", b"two")
+    scene.now_ms += 2 * day_ms
+    await scene.send(b"three")
+    scene.now_ms += day_ms
+    await scene.clean()
+    beyond, event = (await scene.page()).entries
+    assert isinstance(beyond, Horizon)
+    assert isinstance(event, TimelineEvent)
+    assert (beyond.from_seq, beyond.to_seq, event.body) == (1, 2, b"three")
+    mark = beyond.mark
+    assert (mark.seq, mark.head) == (2, beyond.head)
+    assert mark.before == (scene.now_ms // day_ms - 2) * day_ms
+    statement = horizon_bytes(
+        server=SERVER,
+        room=event.room,
+        seq=mark.seq,
+        head=mark.head,
+        before=mark.before,
+        time=mark.time,
+        key_id=KEY.key_id,
+    )
+    verify(encode_base64(KEY.public.public_bytes_raw()), statement, encode_base64(mark.signature))
+    await scene.check_chain()
+    assert (await scene.page(after=2)).entries == [event]
+    [rest, _] = (await scene.page(after=1)).entries
+    assert rest == replace(beyond, from_seq=Seq(2))
+
+
+async def test_a_room_of_which_nothing_is_left_ends_with_the_mark(scene: Scene) -> None:
+    scene.retention_days = 1
+    await scene.clean()
+    await scene.send(b"one", b"two", b"three")
+    scene.now_ms += 3 * day_ms
+    await scene.clean()
+    page = await scene.page()
+    [beyond] = page.entries
+    assert isinstance(beyond, Horizon)
+    assert (beyond.from_seq, beyond.to_seq, page.to_seq) == (1, 3, 3)
+    await scene.send(b"four")
+    scene.now_ms += 3 * day_ms
+    await scene.clean()
+    [beyond] = (await scene.page()).entries
+    assert isinstance(beyond, Horizon)
+    assert (beyond.from_seq, beyond.to_seq) == (1, 4)
+    assert await scene.world.value("SELECT count(*) FROM timeline") == 1
+
+
+async def test_state_events_stay_and_hold_the_stretches_apart(scene: Scene) -> None:
+    scene.retention_days = 1
+    await scene.clean()
+    await scene.send(b"one", b"two", b"three")
+    await scene.world.device("ann", "annslaptop")
+    async with scene.journal() as journal:
+        await journal.commit([scene.draft()], waits=True)  # for the older set: refused, and the new one noted
+    scene.now_ms += 5 * day_ms
+    async with scene.world.pool.transaction() as connection:
+        await connection.execute("UPDATE rooms SET epoch = 0")
+    await scene.send(b"five", b"six")
+    scene.now_ms += 5 * day_ms
+    await scene.clean()
+    entries = (await scene.page()).entries
+    kinds = [(place(entry), getattr(entry, "kind", Kind.MESSAGE)) for entry in entries]
+    assert kinds == [((1, 3), Kind.MESSAGE), ((4, 4), Kind.DEVICES), ((5, 6), Kind.MESSAGE)]
+    await scene.check_chain()
+
+
+def place(entry: RoomEntry) -> tuple[int, int]:
+    return (entry.from_seq, entry.to_seq) if isinstance(entry, Stretch) else (entry.seq, entry.seq)
+
+
+async def test_a_room_may_have_a_shorter_retention_than_the_server(scene: Scene) -> None:
+    scene.retention_days = 30
+    await scene.send(b"under thirty days")
+    async with scene.world.pool.transaction() as connection:
+        await connection.execute("UPDATE rooms SET retention_days = 1")
+    await scene.send(b"under one day")
+    scene.now_ms += 2 * day_ms
+    await scene.clean()
+    assert await scene.bodies() == []
+    assert await scene.world.value("SELECT count(*) FROM passing_bodies") == 0
+
+
+async def test_a_shorter_retention_counts_for_what_was_sent_without_any(scene: Scene) -> None:
+    await scene.send(b"one", b"two")
+    assert await scene.world.value("SELECT count(*) FROM bodies") == 2
+    scene.now_ms += 5 * day_ms
+    await scene.send(b"three")
+    scene.retention_days = 3
+    await scene.clean()
+    assert await scene.bodies() == [b"three"]
+    assert scene.reported == {"swept": 2}
+    await scene.check_chain()
+
+
+async def test_what_was_promised_holds_after_a_longer_retention_was_set(scene: Scene) -> None:
+    scene.retention_days = 1
+    await scene.clean()
+    await scene.send(b"for a day")
+    scene.retention_days = 90
+    scene.now_ms += 1
+    await scene.send(b"for ninety")
+    scene.now_ms += 2 * day_ms
+    await scene.clean()
+    beyond, event = (await scene.page()).entries
+    assert isinstance(beyond, Horizon)
+    assert (beyond.to_seq, beyond.mark.before) == (1, START + 1)
+    assert isinstance(event, TimelineEvent)
+    assert event.body == b"for ninety"
+    await scene.check_chain()
+
+
+async def test_pieces_as_small_as_one_row_come_to_the_same(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expiry, "rows_a_step_max", 1)
+    monkeypatch.setattr(expiry, "rooms_a_step_max", 1)
+    await scene.send(b"kept without an end")
+    scene.retention_days = 1
+    await scene.send(b"one", b"two")
+    await scene.send(b"three", b"four", expiry=scene.now_ms + 1_000)
+    scene.now_ms += 2 * day_ms
+    await scene.send(b"five")
+    await scene.clean()
+    assert await scene.bodies() == [b"five"]
+    assert await scene.world.value("SELECT count(*) FROM timeline") == 2
+    await scene.check_chain()
+
+
+async def test_a_room_that_somebody_works_on_is_waited_for_before_a_day_is_dropped(scene: Scene) -> None:
+    scene.retention_days = 1
+    await scene.clean()
+    await scene.send(b"one")
+    scene.now_ms += 3 * day_ms
+    async with scene.world.pool.transaction() as connection:
+        await connection.execute("SELECT 1 FROM rooms FOR NO KEY UPDATE")
+        await scene.clean()
+        assert await scene.bodies() == [b"one"]
+    await scene.clean()
+    assert await scene.bodies() == []
+
+
+async def test_two_that_clean_at_once_do_nothing_twice(scene: Scene) -> None:
+    scene.retention_days = 1
+    await scene.clean()
+    await scene.send(*[b"body"] * 100)
+    scene.now_ms += 3 * day_ms
+
+    async def clean() -> None:
+        job = scene.job()
+        while True:
+            try:
+                if not await job.step():
+                    return
+            except Overloaded:
+                continue
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(clean)
+    assert scene.reported["day_dropped"] == 100
+    await scene.check_chain()
+
+
+def test_ends_are_counted_in_whole_days_and_the_earlier_one_counts() -> None:
+    assert end_of(expiry=0, time=START, retention_days=0) == 0
+    assert end_of(expiry=START + 5, time=START, retention_days=0) == START + 5
+    ends = end_of(expiry=0, time=START, retention_days=1)
+    assert (ends + 1) % day_ms == 0
+    assert day_ms <= ends - START < 2 * day_ms
+    assert end_of(expiry=START + 5, time=START, retention_days=1) == START + 5
+    assert end_of(expiry=ends + 1, time=START, retention_days=1) == ends
+    assert end_of(expiry=0, time=START, retention_days=ends_days_max + 1) == 0
+
+
+async def test_without_an_end_nothing_is_written_that_was_not_written_before(scene: Scene) -> None:
+    """So the journal's cost is what it was where nothing expires: one statement for all bodies."""
+    async with scene.journal() as journal:
+        result = await journal.commit([scene.draft(), scene.draft(expiry=scene.now_ms + 1_000)], waits=False)
+    assert [len(lasting(result.appended)), len(passing(result.appended))] == [1, 1]
+    assert (lasting(result.appended[1:]), passing(result.appended[:1])) == ([], [])
+    assert SendNumber(1) == result.appended[0].new.n
