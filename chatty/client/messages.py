@@ -97,8 +97,8 @@ class MessageReader:
 
     def check_expired(self, event: TimelineEvent, *, now_ms: int) -> None:
         """Its ciphertext is gone, and no deletion is named: then its time must be up."""
-        if event.expiry > now_ms + clock_slack_ms:
-            raise Unreadable(Reason.CONTENT_WITHHELD_BY_SERVER, "the ciphertext is gone before its expiry")
+        if not 0 < event.expiry <= now_ms + clock_slack_ms:
+            raise Unreadable(Reason.CONTENT_WITHHELD_BY_SERVER, "the ciphertext is gone, and not by its expiry")
 
     def check_owner(self, event: TimelineEvent, owner: SessionOwner) -> None:
         if (event.sender, event.device) != (owner.user, owner.device):

@@ -177,10 +177,8 @@ class MessageIntake:
     def _read(self, verifier: RoomVerifier, event: TimelineEvent) -> None:
         if event.deletion_seq:
             return  # the verifier sees to its explanation
-        now_ms = round(self._now_s() * 1_000)
         if event.body is None:
-            self._reader.check_expired(event, now_ms=now_ms)
-        if event.body is None or 0 < event.expiry <= now_ms:
+            self._reader.check_expired(event, now_ms=round(self._now_s() * 1_000))
             self._expire(_expiring(event))
             return
         owner = self._megolm.owner(event.room, event.session_id)
@@ -200,6 +198,9 @@ class MessageIntake:
             self._tell_message(event, event_id, plain)
 
     def _tell_message(self, event: TimelineEvent, event_id: EventId, plain: Plaintext) -> None:
+        if 0 < event.expiry <= self._now_s() * 1_000:
+            self._expire(_expiring(event))
+            return
         self._tell(
             Message(
                 room=event.room,

@@ -5,8 +5,9 @@ stay.
 *Retention.* The server's, a setting, and the room's, a policy: the shorter counts, in whole days (UTC). What is promised when a
 message is sent holds: a longer retention later does not lengthen it, a shorter one counts at once.
 *Order*, which is all that matters here. For each room the horizon, (seq, head, signed), is written before anything at or below it
-goes; then whole days of ciphertexts are dropped, tables with their files; then the rows of messages below the horizon are swept,
-some a step. State events and deletions stay, and with each the head of the chain before it.
+goes; the rows of messages below it are swept, some a step; and whole days of ciphertexts are dropped, tables with their files,
+once no reader can be left that had begun before the horizon was there. State events and deletions stay, and with each the head of
+the chain before it.
 *Killed at any point*: each step is one transaction that looks at what is there, so the next holder of the lease goes on.
 *Several at once* do no harm: rooms are locked, skipped if somebody else has them; a day is dropped once.
 """
@@ -24,7 +25,8 @@ from chatty.wire.signing import horizon_bytes
 
 rows_a_step_max = 1_000
 rooms_a_step_max = 100
-look_interval_ms = 3_600_000  # between two looks at every room's retention, and at the days to come
+look_interval_ms = 60_000  # between two looks at every room's retention, and at the days to come
+readers_ms = 60_000  # no transaction that reads a page is as old
 days_ahead = 2  # beyond the longest lifetime in use
 
 
@@ -87,7 +89,7 @@ class Cleanup(Protocol):
         ...
 
     async def days_not_made(self) -> Sequence[int]:
-        """Those of which something came before they were made."""
+        """Those for which something came before they were made; they never will be."""
         ...
 
     async def longest_days(self) -> tuple[int, int]:
@@ -95,7 +97,7 @@ class Cleanup(Protocol):
         ...
 
     async def make_day(self, day: int) -> None:
-        """Raises: Overloaded."""
+        """Nothing, where something has come for it. Raises: Overloaded."""
         ...
 
     async def drop_day(self, day: int) -> Freed:
@@ -103,7 +105,7 @@ class Cleanup(Protocol):
         ...
 
     async def expire(self, *, first_ms: int, now_ms: int, count_max: int) -> Freed:
-        """Drop what ends within these times, the oldest first."""
+        """Drop what ends within these times, the oldest first; of days that were not made also what had expired before."""
         ...
 
     async def rooms_due(
@@ -116,14 +118,21 @@ class Cleanup(Protocol):
         """Rooms of which the day holds a message above the horizon that ends by retention, and the newest such place."""
         ...
 
+    async def is_marked_since(self, day: int, time_ms: int) -> bool:
+        """Has a room of which the day holds something had its horizon written after then?"""
+        ...
+
     async def time_at(self, room: RoomNumber, seq: Seq) -> int: ...
     async def lock_horizon(self, room: RoomNumber, *, before: int) -> tuple[RoomId, Seq, bytes] | None:
         """Lock the room; its newest (seq, head) above the horizon from before then. None: none, or somebody else has the room."""
         ...
 
     async def mark(self, room: RoomNumber, mark: Mark) -> None: ...
-    async def sweep(self, *, count_max: int) -> Swept | None:
-        """Drop what is left below the horizon of one room, count_max places. None: nothing is left."""
+    async def sweep(self, *, today_ms: int, count_max: int) -> Swept | None:
+        """Drop what is left below the horizon of one room, count_max places, but ciphertexts of days that are over: they go whole.
+
+        None: nothing is left.
+        """
         ...
 
 
@@ -186,7 +195,7 @@ class MessageCleanup:
         Raises: StoreUnavailable, Overloaded, OutcomeUnknown. Cancelled: all of it is committed or nothing.
         """
         now_ms = self._clock()
-        works: list[_Work] = [self._make_days_late, self._expire, self._drop_day, self._sweep]
+        works: list[_Work] = [self._expire, self._drop_day, self._sweep]
         is_look = now_ms // day_ms != self._looked_at_ms // day_ms or now_ms - self._looked_at_ms >= look_interval_ms
         if is_look:
             works = [self._make_days, self._mark_due, *works]
@@ -207,18 +216,11 @@ class MessageCleanup:
         """One of those that will be needed."""
         room_days, timer_days = await cleanup.longest_days()
         longest = max(days if days <= ends_days_max else 0 for days in (room_days, timer_days, self._retention_days))
-        there = set(await cleanup.days())
+        there = {*await cleanup.days(), *await cleanup.days_not_made()}
         missing = [day for day in days_wanted(now_ms, longest_days=longest) if day not in there]
         if missing:
             await cleanup.make_day(missing[0])
         return bool(missing)
-
-    async def _make_days_late(self, cleanup: Cleanup, now_ms: int) -> bool:
-        """One that something came for before it was made."""
-        wanted = await cleanup.days_not_made()
-        if wanted:
-            await cleanup.make_day(wanted[0])
-        return bool(wanted)
 
     async def _expire(self, cleanup: Cleanup, now_ms: int) -> Cleaned | bool:
         """Of today: days that are over go whole."""
@@ -256,11 +258,13 @@ class MessageCleanup:
         if promised:  # a longer retention since they were sent, or a room that was busy
             times = [(room, await cleanup.time_at(room, seq)) for room, seq in promised]
             return any([await self._mark(cleanup, room, before=time + 1) for room, time in times])
+        if await cleanup.is_marked_since(over[0], now_ms - readers_ms):
+            return False
         freed = await cleanup.drop_day(over[0])
         return Cleaned(what="day_dropped", freed=freed) if freed.bytes_count else True
 
     async def _sweep(self, cleanup: Cleanup, now_ms: int) -> Cleaned | bool:
-        swept = await cleanup.sweep(count_max=rows_a_step_max)
+        swept = await cleanup.sweep(today_ms=now_ms // day_ms * day_ms, count_max=rows_a_step_max)
         if swept is None:
             return False
         return Cleaned(what="swept", freed=swept.freed, events_count=swept.events_count)

@@ -2,8 +2,10 @@
 
 Owns passing_bodies, its partitions in the schema `passing`, and the columns horizon_… and swept_seq of rooms.
 
-A partition holds what ends within one day (UTC). Making one moves what lies in the default partition for that day; dropping one
-waits a moment for a lock at most, so that no sender waits for longer: Overloaded then, and the next step tries again.
+A partition holds what ends within one day (UTC). Rows are never moved between partitions, and a day is dropped some time after
+the horizons that explain it were written: a reader's snapshot may be older than the list of partitions that its statement sees.
+Making and dropping wait a moment for a lock at most, so that no sender waits for longer: Overloaded then, and the next step tries
+again.
 """
 
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
@@ -34,15 +36,16 @@ _EXPIRE = """DELETE FROM passing_bodies WHERE (ends, room_number, seq) IN (SELEC
 RETURNING octet_length(body)"""
 _DAYS = """SELECT substr(c.relname, 5)::integer FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = 'passing_bodies'::regclass AND c.relname LIKE 'day\\_%%' ORDER BY 1"""
-_DAYS_NOT_MADE = "SELECT DISTINCT ends / %s FROM passing.days_not_made ORDER BY 1"
-_LIFETIMES = (
-    """SELECT coalesce(max(retention_days), 0), coalesce(max((policy->>'message_timer_s')::bigint), 0) FROM rooms"""
-)
+_DAYS_NOT_MADE = "SELECT DISTINCT ends / %s FROM passing.days_not_made"
+_EXPIRE_NOT_MADE = """DELETE FROM passing.days_not_made d USING timeline t WHERE d.ends IN (
+ SELECT ends FROM passing.days_not_made WHERE ends <= %s ORDER BY ends LIMIT %s)
+AND t.room_number = d.room_number AND t.seq = d.seq AND t.expiry = d.ends RETURNING octet_length(d.body)"""
+_LIFETIMES = """SELECT coalesce(max(retention_days), 0), coalesce(max((policy->>'message_timer_s')::bigint), 0) FROM rooms
+WHERE retention_days > 0 OR policy->>'message_timer_s' IS NOT NULL"""  # index: rooms_ending
 _LIKE = "CREATE TABLE {day} (LIKE passing_bodies INCLUDING STORAGE)"
 _NO_SAMPLES = "ALTER TABLE {day} ALTER COLUMN body SET STATISTICS 0"
 _LOCK_NOT_MADE = "LOCK TABLE passing.days_not_made IN ACCESS EXCLUSIVE MODE"
-_MOVE = """WITH moved AS (DELETE FROM passing.days_not_made WHERE ends >= %s AND ends < %s RETURNING *)
-INSERT INTO {day} (ends, room_number, seq, body) SELECT ends, room_number, seq, body FROM moved"""
+_IS_USED = "SELECT EXISTS (SELECT FROM passing.days_not_made WHERE ends >= %s AND ends < %s)"
 _ATTACH = "ALTER TABLE passing_bodies ATTACH PARTITION {day} FOR VALUES FROM ({first}) TO ({end})"
 _SIZE = "SELECT (SELECT count(*) FROM {day}), pg_total_relation_size({name}::regclass)"
 _DROP_DAY = "DROP TABLE {day}"
@@ -56,6 +59,8 @@ CROSS JOIN LATERAL (SELECT t.time FROM timeline t WHERE t.room_number = r.room_n
  ORDER BY t.seq LIMIT 1) oldest
 WHERE d.days > 0 AND oldest.time < %(today)s - d.days::bigint * %(day_ms)s
 ORDER BY r.room_number LIMIT %(limit)s"""  # index: timeline_pkey
+_IS_MARKED_SINCE = """SELECT EXISTS (SELECT FROM {day} p JOIN rooms r ON r.room_number = p.room_number
+WHERE r.horizon_time > %s)"""  # index: rooms_pkey
 _LOCK_ROOM = "SELECT room_id, horizon_seq FROM rooms WHERE room_number = %s FOR NO KEY UPDATE SKIP LOCKED"
 _LAST_BEFORE = """SELECT seq, head FROM timeline WHERE room_number = %s AND seq > %s AND time < %s
 ORDER BY seq DESC LIMIT 1"""  # index: timeline_pkey
@@ -66,6 +71,8 @@ _UNSWEPT = """SELECT room_number, swept_seq, horizon_seq FROM rooms WHERE swept_
 ORDER BY room_number LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED"""  # index: rooms_unswept
 _MESSAGES = f"""SELECT seq, ends FROM timeline WHERE room_number = %s AND seq BETWEEN %s AND %s
 AND kind NOT IN {_LASTING}"""  # noqa: S608 # constants; index: timeline_pkey
+_SWEEP_NOT_MADE = """DELETE FROM passing.days_not_made WHERE room_number = %s AND seq = ANY(%s)
+RETURNING octet_length(body)"""
 _SWEEP_BODIES = (
     "DELETE FROM bodies WHERE room_number = %s AND seq = ANY(%s) RETURNING octet_length(body)"  # index: bodies_pkey
 )
@@ -114,12 +121,12 @@ class PostgresCleanup(Cleanup):
     async def make_day(self, day: int) -> None:
         first, end = day * day_ms, (day + 1) * day_ms
         async with _briefly(self._connection):
-            if day in await self.days():
-                return  # somebody else was faster
             await self._connection.execute(_LOCK_NOT_MADE)
+            [(is_used,)] = await self._rows(_IS_USED, first, end)
+            if is_used or day in await self.days():
+                return  # something came for it just now, or somebody else was faster
             await self._connection.execute(_named(_LIKE, day))
             await self._connection.execute(_named(_NO_SAMPLES, day))
-            await self._connection.execute(_named(_MOVE, day), (first, end))
             bounds = {"first": sql.Literal(first), "end": sql.Literal(end)}
             await self._connection.execute(_named(_ATTACH, day, **bounds))
 
@@ -134,7 +141,8 @@ class PostgresCleanup(Cleanup):
     async def expire(self, *, first_ms: int, now_ms: int, count_max: int) -> Freed:
         params = (first_ms, now_ms, count_max, first_ms, now_ms)
         cursor = await self._connection.execute(_EXPIRE, params, prepare=False)
-        return _freed(await cursor.fetchall())
+        freed = _freed(await cursor.fetchall())
+        return freed + _freed(await self._rows(_EXPIRE_NOT_MADE, now_ms, count_max))
 
     # Horizons --------------------------------------------------------------------------------------------------------
 
@@ -150,6 +158,10 @@ class PostgresCleanup(Cleanup):
             if day not in await self.days():
                 return ()
             return [(RoomNumber(room), Seq(seq)) for room, seq in await self._rows(_named(_PROMISED, day), count_max)]
+
+    async def is_marked_since(self, day: int, time_ms: int) -> bool:
+        async with _briefly(self._connection):
+            return day in await self.days() and (await self._rows(_named(_IS_MARKED_SINCE, day), time_ms))[0][0]
 
     async def time_at(self, room: RoomNumber, seq: Seq) -> int:
         [(time,)] = await self._rows(_TIME_AT, room, seq)
@@ -168,7 +180,7 @@ class PostgresCleanup(Cleanup):
             _MARK, (mark.seq, mark.head, mark.before, mark.time, mark.key_id, mark.signature, room)
         )
 
-    async def sweep(self, *, count_max: int) -> Swept | None:
+    async def sweep(self, *, today_ms: int, count_max: int) -> Swept | None:
         unswept = await self._rows(_UNSWEPT)
         if not unswept:
             return None
@@ -176,7 +188,9 @@ class PostgresCleanup(Cleanup):
         last = min(swept_seq + count_max, horizon_seq)
         places = [(Seq(seq), ends) for seq, ends in await self._rows(_MESSAGES, room, swept_seq, last)]
         seqs = [seq for seq, _ in places]
-        freed = await drop_passing(self._connection, RoomNumber(room), places)
+        lasting = [(seq, ends) for seq, ends in places if ends >= today_ms]
+        freed = await drop_passing(self._connection, RoomNumber(room), lasting)
+        freed += _freed(await self._rows(_SWEEP_NOT_MADE, room, seqs))
         freed += _freed(await self._rows(_SWEEP_BODIES, room, seqs))
         removed = await self._connection.execute(_SWEEP, (room, seqs, horizon_seq))
         await self._connection.execute(_SWEPT, (last, room))

@@ -11,13 +11,13 @@ import pytest
 from chatty.client.device_lists import DeviceLists, KnownDevice
 from chatty.client.mailbox import MailboxIntake
 from chatty.client.megolm import MegolmSessions, rotation_messages
-from chatty.client.messages import MessageReader, SessionOwner, new_mid, plaintext_bytes
+from chatty.client.messages import MessageReader, SessionOwner, clock_slack_ms, new_mid, plaintext_bytes
 from chatty.client.olm import OlmAccount, OlmPayload, PayloadChecks, RoomKeyContent
 from chatty.client.pending import MessageIntake
 from chatty.client.reasons import KeysNeeded, Lie, Reason, Unreadable
 from chatty.client.rooms import Position, RoomVerifier
 from chatty.client.store import LocalStore
-from chatty.client.updates import Message, Undecryptable, Update
+from chatty.client.updates import Expired, Message, Undecryptable, Update
 from chatty.crypto.events import no_server_key
 from chatty.ids import DeviceId, MailboxId, RoomId, SendNumber, Seq, UserId
 from chatty.wire import chain
@@ -82,6 +82,7 @@ class Device:
             "n": SendNumber(self.sent),
             "epoch": EPOCH,
             "mid": new_mid(),
+            "expiry": 0,
             "position": Position(seq=Seq(0), head=chain.empty_head(ROOM)),
             "sender": self.user,
             "device": self.device,
@@ -99,6 +100,7 @@ class Device:
             algorithm=MEGOLM,
             session_id=session_id,
             epoch=EPOCH,
+            expiry=said["expiry"],
             body=body,
         )
 
@@ -216,7 +218,7 @@ LIES: list[tuple[str, Callable[[TimelineEvent], list[TimelineEvent]], Reason, st
     ("damages the ciphertext", lambda event: [damaged(event)], Reason.ALTERED_EVENT, "", None),
     ("alters n", lambda event: [altered(event, n=9)], Reason.ALTERED_EVENT, "check_envelope", None),
     ("alters the epoch", lambda event: [altered(event, epoch=9)], Reason.ALTERED_EVENT, "check_envelope", None),
-    ("adds an expiry", lambda event: [altered(event, expiry=9)], Reason.ALTERED_EVENT, "check_envelope", None),
+    ("adds an expiry", lambda event: [altered(event, expiry=9_000_000)], Reason.ALTERED_EVENT, "check_envelope", None),
     ("adds a target", lambda event: [altered(event, target="$x")], Reason.ALTERED_EVENT, "check_envelope", None),
     (
         "names another sender",
@@ -425,6 +427,44 @@ def test_a_session_is_replaced_after_a_hundred_messages(make_device: MakeDevice)
     sessions = {ann.encrypt(str(number)).session_id for number in range(rotation_messages)}
     assert len(sessions) == 1
     assert ann.encrypt("one more").session_id not in sessions
+
+
+# Expired messages ---------------------------------------------------------------------------------------------------
+
+
+def test_a_message_is_forgotten_at_its_expiry(make_device: MakeDevice) -> None:
+    ann, bob = make_device("ann"), make_device("bob")
+    bob.take_row(ann.room_key_for(bob))
+    bob.messages.take(bob.verifier, ann.encrypt("for a minute", expiry=1_060_000))
+    assert bob.texts() == ["for a minute"]
+    bob.now_s = 1_059.9
+    bob.messages.report_overdue()
+    assert bob.texts() == ["for a minute"]
+    bob.now_s = 1_060.0
+    assert bob.messages.has_unreported
+    bob.messages.report_overdue()
+    bob.messages.report_overdue()
+    assert [type(one) for one in bob.told] == [Expired]
+    assert not bob.messages.has_unreported
+
+
+def test_what_has_expired_before_it_was_read_is_not_shown(make_device: MakeDevice) -> None:
+    ann, bob = make_device("ann"), make_device("bob")
+    bob.take_row(ann.room_key_for(bob))
+    late, gone = ann.encrypt("late", expiry=1_000_000), ann.encrypt("gone", expiry=999_000)
+    bob.messages.take(bob.verifier, late)
+    bob.messages.take(bob.verifier, altered(gone, body=None, body_hash=chain.body_hash(gone)))
+    assert [type(one) for one in bob.told] == [Expired, Expired]
+
+
+@pytest.mark.parametrize(("ahead_s", "is_shown"), [(clock_slack_ms / 1_000, True), (clock_slack_ms / 1_000 + 1, False)])
+def test_a_ciphertext_that_is_gone_before_its_expiry_was_withheld(
+    make_device: MakeDevice, ahead_s: float, is_shown: bool
+) -> None:
+    ann, bob = make_device("ann"), make_device("bob")
+    event = ann.encrypt("gone too early", expiry=round((ann.now_s + ahead_s) * 1_000))
+    bob.messages.take(bob.verifier, altered(event, body=None, body_hash=chain.body_hash(event)))
+    assert bob.reasons() == ([] if is_shown else [Reason.CONTENT_WITHHELD_BY_SERVER])
 
 
 # Erased messages ----------------------------------------------------------------------------------------------------

@@ -17,10 +17,11 @@ from chatty.ids import DeviceId, RoomId, SendNumber, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.canonical import encode_base64
 from chatty.wire.events import (
+    STATE_KINDS,
     Action,
     CreateContent,
+    Deletion,
     Invitation,
-    Kind,
     MemberChange,
     Policy,
     PolicyChange,
@@ -316,6 +317,32 @@ class WireRoom:
         answer = await by.post(f"/v1/rooms/{self.id}/policy", by.signed(change), n=change.n)
         return msgspec.convert(answer, RoomCommitted)
 
+    async def deletion(self, by: WireDevice, event: TimelineEvent, **changes: Any) -> Deletion:
+        """Not sent. changes: what it says instead."""
+        seq, head = await by.position(self.id)
+        deletion = Deletion(
+            domain="chatty.deletion.v1",
+            server=SERVER_NAME,
+            room=self.id,
+            sender=by.user,
+            device=by.device,
+            target=chain.event_id(chain.leaf(event)),
+            target_seq=event.seq,
+            target_sender=event.sender,
+            last_seq=seq,
+            last_head=encode_base64(head),
+            n=by.take_n(),
+        )
+        return msgspec.structs.replace(deletion, **changes)
+
+    async def delete(self, by: WireDevice, target: TimelineEvent, **changes: Any) -> RoomCommitted:
+        """Raises: HttpRefused."""
+        return await self.post_deletion(by, await self.deletion(by, target, **changes))
+
+    async def post_deletion(self, by: WireDevice, deletion: Deletion) -> RoomCommitted:
+        answer = await by.post(f"/v1/rooms/{self.id}/deletions", by.signed(deletion), n=deletion.n)
+        return msgspec.convert(answer, RoomCommitted)
+
     async def policy_change(self, by: WireDevice, policy: Policy) -> PolicyChange:
         """Not sent."""
         seq, head = await by.position(self.id)
@@ -376,7 +403,7 @@ def fold_chain(room: RoomId, entries: list[RoomEntry]) -> tuple[Seq, bytes]:
             seq, head = entry.to_seq, entry.head
         else:
             seq, head = entry.seq, chain.next_head(head, leaf_of(entry))
-            if isinstance(entry, TimelineEvent) and entry.kind is not Kind.MESSAGE:
+            if isinstance(entry, TimelineEvent) and entry.kind in STATE_KINDS:
                 named = msgspec.json.decode(entry.body or b"").get("previous", 0)
                 assert named == state_seq, f"{seq} names {named} as the state event before it, not {state_seq}"
                 state_seq = seq

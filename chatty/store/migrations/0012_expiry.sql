@@ -3,7 +3,7 @@ SET lock_timeout = '2s';
 
 -- Ciphertexts that have an end, apart from those that have none: whole days are dropped at once, and their bytes with them.
 -- ends: ms since 1970. Partitions, a schema of their own, are made and dropped by the job message_cleanup; what comes before its day
--- was made goes into the default one, so that no send ever fails for want of a partition.
+-- was made goes into the default one and stays there, so that no send ever fails for want of a partition.
 CREATE SCHEMA passing;
 CREATE TABLE passing_bodies (
     ends bigint NOT NULL,
@@ -30,6 +30,7 @@ ALTER TABLE rooms ADD COLUMN horizon_time bigint NOT NULL DEFAULT 0;
 ALTER TABLE rooms ADD COLUMN horizon_key_id text NOT NULL DEFAULT '';
 ALTER TABLE rooms ADD COLUMN horizon_signature bytea;
 ALTER TABLE rooms ADD COLUMN swept_seq bigint NOT NULL DEFAULT 0;
+CREATE INDEX rooms_ending ON rooms (room_number) WHERE retention_days > 0 OR policy->>'message_timer_s' IS NOT NULL;
 CREATE INDEX rooms_unswept ON rooms (room_number) WHERE swept_seq < horizon_seq;
 ALTER TABLE rooms ALTER horizon_head SET STATISTICS 0, ALTER horizon_signature SET STATISTICS 0,
     ALTER horizon_key_id SET STATISTICS 0;
