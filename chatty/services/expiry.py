@@ -129,7 +129,7 @@ class Cleanup(Protocol):
 
     async def mark(self, room: RoomNumber, mark: Mark) -> None: ...
     async def sweep(self, *, today_ms: int, count_max: int) -> Swept | None:
-        """Drop what is left below the horizon of one room, count_max places, but ciphertexts of days that are over: they go whole.
+        """Drop what is left below the horizon of one room, count_max places; but ciphertexts of days that are over go whole.
 
         None: nothing is left.
         """

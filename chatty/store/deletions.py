@@ -56,7 +56,7 @@ STAGES = (
     Stage(store="read_cursors", where="user_number = %(user)s"),
 )
 # What the rooms' part and the end of a deletion erase, or keep in part; in the receipt after the stages.
-ROOM_STORES = ("members", "member_intervals", "timeline", "bodies", "rooms")  # bodies: passing_bodies too
+ROOM_STORES = ("members", "member_intervals", "timeline", "bodies", "passing_bodies", "rooms")
 LAST_STORES = ("devices", "users")
 OTHER_STORES = ("revocations", "audit", "erased_names", "deletions")
 
@@ -196,19 +196,21 @@ class PostgresDeletions(Deletions):
         rows = await self._rows(_EVENTS, {"room": stretch.room, "user": stretch.user_number, **places})
         return [event(RoomId(row[0]), row[1:]) for row in rows]
 
-    async def erase_messages(self, room: RoomNumber, leaves: Mapping[Seq, bytes]) -> None:
+    async def erase_messages(self, room: RoomNumber, leaves: Mapping[Seq, bytes]) -> Counts:
         seqs = list(leaves)
         passing = [
             (seq, ends) for seq, ends in await self._rows(_PASSING, (room, min(seqs), max(seqs))) if seq in leaves
         ]
-        await drop_passing(self._connection, room, passing)
+        freed = await drop_passing(self._connection, room, passing)
         await self._connection.execute(_ERASE, (seqs, list(leaves.values()), room))
-        await self._connection.execute(_ERASE_BODIES, (room, list(leaves)))
+        bodies = await self._connection.execute(_ERASE_BODIES, (room, seqs))
+        return {"bodies": Count(erased=bodies.rowcount), "passing_bodies": Count(erased=freed.rows_count)}
 
     async def erase_places(self, stretch: Stretch) -> Counts:
         places = (stretch.room, stretch.next_seq, stretch.end_seq)
-        await drop_passing(self._connection, stretch.room, await self._rows(_PASSING, places))
-        return {table: await self._erase(_ERASE_PLACES, table, places) for table in ("bodies", "timeline")}
+        freed = await drop_passing(self._connection, stretch.room, await self._rows(_PASSING, places))
+        passing = {"passing_bodies": Count(erased=freed.rows_count)}
+        return passing | {table: await self._erase(_ERASE_PLACES, table, places) for table in ("bodies", "timeline")}
 
     async def move_on(self, stretch: Stretch) -> Counts:
         if not stretch.is_last:
