@@ -316,7 +316,7 @@ def _policy(by: WireDevice, things: Things) -> Json:
     return by.signed(change)
 
 
-def _deletion(by: WireDevice, things: Things) -> Json:
+def _message_deletion(by: WireDevice, things: Things) -> Json:
     """Of what is no message: the room's creation."""
     deletion = Deletion(
         domain="chatty.deletion.v1",
@@ -367,7 +367,7 @@ BODIES: Mapping[str, list[Example]] = {
     "post_v1_rooms_room_members": [_ban, _join],
     "post_v1_rooms_room_invitations": [_invitation],
     "post_v1_rooms_room_policy": [_policy],
-    "post_v1_rooms_room_deletions": [_deletion],
+    "post_v1_rooms_room_deletions": [_message_deletion],
     "post_v1_rooms_room_messages": [_message],
     "put_v1_admin_users_user_role": [lambda by, things: {"role": "bot"}],
     "put_v1_admin_users_user_lock": [

@@ -179,7 +179,7 @@ async def test_an_expiry_that_cannot_be_is_refused_for_good(chat: RunningApp) ->
             for _ in range(2):
                 error = await error_of(socket, draft)
                 assert error.code == "expiry_refused"
-            assert error.details["time"] > 1_700_000_000_000
+                assert error.details["time"] > 1_700_000_000_000
         for malformed in (-1, 2**53, "5", None):
             body = {"low": 1, "epoch": room.epoch, "algorithm": MEGOLM, "session_id": "S" * 43, "body": "AAAA"}
             answer = await ann.answer(

@@ -127,9 +127,9 @@ class Scene:
         room_id = await self.world.value("SELECT room_id FROM rooms WHERE room_number = %s", self.room)
         seq, head = 0, chain.empty_head(RoomId(room_id))
         for entry in (await self.page()).entries:
-            first = entry.from_seq if isinstance(entry, Horizon) else entry.seq
+            first, _ = place(entry)
             assert first == seq + 1
-            if isinstance(entry, Horizon):
+            if isinstance(entry, Stretch):
                 seq, head = entry.to_seq, entry.head
             else:
                 assert isinstance(entry, TimelineEvent)
