@@ -195,24 +195,25 @@ class MessageCleanup:
         Raises: StoreUnavailable, Overloaded, OutcomeUnknown. Cancelled: all of it is committed or nothing.
         """
         now_ms = self._clock()
-        works: list[_Work] = [self._expire, self._drop_day, self._sweep]
+        works: dict[str, _Work] = {"expire": self._expire, "drop_day": self._drop_day, "sweep": self._sweep}
         is_look = now_ms // day_ms != self._looked_at_ms // day_ms or now_ms - self._looked_at_ms >= look_interval_ms
         if is_look:
-            works = [self._make_days, self._mark_due, *works]
-        for work in works:
+            works = {"make_day": self._make_day, "mark": self._mark_due, **works}
+        for name, work in works.items():
             async with self._units.begin() as unit:
                 done = await work(unit.cleanup, now_ms)
                 if done:
-                    await self._crash_points.reach("before_commit", self.name)
+                    await self._crash_points.reach("before_commit", name)
             if isinstance(done, Cleaned):
                 self._report(done)
             if done:
+                await self._crash_points.reach("after_commit", name)
                 return True
         if is_look:
             self._looked_at_ms = now_ms
         return False
 
-    async def _make_days(self, cleanup: Cleanup, now_ms: int) -> bool:
+    async def _make_day(self, cleanup: Cleanup, now_ms: int) -> bool:
         """One of those that will be needed."""
         room_days, timer_days = await cleanup.longest_days()
         longest = max(days if days <= ends_days_max else 0 for days in (room_days, timer_days, self._retention_days))

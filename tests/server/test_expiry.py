@@ -223,3 +223,19 @@ async def test_the_servers_retention_gives_each_message_an_end(database: str, tm
         ends = [ends for (ends,) in await chat.rows("SELECT ends FROM timeline WHERE ends > 0")]
         assert ends == [end_of(expiry=0, time=event.time, retention_days=30)]
         assert await is_stored(chat, event)
+
+
+async def test_pages_of_impossible_sizes_are_refused_with_tombstones_in_the_room_too(chat: RunningApp) -> None:
+    ann, bob, _, room = await group(chat)
+    event = await sent(chat, bob, room)
+    deletion = await room.delete(bob, event)
+    for wrong in ("-1", "0", "501", "-9007199254740992", "9" * 400, "1e2", "1.0", "", "%00", "all"):
+        answer = await ann.answer("GET", f"/v1/rooms/{room.id}/events?limit={wrong}")
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_request"), wrong
+    for wrong in ("-1", str(2**53), "9" * 400, "1.5", "x"):
+        answer = await ann.answer("GET", f"/v1/rooms/{room.id}/events?after={wrong}")
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_request"), wrong
+    assert [entry.seq for entry in (await ann.history(room.id, limit=500)).entries if isinstance(entry, TimelineEvent)][
+        -1
+    ] == deletion.seq
+    assert (await ann.history(room.id, after=2**53 - 1)).entries == []
