@@ -35,6 +35,8 @@ from chatty.client.second_factors import (
     SignedByPasskey,
 )
 from chatty.client.updates import (
+    Deleted,
+    Expired,
     Invited,
     MembershipChanged,
     Message,
@@ -53,6 +55,8 @@ __all__ = [
     "PRF_INPUT",
     "Client",
     "ClientError",
+    "Deleted",
+    "Expired",
     "FactorAsked",
     "Invited",
     "Lie",
