@@ -159,9 +159,12 @@ LAYER_FILES = {
         "sharing",
         "store",
         "taken_changes",
+        "details",
+        "relations",
         "tombstones",
         "update_queue",
         "updates",
+        "views",
         "weak_passwords",
     },
 }

@@ -25,6 +25,7 @@ from chatty.client.reasons import (
     WrongRelyingParty,
     WrongStoreKey,
 )
+from chatty.client.relations import Edit, Reaction, Reply, Retraction, Thread
 from chatty.client.room import Room
 from chatty.client.second_factors import (
     PRF_INPUT,
@@ -40,6 +41,8 @@ from chatty.client.updates import (
     Invited,
     MembershipChanged,
     Message,
+    ProfileChanged,
+    RoomDetailsChanged,
     Sent,
     ServerLied,
     SignedOut,
@@ -48,6 +51,7 @@ from chatty.client.updates import (
     Unsent,
     Update,
 )
+from chatty.client.views import MessageView
 from chatty.client.weak_passwords import Weakness, WeakPassword
 from chatty.wire.accounts import PasskeyAssertion, SecondFactor
 
@@ -56,12 +60,14 @@ __all__ = [
     "Client",
     "ClientError",
     "Deleted",
+    "Edit",
     "Expired",
     "FactorAsked",
     "Invited",
     "Lie",
     "MembershipChanged",
     "Message",
+    "MessageView",
     "NoRecoverySecret",
     "NotSignedIn",
     "Notice",
@@ -71,10 +77,15 @@ __all__ = [
     "PasskeyMade",
     "PasskeyToMake",
     "PresenceChanged",
+    "ProfileChanged",
+    "Reaction",
     "Reason",
     "ReceiptMoved",
     "RemoteError",
+    "Reply",
+    "Retraction",
     "Room",
+    "RoomDetailsChanged",
     "RoomFrozen",
     "SecondFactor",
     "Sent",
@@ -84,6 +95,7 @@ __all__ = [
     "SignedOut",
     "StoreInUse",
     "StoreRolledBack",
+    "Thread",
     "TypingChanged",
     "UnacceptableDerivation",
     "Undecryptable",

@@ -17,11 +17,13 @@ from msgspec import Struct
 
 from chatty.client.backoff import Backoff, Jitter, full_jitter
 from chatty.client.connection import Answer, Link, LinkLost, error_of
+from chatty.client.details import Details
 from chatty.client.errors import RemoteError, is_retryable
 from chatty.client.megolm import MegolmSessions
-from chatty.client.messages import new_mid, plaintext_bytes, text_bytes_max
+from chatty.client.messages import Writing, plaintext_bytes, text_bytes_max
 from chatty.client.numbers import SendNumbers
 from chatty.client.reasons import ClientError, Lie, Reason, RoomFrozen, SessionEnded
+from chatty.client.relations import Announcement
 from chatty.client.room_book import RoomBook
 from chatty.client.sharing import KeySharing
 from chatty.client.store import LocalStore
@@ -44,18 +46,16 @@ class OpenSend(Struct, frozen=True, kw_only=True):
     epoch: Seq
     session_id: str
     body: bytes
-    text: str
-    mid: str
+    writing: Writing
     expiry: int = 0
 
 
 class Draft:
     """One message on its way. `done` is set when `sent` or `error` is. server_ms: the server's time, where it has told it."""
 
-    def __init__(self, room: RoomId, text: str, mid: str, written: OpenSend | None = None) -> None:
+    def __init__(self, room: RoomId, writing: Writing, written: OpenSend | None = None) -> None:
         self.room = room
-        self.text = text
-        self.mid = mid
+        self.writing = writing
         self.written = written
         self.rewritten_count = 0
         self.server_ms = 0
@@ -76,6 +76,7 @@ class Outbox:
         numbers: SendNumbers,
         book: RoomBook,
         megolm: MegolmSessions,
+        details: Details,
         sharing: KeySharing,
         link: Link,
         start: Callable[..., None],
@@ -88,6 +89,7 @@ class Outbox:
         self._numbers = numbers
         self._book = book
         self._megolm = megolm
+        self._details = details
         self._sharing = sharing
         self._link = link
         self._start = start
@@ -97,13 +99,13 @@ class Outbox:
     def go_on(self) -> None:
         """Take up what an earlier run left."""
         for _, written in self._store.items(_OPEN, OpenSend):
-            self._start(self._deliver, Draft(written.room, written.text, written.mid, written))
+            self._start(self._deliver, Draft(written.room, written.writing, written))
 
-    async def send(self, room: RoomId, text: str) -> Sent:
+    async def send(self, room: RoomId, writing: Writing) -> Sent:
         """Returns when the server has committed it. Raises: ChattyError (final), RoomFrozen, TooLarge."""
-        if len(text.encode()) > text_bytes_max:
+        if writing.bytes_count > text_bytes_max:
             raise TooLarge(limit="text_bytes_max", bytes_max=text_bytes_max)
-        draft = Draft(room, text, new_mid())
+        draft = Draft(room, writing)
         self._start(self._deliver, draft)
         await draft.done.wait()
         if draft.error is not None:
@@ -148,27 +150,29 @@ class Outbox:
                 self._store.put(_OPEN, str(draft.written.n), draft.written)
 
     def _encrypt(self, draft: Draft, epoch: Seq) -> OpenSend:
-        n, expiry = self._numbers.take(), self._expiry(draft)
+        n, expiry, verifier = self._numbers.take(), self._expiry(draft), self._book.get(draft.room)
+        is_due = draft.rewritten_count > 0 or isinstance(draft.writing.about, Announcement)
+        carried = self._details.to_carry(draft.room, epoch=epoch, role=verifier.role_of(self._me), is_due=is_due)
         plaintext = plaintext_bytes(
             room=draft.room,
-            text=draft.text,
+            writing=draft.writing,
             n=n,
             epoch=epoch,
-            mid=draft.mid,
             expiry=expiry,
-            position=self._book.get(draft.room).position,
+            position=verifier.position,
             sender=self._me,
             device=self._device,
+            carried=carried,
         )
         session_id, body = self._megolm.encrypt(draft.room, plaintext, epoch=epoch)
+        self._details.note_carried(draft.room, epoch=epoch)
         return OpenSend(
             n=n,
             room=draft.room,
             epoch=epoch,
             session_id=session_id,
             body=body,
-            text=draft.text,
-            mid=draft.mid,
+            writing=draft.writing,
             expiry=expiry,
         )
 
@@ -281,7 +285,7 @@ def check_ack(written: OpenSend, ack: Ack, leaf: bytes) -> None:
 
 def unsent(store: LocalStore) -> list[Unsent]:
     """The oldest first."""
-    return [Unsent(room=written.room, text=written.text) for _, written in store.items(_OPEN, OpenSend)]
+    return [Unsent(room=written.room, text=written.writing.text) for _, written in store.items(_OPEN, OpenSend)]
 
 
 def open_sends(store: LocalStore) -> set[int]:

@@ -11,15 +11,17 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from chatty.client.details import Details
 from chatty.client.megolm import MegolmSessions
 from chatty.client.messages import MessageReader, Plaintext
 from chatty.client.reasons import Reason, Unreadable
+from chatty.client.relations import Announcement, AnyRelation
 from chatty.client.rooms import RoomVerifier
 from chatty.client.store import LocalStore
 from chatty.client.updates import Deleted, Expired, Message, Undecryptable, Update
 from chatty.ids import EventId, RoomId, Seq, UserId
 from chatty.wire import chain
-from chatty.wire.events import Deletion, TimelineEvent
+from chatty.wire.events import Deletion, RoomRole, TimelineEvent
 from chatty.wire.limits import epoch_wait_s
 
 pending_max = 5_000
@@ -27,9 +29,10 @@ _PENDING, _WITHHELD, _ERASED, _EXPIRING = "pending", "withheld", "erased", "expi
 
 
 class Pending(Struct, frozen=True, kw_only=True):
-    """report_at_s: s since 1970; 0: reported already."""
+    """role: of its sender, where it stands. report_at_s: s since 1970; 0: reported already."""
 
     event: TimelineEvent
+    role: RoomRole | None
     report_at_s: float
 
 
@@ -61,6 +64,7 @@ class MessageIntake:
         megolm: MegolmSessions,
         tell: Callable[[Update], None],
         forget: Callable[[RoomId, Seq], None],
+        details: Details,
         reader: MessageReader | None = None,
         now_s: Callable[[], float] = time.time,
     ) -> None:
@@ -68,6 +72,7 @@ class MessageIntake:
         self._megolm = megolm
         self._tell = tell
         self._drop = forget
+        self._details = details
         self._reader = reader or MessageReader()
         self._now_s = now_s
         self._waiting: dict[tuple[RoomId, str], dict[Seq, Pending]] = {}
@@ -77,12 +82,13 @@ class MessageIntake:
         self._expiring = dict(store.items(_EXPIRING, Expiring))
 
     def take(self, verifier: RoomVerifier, event: TimelineEvent) -> None:
-        """Read a message that the verifier accepted. Raises: Lie, when what it says inside shows a fork."""
+        """Read a message that the verifier has just accepted. Raises: Lie, when what it says inside shows a fork."""
+        role = verifier.role_of(event.sender)
         try:
-            self._read(verifier, event)
+            self._read(verifier, event, role)
         except Unreadable as unreadable:
             if unreadable.reason is Reason.NO_KEY_YET:
-                self._wait_for_key(event)
+                self._wait_for_key(event, role)
             else:
                 self._report(event, unreadable.reason, unreadable.detail)
 
@@ -90,7 +96,7 @@ class MessageIntake:
         """A key came. Raises: Lie."""
         for pending in sorted(self._waiting.get((verifier.room, session_id), {}).values(), key=_seq_of):
             try:
-                self._read(verifier, pending.event)
+                self._read(verifier, pending.event, pending.role)
             except Unreadable as unreadable:
                 if unreadable.reason is Reason.NO_KEY_YET:
                     continue
@@ -157,7 +163,7 @@ class MessageIntake:
             why = self._store.get(_WITHHELD, f"{event.room}/{event.session_id}", str)
             reason = Reason.NO_KEY_YET if why is None else Reason.WITHHELD
             self._report(event, reason, why or "its key has not come")
-            self._keep(Pending(event=event, report_at_s=0.0))
+            self._keep(Pending(event=event, role=pending.role, report_at_s=0.0))
 
     def _report_erased(self, room: RoomId, one: Unexplained) -> None:
         detail = "called erased or deleted, and no removal or deletion has been shown that explains it"
@@ -174,7 +180,7 @@ class MessageIntake:
         is_keyless = any(pending.report_at_s for waiting in self._waiting.values() for pending in waiting.values())
         return is_keyless or any(one.report_at_s for one in self._erased.values()) or bool(self._expiring)
 
-    def _read(self, verifier: RoomVerifier, event: TimelineEvent) -> None:
+    def _read(self, verifier: RoomVerifier, event: TimelineEvent, role: RoomRole | None) -> None:
         if event.deletion_seq:
             return  # the verifier sees to its explanation
         if event.body is None:
@@ -190,14 +196,19 @@ class MessageIntake:
         self._reader.check_replay(event_id, taken=self._megolm, session_id=event.session_id, index=index)
         plain = self._reader.parse(data)
         self._reader.check_envelope(event, plain)
+        about = self._reader.about(plain)
         verifier.check_head_claim(event.seq, plain.content.last_seq, plain.content.last_head)
         is_first = self._reader.check_mid(event, event_id, plain, taken=self._megolm)
         self._megolm.take_index(event.session_id, index, event_id)
         self._megolm.take_mid(event.room, event.sender, plain.content.mid, event_id)
         if is_first:
-            self._tell_message(event, event_id, plain)
+            self._details.take(event, plain.content.carried, role=role)
+        if is_first and not isinstance(about, Announcement):
+            self._tell_message(event, event_id, plain, about)
 
-    def _tell_message(self, event: TimelineEvent, event_id: EventId, plain: Plaintext) -> None:
+    def _tell_message(
+        self, event: TimelineEvent, event_id: EventId, plain: Plaintext, relation: AnyRelation | None
+    ) -> None:
         if 0 < event.expiry <= self._now_s() * 1_000:
             self._expire(_expiring(event))
             return
@@ -211,6 +222,8 @@ class MessageIntake:
                 time_ms=event.time,
                 text=plain.content.text,
                 expiry_ms=event.expiry,
+                relation=relation,
+                mentions=tuple(plain.content.mentions or ()),
             )
         )
         if event.expiry:
@@ -234,8 +247,8 @@ class MessageIntake:
             )
         )
 
-    def _wait_for_key(self, event: TimelineEvent) -> None:
-        self._keep(Pending(event=event, report_at_s=self._now_s() + epoch_wait_s))
+    def _wait_for_key(self, event: TimelineEvent, role: RoomRole | None) -> None:
+        self._keep(Pending(event=event, role=role, report_at_s=self._now_s() + epoch_wait_s))
         self._store.keep_about(_PENDING, count_max=pending_max)
 
     def _keep(self, pending: Pending) -> None:

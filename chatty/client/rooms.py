@@ -57,6 +57,7 @@ from chatty.wire.events import (
     PolicyContent,
     RemovalContent,
     RemovalReason,
+    RoomRole,
     TimelineEvent,
     decode_content,
     signers_of,
@@ -176,6 +177,11 @@ class RoomVerifier:
     def joined(self) -> dict[UserId, Membership]:
         """The members that keys are shared with."""
         return {} if self.state is None else self.state.joined()
+
+    def role_of(self, user: UserId) -> RoomRole | None:
+        """None: no member."""
+        membership = self.joined().get(user)
+        return None if membership is None else membership.role
 
     @property
     def is_joined(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import trio
 
+from chatty.client.relations import Edit
 from chatty.client.store import LocalStore
 from chatty.client.updates import (
     Deleted,
@@ -17,6 +18,8 @@ from chatty.client.updates import (
     Invited,
     MembershipChanged,
     Message,
+    ProfileChanged,
+    RoomDetailsChanged,
     ServerLied,
     SignedOut,
     StoreRolledBack,
@@ -27,7 +30,7 @@ from chatty.ids import RoomId, Seq
 
 updates_max = 10_000
 history_max = 10_000
-_UPDATES, _HISTORY, _GONE = "updates", "history/", "gone"
+_UPDATES, _HISTORY, _GONE, _EDITS = "updates", "history/", "gone", "edits"
 
 
 class UpdateQueue:
@@ -44,6 +47,8 @@ class UpdateQueue:
                 Undecryptable,
                 ServerLied,
                 MembershipChanged,
+                RoomDetailsChanged,
+                ProfileChanged,
                 Invited,
                 StoreRolledBack,
                 SignedOut,
@@ -59,8 +64,7 @@ class UpdateQueue:
         self._store.put(_UPDATES, str(self._last), (type(update).__name__, update))
         self._store.keep_about(_UPDATES, count_max=updates_max)
         if isinstance(update, Message):
-            self._store.put(_HISTORY + update.room, str(update.seq), update)
-            self._store.keep_about(_HISTORY + update.room, count_max=history_max)
+            self._keep(update)
         self._arrived.set()
 
     async def next(self) -> Update:
@@ -76,8 +80,24 @@ class UpdateQueue:
             if not isinstance(update, Message) or not self._store.has(_GONE, _place(update.room, update.seq)):
                 return update
 
+    def _keep(self, message: Message) -> None:
+        self._store.put(_HISTORY + message.room, str(message.seq), message)
+        self._store.keep_about(_HISTORY + message.room, count_max=history_max)
+        if isinstance(message.relation, Edit):
+            known = self._store.get(_EDITS, message.relation.of, list[Seq]) or []
+            self._store.put(_EDITS, message.relation.of, [*known, message.seq])
+            self._store.keep_about(_EDITS, count_max=history_max)
+
     def forget(self, room: RoomId, seq: Seq) -> None:
-        """A message is deleted or expired: it is not told any more, and not in the history."""
+        """A message is deleted or expired: it is not told any more, and not in the history; its edits neither."""
+        message = self._store.get(_HISTORY + room, str(seq), Message)
+        if message is not None:
+            for edit in self._store.get(_EDITS, message.event_id, list[Seq]) or []:
+                self._forget_one(room, edit)
+            self._store.delete(_EDITS, message.event_id)
+        self._forget_one(room, seq)
+
+    def _forget_one(self, room: RoomId, seq: Seq) -> None:
         self._store.delete(_HISTORY + room, str(seq))
         self._store.put(_GONE, _place(room, seq), True)
         self._store.keep_about(_GONE, count_max=updates_max)

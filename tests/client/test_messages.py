@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from chatty.client.details import Carried, Details
 from chatty.client.device_lists import DeviceLists, KnownDevice
 from chatty.client.mailbox import MailboxIntake
 from chatty.client.megolm import MegolmSessions, rotation_messages
-from chatty.client.messages import MessageReader, SessionOwner, clock_slack_ms, new_mid, plaintext_bytes
+from chatty.client.messages import MessageReader, SessionOwner, Writing, clock_slack_ms, new_mid, plaintext_bytes
 from chatty.client.olm import OlmAccount, OlmPayload, PayloadChecks, RoomKeyContent
 from chatty.client.pending import MessageIntake
 from chatty.client.reasons import KeysNeeded, Lie, Reason, Unreadable
@@ -44,11 +45,13 @@ class Device:
         self.lists = DeviceLists({}, save=lambda user, keys: None)
         self.told: list[Update] = []
         self.now_s = 1_000.0
+        self.details = Details(self.store, tell=self.told.append)
         self.messages = MessageIntake(
             self.store,
             megolm=self.megolm,
             tell=self.told.append,
             forget=self.forget,
+            details=self.details,
             reader=reader,
             now_s=lambda: self.now_s,
         )
@@ -78,11 +81,11 @@ class Device:
         self.sent += 1
         said: dict[str, Any] = {
             "room": ROOM,
-            "text": text,
+            "writing": Writing(text=text, mid=new_mid()),
             "n": SendNumber(self.sent),
             "epoch": EPOCH,
-            "mid": new_mid(),
             "expiry": 0,
+            "carried": Carried(),
             "position": Position(seq=Seq(0), head=chain.empty_head(ROOM)),
             "sender": self.user,
             "device": self.device,
@@ -273,7 +276,8 @@ def test_a_fork_is_seen_inside_a_message(make_device: MakeDevice) -> None:
 def test_a_second_mid_is_dropped_in_silence(make_device: MakeDevice) -> None:
     ann, bob = make_device("ann"), make_device("bob")
     bob.take_row(ann.room_key_for(bob))
-    for event in (ann.encrypt("once", mid="m"), ann.encrypt("once", mid="m")):
+    writing = Writing(text="once", mid="m")
+    for event in (ann.encrypt("once", writing=writing), ann.encrypt("once", writing=writing)):
         bob.messages.take(bob.verifier, event)
     assert bob.texts() == ["once"]
     assert bob.reasons() == []
@@ -501,7 +505,12 @@ def test_what_is_erased_waits_for_its_explanation_over_a_restart(make_device: Ma
     ann = make_device("ann")
     ann.messages.note_unexplained(ROOM, Seq(4), chain.event_id(bytes([4]) * 32))
     again = MessageIntake(
-        ann.store, megolm=ann.megolm, tell=ann.told.append, forget=ann.forget, now_s=lambda: ann.now_s + 10
+        ann.store,
+        megolm=ann.megolm,
+        tell=ann.told.append,
+        forget=ann.forget,
+        details=ann.details,
+        now_s=lambda: ann.now_s + 10,
     )
     assert again.has_unreported
     again.report_overdue()

@@ -78,7 +78,7 @@ class Correspondent:
     def _open_sends(self) -> list[str]:
         store = LocalStore(self.store, key=self.key)
         try:
-            return [one.text for _, one in store.items("open_sends", OpenSend)]
+            return [one.writing.text for _, one in store.items("open_sends", OpenSend)]
         finally:
             store.close()
 
