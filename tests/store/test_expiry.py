@@ -218,6 +218,25 @@ async def test_a_room_of_which_nothing_is_left_ends_with_the_mark(scene: Scene) 
     assert await scene.world.value("SELECT count(*) FROM timeline") == 1
 
 
+async def test_what_is_gone_below_the_horizon_is_not_unread(scene: Scene) -> None:
+    scene.retention_days = 1
+    await scene.clean()
+    await scene.send(b"where she came in", b"two")
+    scene.now_ms += 3 * day_ms
+    await scene.send(b"three")
+    async with scene.world.pool.transaction() as connection:
+        await connection.execute("UPDATE timeline SET sender_number = 0")  # somebody else's, not Ann's
+    assert await unread_count(scene) == 2
+    await scene.clean()
+    assert await unread_count(scene) == 1
+
+
+async def unread_count(scene: Scene) -> int:
+    async with scene.world.units.snapshot() as unit:
+        [found] = await unit.read_cursors.unread(scene.ann.caller.user_number, [scene.room])
+    return found.unread_count
+
+
 async def test_state_events_stay_and_hold_the_stretches_apart(scene: Scene) -> None:
     scene.retention_days = 1
     await scene.clean()
