@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from chatty.app import database as app_database
+from chatty.app import steps as app_steps
 from chatty.app import tree
 from chatty.client import Client, Deleted, Expired, Message, Reason
 from chatty.client.room import Room
@@ -157,6 +158,7 @@ async def test_below_the_horizon_a_new_device_finds_a_mark_that_it_verifies(
     clock = Clock(offset_ms=-3 * day_ms)
     for module in (app_database, tree):
         monkeypatch.setattr(module, "now_ms", clock)
+    monkeypatch.setattr(app_steps._Maker, "clock_ms", lambda _: clock())  # of rooms; tokens keep theirs
     async with open_origin(database, tmp_path) as origin:
         scene = Scene(open_one=opener(origin, tmp_path), database=database)
         async with scene.open_one("ann") as ann, scene.open_one("bob") as bob:

@@ -317,7 +317,7 @@ def _policy(by: WireDevice, things: Things) -> Json:
 
 
 def _message_deletion(by: WireDevice, things: Things) -> Json:
-    """Of what is no message: the room's creation."""
+    """Of what stands nowhere yet."""
     deletion = Deletion(
         domain="chatty.deletion.v1",
         server=SERVER_NAME,
@@ -325,7 +325,7 @@ def _message_deletion(by: WireDevice, things: Things) -> Json:
         sender=by.user,
         device=by.device,
         target=EventId("$" + "A" * 43),
-        target_seq=Seq(1),
+        target_seq=Seq(2**31),
         target_sender=by.user,
         last_seq=things.start[0],
         last_head=encode_base64(things.start[1]),

@@ -20,7 +20,7 @@ from chatty.ids import RoomId, Seq
 from chatty.web.routes import Route
 from chatty.wire.accounts import Login, PasswordChange, Refresh, Registration, StepUp
 from chatty.wire.deletions import AccountDeletion
-from chatty.wire.events import MEGOLM, Action, Policy, RoomRole, TimelineEvent
+from chatty.wire.events import MEGOLM, Action, Kind, Policy, RoomRole, TimelineEvent
 from chatty.wire.keys import KeyClaim, KeyUpload, ToDevice
 from chatty.wire.rooms import (
     HttpSend,
@@ -197,14 +197,24 @@ async def _message(scene: Scene, room: WireRoom, _variant: int) -> tuple[int, An
 
 
 async def _message_deletion(scene: Scene, room: WireRoom, variant: int) -> tuple[int, Any]:
-    """Of a message that ann has just sent; else of what is no message: the room's creation."""
-    n, body = await _message(scene, room, 0)
-    committed = await scene.ann.post(f"/v1/rooms/{room.id}/messages", body, n=n)
-    target_seq = 1 if variant % 2 else committed["seq"]
-    [event] = (await scene.ann.history(room.id, after=target_seq - 1, limit=1)).entries
-    assert isinstance(event, TimelineEvent)
-    deletion = await room.deletion(scene.ann, event)
+    """Of a message of ann's, sent now if there is none left; else of what is no message: the room's creation."""
+    scene.ann.unsettled.clear()
+    events = await _events(scene, room)
+    if not any(is_there_to_delete(event) for event in events):
+        n, body = await _message(scene, room, 0)
+        await scene.ann.post(f"/v1/rooms/{room.id}/messages", body, n=n)
+        events = await _events(scene, room)
+    target = events[0] if variant % 2 else next(event for event in events if is_there_to_delete(event))
+    deletion = await room.deletion(scene.ann, target)
     return deletion.n, scene.ann.signed(deletion)
+
+
+async def _events(scene: Scene, room: WireRoom) -> list[TimelineEvent]:
+    return [one for one in await scene.ann.all_history(room.id) if isinstance(one, TimelineEvent)]
+
+
+def is_there_to_delete(event: TimelineEvent) -> bool:
+    return event.kind is Kind.MESSAGE and event.body is not None
 
 
 async def _totp_confirmation(scene: Scene, _: WireRoom, _variant: int) -> tuple[int, Any]:
