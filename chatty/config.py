@@ -320,6 +320,10 @@ class Settings(BaseSettings):
     audit_head_interval_s: Seconds = Field(
         default=300.0, description="Longest time without a new signed head of the audit log, seconds."
     )
+    message_retention_days: Annotated[int, Field(ge=0, le=3_660)] = Field(
+        default=0,
+        description="Time after which messages are dropped from all rooms, days; 0: never. A room may have a shorter one.",
+    )
     address_retention_days: Annotated[float, Field(ge=1, le=28)] = Field(
         default=28.0, description="Time after which addresses are erased from the audit log, days; at most 28."
     )

@@ -338,6 +338,30 @@ class NotAMember(ChattyError):
     http_status = 403
 
 
+class ExpiryRefused(ChattyError):
+    """Final: the expiry had passed when the journal held the locks, or lay further ahead than a timer may.
+
+    time: the server's, ms since 1970: encrypt anew, with an expiry that counts from then.
+    """
+
+    code = "expiry_refused"
+    http_status = 409
+
+    def __init__(self, *, time: int) -> None:
+        super().__init__("the expiry has passed, or is too far ahead")
+        self.time = time
+
+    def fields(self) -> dict[str, Any]:
+        return {"time": self.time}
+
+
+class MessageGone(ChattyError):
+    """There is nothing left to delete: the message was deleted, has expired, or went with its sender's account."""
+
+    code = "message_gone"
+    http_status = 410
+
+
 class InvitationVoid(ChattyError):
     """The invitation is not for this user and room, its inviter may not invite, or a later removal ended it."""
 

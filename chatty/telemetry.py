@@ -163,6 +163,18 @@ class Metrics:
         self.limit_refusals = Counter(
             "chatty_limit_refusals_total", "Requests refused by a limiter.", ["limiter"], registry=registry
         )
+        self.messages_dropped = Counter(
+            "chatty_messages_dropped_total",
+            "Ciphertexts that were dropped when their time had come, by what: expired, day_dropped, swept.",
+            ["what"],
+            registry=registry,
+        )
+        self.message_bytes_freed = Counter(
+            "chatty_message_bytes_freed_total",
+            "Bytes of dropped ciphertexts; with day_dropped, of their table on disk.",
+            ["what"],
+            registry=registry,
+        )
         self.actor_restarts = Counter(
             "chatty_actor_restarts_total", "Actors restarted after a crash, by branch.", ["branch"], registry=registry
         )

@@ -403,7 +403,7 @@ class Session(Listener):
             self.mark_behind(room)  # a resync came between: what was read is not what is wanted
             return
         for entry in page.entries:
-            to_seq = entry.to_seq if isinstance(entry, frames.Gap) else entry.seq
+            to_seq = entry.to_seq if isinstance(entry, frames.Stretch) else entry.seq
             data = frames.encode(entry, encoding=self.encoding)
             if not self.outbox.offer(Item(data, is_live=True, room=room, before=cursor.sent)):
                 self.mark_behind(room)

@@ -69,6 +69,7 @@ async def open_store(settings: Settings, address: str, metrics: Metrics, hooks: 
             clock=now_ms,
             crash_points=hooks.crash_points,
             statement_timeout_s=settings.database_statement_timeout_s,
+            retention_days=settings.message_retention_days,
         ) as journal:
             yield Store(pool=pool, units=units, journal=journal, keys=keys_, identity=identity)
 

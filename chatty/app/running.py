@@ -97,7 +97,7 @@ async def _open_tree(
     await start_watch(settings, root, directory, steps)
     janitor = await start_janitor(
         root,
-        jobs=make_jobs(settings, store, steps, doorbells, hooks),
+        jobs=make_jobs(settings, store, steps, doorbells, hooks, metrics),
         leases=PostgresLeases(store.pool),
         holder=f"{socket.gethostname()} {secrets.token_urlsafe(9)}",
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import structlog
 import trio
 
 from chatty.actors.bus import SilentBus
@@ -31,6 +32,7 @@ from chatty.services.audit import EraseAddresses, SealAudit
 from chatty.services.deletions import CleanUpReceipts
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.erasure import EraseAccounts
+from chatty.services.expiry import Cleaned, MessageCleanup
 from chatty.services.jobs import AppendOwedDevices, CleanUpRevocations
 from chatty.services.limits import Limits
 from chatty.services.registration import CleanUpRegistrations
@@ -38,6 +40,8 @@ from chatty.services.sessions import EndExpiredSessions
 from chatty.store.audit_heads import DiskHeadFile, heads_path
 from chatty.telemetry import Metrics
 from chatty.web.problems import error_frame
+
+log = structlog.get_logger("chatty.app")
 
 room_idle_timeout_s = 300.0
 deadline_look_interval_s = 0.25
@@ -62,7 +66,9 @@ class LateDoorbells(Doorbells):
             self._janitor_wake(AppendOwedDevices.name)
 
 
-def make_jobs(settings: Settings, store: Store, steps: Steps, doorbells: Doorbells, hooks: Hooks) -> list[Job]:
+def make_jobs(
+    settings: Settings, store: Store, steps: Steps, doorbells: Doorbells, hooks: Hooks, metrics: Metrics
+) -> list[Job]:
     """What the janitor does. audit_sealing: with the janitor's jitter, each row is sealed within a second."""
     owed = AppendOwedDevices(units=store.units, doorbells=doorbells, clock=now_ms)
     seal = SealAudit(
@@ -84,6 +90,15 @@ def make_jobs(settings: Settings, store: Store, steps: Steps, doorbells: Doorbel
         clock=now_ms,
         crash_points=hooks.crash_points,
     )
+    cleanup = MessageCleanup(
+        units=store.units,
+        signer=store.keys.checkpoint,
+        server_name=settings.server_name,
+        retention_days=settings.message_retention_days,
+        report=partial(report_cleanup, metrics),
+        clock=now_ms,
+        crash_points=hooks.crash_points,
+    )
     receipts = CleanUpReceipts(units=store.units)
     revocations = CleanUpRevocations(units=store.units)
     expired = EndExpiredSessions(units=store.units, doorbells=doorbells, lifetimes=lifetimes(settings))
@@ -91,6 +106,7 @@ def make_jobs(settings: Settings, store: Store, steps: Steps, doorbells: Doorbel
     return [
         Job(name=owed.name, step=owed.step, interval_s=2.0),
         Job(name=erasure.name, step=erasure.step, interval_s=1.0),
+        Job(name=cleanup.name, step=cleanup.step, interval_s=5.0),
         Job(name=receipts.name, step=receipts.step, interval_s=3_600.0),
         Job(name=revocations.name, step=revocations.step, interval_s=60.0),
         Job(name=expired.name, step=expired.step, interval_s=600.0),
@@ -99,6 +115,18 @@ def make_jobs(settings: Settings, store: Store, steps: Steps, doorbells: Doorbel
         Job(name=erase.name, step=erase.step, interval_s=3_600.0),
         Job(name=steps.key_turns.name, step=steps.key_turns.step, interval_s=60.0),
     ]
+
+
+def report_cleanup(metrics: Metrics, cleaned: Cleaned) -> None:
+    metrics.messages_dropped.labels(what=cleaned.what).inc(cleaned.freed.rows_count)
+    metrics.message_bytes_freed.labels(what=cleaned.what).inc(cleaned.freed.bytes_count)
+    log.info(
+        "messages.dropped",
+        what=cleaned.what,
+        rows_count=cleaned.freed.rows_count,
+        bytes_freed=cleaned.freed.bytes_count,
+        events_count=cleaned.events_count,
+    )
 
 
 async def start_writing(

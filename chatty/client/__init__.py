@@ -25,6 +25,7 @@ from chatty.client.reasons import (
     WrongRelyingParty,
     WrongStoreKey,
 )
+from chatty.client.relations import Edit, Reaction, Reply, Retraction, Thread
 from chatty.client.room import Room
 from chatty.client.second_factors import (
     PRF_INPUT,
@@ -35,9 +36,13 @@ from chatty.client.second_factors import (
     SignedByPasskey,
 )
 from chatty.client.updates import (
+    Deleted,
+    Expired,
     Invited,
     MembershipChanged,
     Message,
+    ProfileChanged,
+    RoomDetailsChanged,
     Sent,
     ServerLied,
     SignedOut,
@@ -46,6 +51,7 @@ from chatty.client.updates import (
     Unsent,
     Update,
 )
+from chatty.client.views import MessageView
 from chatty.client.weak_passwords import Weakness, WeakPassword
 from chatty.wire.accounts import PasskeyAssertion, SecondFactor
 
@@ -53,11 +59,15 @@ __all__ = [
     "PRF_INPUT",
     "Client",
     "ClientError",
+    "Deleted",
+    "Edit",
+    "Expired",
     "FactorAsked",
     "Invited",
     "Lie",
     "MembershipChanged",
     "Message",
+    "MessageView",
     "NoRecoverySecret",
     "NotSignedIn",
     "Notice",
@@ -67,10 +77,15 @@ __all__ = [
     "PasskeyMade",
     "PasskeyToMake",
     "PresenceChanged",
+    "ProfileChanged",
+    "Reaction",
     "Reason",
     "ReceiptMoved",
     "RemoteError",
+    "Reply",
+    "Retraction",
     "Room",
+    "RoomDetailsChanged",
     "RoomFrozen",
     "SecondFactor",
     "Sent",
@@ -80,6 +95,7 @@ __all__ = [
     "SignedOut",
     "StoreInUse",
     "StoreRolledBack",
+    "Thread",
     "TypingChanged",
     "UnacceptableDerivation",
     "Undecryptable",

@@ -15,10 +15,12 @@ from typing import Literal
 
 import httpx
 import trio
+from msgspec import UNSET
 
 from chatty.client.accounts import Enrolment, Identity, load_identity
 from chatty.client.backoff import Jitter, full_jitter
 from chatty.client.deletions import Deletion, delete_account
+from chatty.client.details import made_profile
 from chatty.client.engine import Engine
 from chatty.client.exports import write_export
 from chatty.client.http import Api
@@ -288,9 +290,20 @@ class Client:
         invite: Iterable[UserId] = (),
         history: Literal["joined", "shared"] = "joined",
         invite_role: RoomRole = RoomRole.ADMIN,
+        message_timer_s: int | None = None,
+        retention_days: int | None = None,
     ) -> Room:
-        """Make a room with oneself as owner, and invite. invite_role: the lowest that may invite. Raises: Lie."""
-        room = await self._create(Policy(history=history, invite=invite_role), other=None)
+        """Make a room with oneself as owner, and invite. invite_role: the lowest that may invite.
+
+        message_timer_s: after how long messages expire. retention_days: for how long the server keeps them at most. Raises: Lie.
+        """
+        policy = Policy(
+            history=history,
+            invite=invite_role,
+            message_timer_s=UNSET if message_timer_s is None else message_timer_s,
+            retention_days=UNSET if retention_days is None else retention_days,
+        )
+        room = await self._create(policy, other=None)
         for user in invite:
             await room.invite(user)
         return room
@@ -340,6 +353,16 @@ class Client:
         if other is not None:
             members.append(member_change(engine, room, Action.ADD, other, other_key, n=numbers[2]))
         return RoomCreation(create=SignedCreate(signed=create, signature=sign(engine, create)), members=members)
+
+    @property
+    def display_name(self) -> str:
+        """How this user likes to be called; empty: not said."""
+        return self._engine.details.own_profile.name
+
+    def set_display_name(self, name: str) -> None:
+        """Each room hears it with the next message there, or by room.announce(); the server never does. Raises: BadRequest."""
+        with self._store.transaction():
+            self._engine.details.set_own_profile(made_profile(name))
 
     def unsent(self) -> list[Unsent]:
         """Messages on their way: written to the store, not yet known to be committed; they are sent whatever happens."""

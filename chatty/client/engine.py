@@ -14,6 +14,7 @@ import trio
 from chatty.client.accounts import Identity
 from chatty.client.backoff import Backoff, Jitter
 from chatty.client.connection import Link, Where
+from chatty.client.details import Details
 from chatty.client.device_lists import DeviceLists, KnownDevice, UserKeys
 from chatty.client.directory import Directory
 from chatty.client.http import Api
@@ -42,13 +43,13 @@ from chatty.wire.events import TimelineEvent
 from chatty.wire.frames import (
     Encoding,
     Erased,
-    Gap,
     Lagging,
     Mailbox,
     MailboxAck,
     OneTimeKeyCounts,
     Resumed,
     ServerFrame,
+    Stretch,
     UserEvent,
     Welcome,
 )
@@ -94,7 +95,10 @@ class Engine:
         self.directory = Directory(api, store, lists=self.lists, book=self.book, server_keys=self.server_keys)
         own = SessionOwner(user=me, device=device, ed25519=self.olm.ed25519, curve25519=self.olm.curve25519)
         self.megolm = MegolmSessions(store, own=own)
-        self.messages = MessageIntake(store, megolm=self.megolm, tell=updates.put)
+        self.details = Details(store, tell=updates.put)
+        self.messages = MessageIntake(
+            store, megolm=self.megolm, tell=updates.put, forget=updates.forget, details=self.details
+        )
         self.user_stream = UserStreamIntake(store, identity=identity, lists=self.lists, book=self.book, updates=updates)
         self.intake = self._make_intake()
         self.numbers = SendNumbers(store, opened=open_sends(store) | open_to_device(store))
@@ -169,6 +173,7 @@ class Engine:
             numbers=self.numbers,
             book=self.book,
             megolm=self.megolm,
+            details=self.details,
             sharing=sharing,
             link=self.link,
             start=self._nursery.start_soon,
@@ -201,7 +206,7 @@ class Engine:
     async def _on_events(self, events: Sequence[ServerFrame]) -> bool:
         """Returns: must the link resync?"""
         arrivals: list[Arrival] = [
-            event for event in events if isinstance(event, TimelineEvent | Gap | Erased | UserEvent | Mailbox)
+            event for event in events if isinstance(event, TimelineEvent | Stretch | Erased | UserEvent | Mailbox)
         ]
         acknowledged = await self.intake.take(arrivals)
         for at in range(0, len(acknowledged), limits.mailbox_ack_ids_max):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from chatty.errors import (
     ChattyError,
     DeviceSetStale,
+    ExpiryRefused,
     MailboxQuotaExceeded,
     MessageIdClosed,
     MessageIdConflict,
@@ -67,6 +68,7 @@ def _builders() -> dict[str, Callable[[str, Details], ChattyError]]:
     """By code. Classes whose constructor wants more than a message are named; the others are found in the tree."""
     named: dict[type[ChattyError], Callable[[str, Details], ChattyError]] = {
         DeviceSetStale: _device_set_stale,
+        ExpiryRefused: lambda _, details: ExpiryRefused(time=int(details["time"])),
         SecondFactorRequired: _second_factor_required,
         StepUpRequired: lambda _, details: StepUpRequired(age_s_max=float(details["age_s_max"])),
         TooLarge: lambda _, details: TooLarge(limit=str(details["limit"]), bytes_max=int(details["bytes_max"])),

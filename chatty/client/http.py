@@ -41,7 +41,16 @@ from chatty.wire.deletions import AccountDeletion, Receipt
 from chatty.wire.keys import ClaimedKeys, KeyAnswer, KeyClaim, KeyCounts, KeyQuery, KeyUpload, ToDevice, ToDeviceAnswer
 from chatty.wire.limits import page_events_max
 from chatty.wire.preferences import Preferences
-from chatty.wire.rooms import Page, RoomCommitted, RoomCreation, SignedInvitationBody, SignedMemberChange, UserPage
+from chatty.wire.rooms import (
+    Page,
+    RoomCommitted,
+    RoomCreation,
+    SignedDeletion,
+    SignedInvitationBody,
+    SignedMemberChange,
+    SignedPolicyChange,
+    UserPage,
+)
 from chatty.wire.second_factors import (
     AddedPasskey,
     NewPasskey,
@@ -205,6 +214,16 @@ class Api:
         self, room: RoomId, request: SignedMemberChange, *, n: SendNumber, low: SendNumber
     ) -> RoomCommitted:
         return await self._call("POST", f"/v1/rooms/{room}/members", RoomCommitted, body=request, number=(n, low))
+
+    async def change_policy(
+        self, room: RoomId, request: SignedPolicyChange, *, n: SendNumber, low: SendNumber
+    ) -> RoomCommitted:
+        return await self._call("POST", f"/v1/rooms/{room}/policy", RoomCommitted, body=request, number=(n, low))
+
+    async def delete_message(
+        self, room: RoomId, request: SignedDeletion, *, n: SendNumber, low: SendNumber
+    ) -> RoomCommitted:
+        return await self._call("POST", f"/v1/rooms/{room}/deletions", RoomCommitted, body=request, number=(n, low))
 
     async def events(self, room: RoomId, *, after: Seq) -> Page:
         return await self._call("GET", f"/v1/rooms/{room}/events?after={after}&limit={page_events_max}", Page)

@@ -23,9 +23,10 @@ from chatty.client.streams import UserStreamIntake
 from chatty.client.update_queue import UpdateQueue
 from chatty.client.updates import MembershipChanged
 from chatty.ids import MailboxId, RoomId, Seq, UserId
+from chatty.wire import chain
 from chatty.wire.authority import VerifiedEvent
-from chatty.wire.events import Kind, MemberContent, RemovalContent, TimelineEvent, action_of
-from chatty.wire.frames import Erased, Gap, Mailbox, RoomEntry, UserEvent
+from chatty.wire.events import DeletionContent, Kind, MemberContent, RemovalContent, TimelineEvent, action_of
+from chatty.wire.frames import Erased, Mailbox, RoomEntry, Stretch, UserEvent
 from chatty.wire.rooms import Page
 
 Arrival = RoomEntry | UserEvent | Mailbox
@@ -144,7 +145,7 @@ class Intake:
 
     def _pass_over(self, verifier: RoomVerifier, entry: RoomEntry) -> None:
         """Read before, by filling a hole."""
-        if not isinstance(entry, Gap):
+        if not isinstance(entry, Stretch):
             verifier.check_known(entry)
 
     def _accept(self, verifier: RoomVerifier, entry: RoomEntry, *, keys_are_fresh: bool) -> None:
@@ -152,12 +153,16 @@ class Intake:
             verified = verifier.accept(entry, keys_are_fresh=keys_are_fresh)
         except RoomFrozen:
             return
-        self._book.save(verifier, with_state=verified is not None)
+        self._book.save(verifier, entry, with_state=verified is not None)
         if isinstance(entry, Erased):
-            self._messages.note_erased(entry)
+            self._messages.note_unexplained(entry.room, entry.seq, chain.event_id(entry.leaf))
+        elif isinstance(entry, TimelineEvent) and entry.deletion_seq:
+            self._messages.note_unexplained(entry.room, entry.seq, chain.event_id(chain.leaf(entry)))
         elif not verifier.has_unexplained:
             self._messages.note_explained(entry.room)
-        if verified is not None:
+        if verified is not None and isinstance(verified.content, DeletionContent):
+            self._messages.take_deletion(verified.content.signed)
+        elif verified is not None:
             self._tell_membership(verifier, verified)
         elif isinstance(entry, TimelineEvent) and entry.kind is Kind.MESSAGE:
             self._messages.take(verifier, entry)
@@ -213,7 +218,7 @@ def check_order(entry: RoomEntry, *, after: Seq) -> None:
 
 
 def _extent(entry: RoomEntry) -> tuple[Seq, Seq]:
-    return (entry.from_seq, entry.to_seq) if isinstance(entry, Gap) else (entry.seq, entry.seq)
+    return (entry.from_seq, entry.to_seq) if isinstance(entry, Stretch) else (entry.seq, entry.seq)
 
 
 def _own_entries(page: Page, room: RoomId) -> list[RoomEntry]:

@@ -2,23 +2,29 @@
 
 The plaintext repeats what the envelope says (room, n, epoch, expiry, target), names the message by a random `mid`, and
 carries the sender's last verified (seq, head). A reader takes a message only when inside and outside agree, its Megolm
-session belongs to the device that the envelope names, and neither its ciphertext nor its mid was taken before.
+session belongs to the device that the envelope names, and neither its ciphertext nor its mid was taken before. What stands there
+beside the text is left out where there is none of it: what the message is about (relations.py), whom it mentions, what it carries
+(details.py).
 """
 
 import secrets
 from typing import Literal, Protocol
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
+from chatty.client.details import Carried, Profile, RoomDetails
 from chatty.client.reasons import Reason, Unreadable
+from chatty.client.relations import About, MentionsField, about_of, encoded
 from chatty.client.rooms import Position
 from chatty.ids import DeviceId, EventId, RoomId, SendNumber, Seq, UserId
 from chatty.wire import limits
 from chatty.wire.canonical import encode_base64
 from chatty.wire.events import TimelineEvent
 
-text_bytes_max = limits.ciphertext_bytes_max - 2_048  # leaves room for what stands beside the text, and for padding
+clock_slack_ms = 600_000  # a message that expires within it may be gone already: clocks differ
+# Of text and mentions; leaves room for what stands beside them, and for padding.
+text_bytes_max = limits.ciphertext_bytes_max - 6_144
 
 
 class MessageContent(Struct, frozen=True, kw_only=True):
@@ -34,6 +40,14 @@ class MessageContent(Struct, frozen=True, kw_only=True):
     last_head: str
     sender: UserId
     device: DeviceId
+    about: Raw | UnsetType = UNSET
+    mentions: MentionsField | UnsetType = UNSET
+    details: RoomDetails | UnsetType = UNSET
+    profile: Profile | UnsetType = UNSET
+
+    @property
+    def carried(self) -> Carried:
+        return Carried(details=self.details or None, profile=self.profile or None)
 
 
 class Plaintext(Struct, frozen=True, kw_only=True):
@@ -63,35 +77,60 @@ def new_mid() -> str:
     return encode_base64(secrets.token_bytes(16))
 
 
+class Writing(Struct, frozen=True, kw_only=True):
+    """What somebody wants to say. mid: names it, however often it is encrypted. details: to carry in place of the known ones."""
+
+    text: str
+    mid: str
+    about: About | None = None
+    mentions: list[UserId] = []
+    details: RoomDetails | None = None
+
+    @property
+    def bytes_count(self) -> int:
+        """What text_bytes_max bounds."""
+        return len(self.text.encode()) + len(msgspec.json.encode(self.mentions))
+
+
 def plaintext_bytes(
     *,
     room: RoomId,
-    text: str,
+    writing: Writing,
     n: SendNumber,
     epoch: Seq,
-    mid: str,
+    expiry: int,
     position: Position,
     sender: UserId,
     device: DeviceId,
+    carried: Carried,
 ) -> bytes:
     """What is encrypted. position: the sender's last verified one."""
     content = MessageContent(
-        text=text,
+        text=writing.text,
         n=n,
         epoch=epoch,
-        expiry=0,
+        expiry=expiry,
         target="",
-        mid=mid,
+        mid=writing.mid,
         last_seq=position.seq,
         last_head=encode_base64(position.head),
         sender=sender,
         device=device,
+        about=encoded(writing.about),
+        mentions=writing.mentions or UNSET,
+        details=writing.details or carried.details or UNSET,
+        profile=carried.profile or UNSET,
     )
     return msgspec.json.encode(Plaintext(room_id=room, type="chatty.message.v1", content=content))
 
 
 class MessageReader:
     """The rules; each `check_…` is one. All raise Unreadable."""
+
+    def check_expired(self, event: TimelineEvent, *, now_ms: int) -> None:
+        """Its ciphertext is gone, and no deletion is named: then its time must be up."""
+        if not 0 < event.expiry <= now_ms + clock_slack_ms:
+            raise Unreadable(Reason.CONTENT_WITHHELD_BY_SERVER, "the ciphertext is gone, and not by its expiry")
 
     def check_owner(self, event: TimelineEvent, owner: SessionOwner) -> None:
         if (event.sender, event.device) != (owner.user, owner.device):
@@ -113,6 +152,14 @@ class MessageReader:
             return msgspec.json.decode(data, type=Plaintext)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Unreadable(Reason.MALFORMED_EVENT, f"the plaintext is no message: {error}") from None
+
+    def about(self, plain: Plaintext) -> About | None:
+        """None: the message stands for itself."""
+        raw = plain.content.about
+        try:
+            return None if isinstance(raw, UnsetType) else about_of(raw)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise Unreadable(Reason.MALFORMED_EVENT, f"what the message is about makes no sense: {error}") from None
 
     def check_envelope(self, event: TimelineEvent, plain: Plaintext) -> None:
         inside = plain.content

@@ -2,12 +2,13 @@
 
 *Order*: n, bytes and the moved ratchet stand on disk, in one transaction, before the frame leaves. While the outcome is
 unknown (a broken socket, overloaded, outcome_unknown, store_unavailable) the same bytes go again under the same n.
-`device_set_stale`: read the room up to the epoch, query the changed, encrypt anew with a new n and the same mid. Everything
-else is final.
+`device_set_stale`: read the room up to the epoch, query the changed, encrypt anew with a new n and the same mid.
+`expiry_refused`: likewise, with the timer counted from the server's time. Everything else is final.
 *Restart*: drafts without an outcome go on. *Cancelled*: who waits stops waiting; the message stays and is sent.
 *Bound*: n stays below low + 256; then sending waits.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,16 +17,18 @@ from msgspec import Struct
 
 from chatty.client.backoff import Backoff, Jitter, full_jitter
 from chatty.client.connection import Answer, Link, LinkLost, error_of
+from chatty.client.details import Details
 from chatty.client.errors import RemoteError, is_retryable
 from chatty.client.megolm import MegolmSessions
-from chatty.client.messages import new_mid, plaintext_bytes, text_bytes_max
+from chatty.client.messages import Writing, plaintext_bytes, text_bytes_max
 from chatty.client.numbers import SendNumbers
 from chatty.client.reasons import ClientError, Lie, Reason, RoomFrozen, SessionEnded
+from chatty.client.relations import Announcement
 from chatty.client.room_book import RoomBook
 from chatty.client.sharing import KeySharing
 from chatty.client.store import LocalStore
 from chatty.client.updates import Sent, Unsent
-from chatty.errors import ChattyError, DeviceSetStale, MessageIdClosed, MessageIdConflict, TooLarge
+from chatty.errors import ChattyError, DeviceSetStale, ExpiryRefused, MessageIdClosed, MessageIdConflict, TooLarge
 from chatty.ids import DeviceId, RoomId, SendNumber, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.events import MEGOLM, Kind, TimelineEvent
@@ -43,19 +46,19 @@ class OpenSend(Struct, frozen=True, kw_only=True):
     epoch: Seq
     session_id: str
     body: bytes
-    text: str
-    mid: str
+    writing: Writing
+    expiry: int = 0
 
 
 class Draft:
-    """One message on its way. `done` is set when `sent` or `error` is."""
+    """One message on its way. `done` is set when `sent` or `error` is. server_ms: the server's time, where it has told it."""
 
-    def __init__(self, room: RoomId, text: str, mid: str, written: OpenSend | None = None) -> None:
+    def __init__(self, room: RoomId, writing: Writing, written: OpenSend | None = None) -> None:
         self.room = room
-        self.text = text
-        self.mid = mid
+        self.writing = writing
         self.written = written
         self.rewritten_count = 0
+        self.server_ms = 0
         self.done = trio.Event()
         self.sent: Sent | None = None
         self.error: Exception | None = None
@@ -73,10 +76,12 @@ class Outbox:
         numbers: SendNumbers,
         book: RoomBook,
         megolm: MegolmSessions,
+        details: Details,
         sharing: KeySharing,
         link: Link,
         start: Callable[..., None],
         jitter: Jitter = full_jitter,
+        now_s: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._me = me
@@ -84,21 +89,23 @@ class Outbox:
         self._numbers = numbers
         self._book = book
         self._megolm = megolm
+        self._details = details
         self._sharing = sharing
         self._link = link
         self._start = start
         self._jitter = jitter
+        self._now_s = now_s
 
     def go_on(self) -> None:
         """Take up what an earlier run left."""
         for _, written in self._store.items(_OPEN, OpenSend):
-            self._start(self._deliver, Draft(written.room, written.text, written.mid, written))
+            self._start(self._deliver, Draft(written.room, written.writing, written))
 
-    async def send(self, room: RoomId, text: str) -> Sent:
+    async def send(self, room: RoomId, writing: Writing) -> Sent:
         """Returns when the server has committed it. Raises: ChattyError (final), RoomFrozen, TooLarge."""
-        if len(text.encode()) > text_bytes_max:
+        if writing.bytes_count > text_bytes_max:
             raise TooLarge(limit="text_bytes_max", bytes_max=text_bytes_max)
-        draft = Draft(room, text, new_mid())
+        draft = Draft(room, writing)
         self._start(self._deliver, draft)
         await draft.done.wait()
         if draft.error is not None:
@@ -118,6 +125,9 @@ class Outbox:
             except DeviceSetStale as stale:
                 await self._catch_up(draft, stale)
             except (MessageIdClosed, MessageIdConflict) as error:
+                self._write_again(draft, error)
+            except ExpiryRefused as error:
+                draft.server_ms = error.time
                 self._write_again(draft, error)
             except ChattyError as error:
                 if is_retryable(error):
@@ -140,21 +150,40 @@ class Outbox:
                 self._store.put(_OPEN, str(draft.written.n), draft.written)
 
     def _encrypt(self, draft: Draft, epoch: Seq) -> OpenSend:
-        n = self._numbers.take()
+        n, expiry, verifier = self._numbers.take(), self._expiry(draft), self._book.get(draft.room)
+        is_due = draft.rewritten_count > 0 or isinstance(draft.writing.about, Announcement)
+        carried = self._details.to_carry(draft.room, epoch=epoch, role=verifier.role_of(self._me), is_due=is_due)
         plaintext = plaintext_bytes(
             room=draft.room,
-            text=draft.text,
+            writing=draft.writing,
             n=n,
             epoch=epoch,
-            mid=draft.mid,
-            position=self._book.get(draft.room).position,
+            expiry=expiry,
+            position=verifier.position,
             sender=self._me,
             device=self._device,
+            carried=carried,
         )
         session_id, body = self._megolm.encrypt(draft.room, plaintext, epoch=epoch)
+        self._details.note_carried(draft.room, epoch=epoch)
         return OpenSend(
-            n=n, room=draft.room, epoch=epoch, session_id=session_id, body=body, text=draft.text, mid=draft.mid
+            n=n,
+            room=draft.room,
+            epoch=epoch,
+            session_id=session_id,
+            body=body,
+            writing=draft.writing,
+            expiry=expiry,
         )
+
+    def _expiry(self, draft: Draft) -> int:
+        """By the room's timer, from now on; a clock that is behind the newest event of the room is slow. 0: never."""
+        verifier = self._book.get(draft.room)
+        timer_s = verifier.state.policy.message_timer_s if verifier.state is not None else 0
+        if not timer_s:
+            return 0
+        now_ms = draft.server_ms or max(round(self._now_s() * 1_000), verifier.position.time)
+        return now_ms + timer_s * 1_000
 
     async def _send_once(self, draft: Draft) -> None:
         written = draft.written
@@ -180,6 +209,7 @@ class Outbox:
             algorithm="m.megolm.v1.aes-sha2",
             session_id=written.session_id,
             body=written.body,
+            expiry=written.expiry,
         )
 
     def _acked(self, written: OpenSend, answer: Answer) -> Sent:
@@ -241,6 +271,7 @@ def expected_leaf(written: OpenSend, ack: Ack, *, me: UserId, device: DeviceId) 
         algorithm=MEGOLM,
         session_id=written.session_id,
         epoch=written.epoch,
+        expiry=written.expiry,
         body=written.body,
     )
     return chain.leaf(event)
@@ -254,7 +285,7 @@ def check_ack(written: OpenSend, ack: Ack, leaf: bytes) -> None:
 
 def unsent(store: LocalStore) -> list[Unsent]:
     """The oldest first."""
-    return [Unsent(room=written.room, text=written.text) for _, written in store.items(_OPEN, OpenSend)]
+    return [Unsent(room=written.room, text=written.writing.text) for _, written in store.items(_OPEN, OpenSend)]
 
 
 def open_sends(store: LocalStore) -> set[int]:

@@ -20,7 +20,7 @@ class Reason(Enum):
     REPLAYED = "replayed"  # the same ciphertext, or the same message index, at a second place
     ALTERED_EVENT = "altered_event"  # the ciphertext is damaged, or the envelope differs from what is repeated inside
     CONTENT_WITHHELD_BY_SERVER = (
-        "content_withheld_by_server"  # the body is missing and nothing that is signed explains it
+        "content_withheld_by_server"  # the body is missing, and no expiry, deletion, removal or horizon explains it
     )
 
     # Of a room's order
@@ -39,6 +39,7 @@ class Reason(Enum):
     FORGED_MEMBERSHIP = "forged_membership"  # an addition or removal by nobody who may
     FORGED_ROLE = "forged_role"  # a promotion or demotion by nobody who may
     FORGED_POLICY = "forged_policy"
+    FORGED_DELETION = "forged_deletion"  # of somebody else's message, by no admin
     UNAUTHORIZED_MEMBER = "unauthorized_member"  # a message, receipt or typing of somebody who is no member
     NOT_WATCHED = "not_watched"  # presence of somebody of whom this client did not ask it
 

@@ -1,25 +1,49 @@
-"""One room, as an application sees it: its verified members, sending, and signed changes of membership."""
+"""One room, as an application sees it: its verified members, sending, and signed changes of members, policy and messages."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 
 import trio
 
+from chatty.client.details import RoomDetails, made_details, may_name
 from chatty.client.engine import Engine
+from chatty.client.messages import Writing, new_mid
 from chatty.client.reasons import Reason, RoomFrozen
+from chatty.client.relations import (
+    About,
+    Announcement,
+    Edit,
+    Reaction,
+    Reply,
+    Retraction,
+    Thread,
+    mentions_max,
+    reaction_bytes_max,
+)
 from chatty.client.rooms import RoomVerifier
+from chatty.client.update_queue import history_max
 from chatty.client.updates import Message, Sent
-from chatty.errors import CursorBeyondEnd, NotFound
-from chatty.ids import RoomId, SendNumber, Seq, UserId
+from chatty.client.views import MessageView, views
+from chatty.errors import BadRequest, CursorBeyondEnd, Forbidden, MessageGone, NotFound
+from chatty.ids import EventId, RoomId, SendNumber, Seq, UserId
 from chatty.wire.canonical import encode_base64
 from chatty.wire.events import (
     Action,
+    Deletion,
     Invitation,
     MemberChange,
     Policy,
+    PolicyChange,
     RoomRole,
     SignedInvitation,
 )
-from chatty.wire.rooms import SignedInvitationBody, SignedMemberChange
+from chatty.wire.rooms import (
+    RoomCommitted,
+    SignedDeletion,
+    SignedInvitationBody,
+    SignedMemberChange,
+    SignedPolicyChange,
+)
 from chatty.wire.signing import Signable, signed_bytes
 
 settle_timeout_s = 15.0
@@ -60,6 +84,25 @@ class Room:
         """The newest messages that this device has read, oldest first. Works offline."""
         return self._engine.updates.history(self.id, count_max=count_max)
 
+    def timeline(self, *, count_max: int = 100) -> list[MessageView]:
+        """The newest messages with their edits, reactions and threads put together, oldest first. Works offline."""
+        return views(self._engine.updates.history(self.id, count_max=history_max))[-count_max:]
+
+    @property
+    def name(self) -> str:
+        """As an owner or admin has said inside the encryption; empty: nobody has."""
+        return self._engine.details.of_room(self.id).name
+
+    @property
+    def topic(self) -> str:
+        return self._engine.details.of_room(self.id).topic
+
+    @property
+    def display_names(self) -> Mapping[UserId, str]:
+        """What the members like to be called; those who have said it. No proof of anything: user ids are."""
+        names = {user: self._engine.details.profile(self.id, user).name for user in self.members}
+        return {user: name for user, name in names.items() if name}
+
     @property
     def receipts(self) -> Mapping[UserId, Seq]:
         """How far the members have read, as the server says; those who show it."""
@@ -94,12 +137,132 @@ class Room:
         """
         await self._engine.notice_calls.typing(self.id, is_typing=is_typing)
 
-    async def send(self, text: str) -> Sent:
+    async def send(
+        self,
+        text: str,
+        *,
+        reply_to: Message | Sent | None = None,
+        thread: Message | Sent | None = None,
+        mentions: Iterable[UserId] = (),
+    ) -> Sent:
         """Encrypt for the verified members, send, and wait until the server has committed it.
 
+        reply_to: what it answers. thread: the root of the thread that it goes into. mentions: at most relations.mentions_max.
         Raises: NotAMember, RoomFrozen, TooLarge, Lie. Cancelled: the message stays in the outbox and is sent.
         """
-        return await self._engine.outbox.send(self.id, text)
+        about: About | None = None
+        if thread is not None:
+            about = Thread(of=thread.event_id, reply_to=None if reply_to is None else reply_to.event_id)
+        elif reply_to is not None:
+            about = Reply(of=reply_to.event_id)
+        return await self._say(text, about, mentions=mentions)
+
+    async def edit(self, message: Message | Sent, text: str, *, mentions: Iterable[UserId] = ()) -> Sent:
+        """Another text for one's own message; readers see that it was edited, and every text before. Raises: as send()."""
+        return await self._say(text, Edit(of=message.event_id), mentions=mentions)
+
+    async def react(self, message: Message | Sent, key: str) -> Sent:
+        """key: an emoji or a short word. Raises: BadRequest (none, or more than relations.reaction_bytes_max), as send()."""
+        if not 0 < len(key.encode()) <= reaction_bytes_max:
+            raise BadRequest(f"a reaction has 1 to {reaction_bytes_max} bytes")
+        return await self._say(key, Reaction(of=message.event_id, key=key))
+
+    async def retract(self, reaction: Message | Sent) -> Sent:
+        """Take back one's own reaction; the message that made it stays, and counts no more. Raises: as send()."""
+        return await self._say("", Retraction(of=reaction.event_id))
+
+    async def set_details(self, *, name: str, topic: str = "") -> None:
+        """Name the room for its members; nobody else learns it.
+
+        Raises: Forbidden (neither owner nor admin), BadRequest (too long), as send().
+        """
+        if not may_name(self._verifier.role_of(self._engine.identity.user)):
+            raise Forbidden("only owners and admins name a room")
+        sent = await self._say("", Announcement(), details=made_details(name=name, topic=topic))
+        await self.read_up_to(sent.seq)
+
+    async def announce(self) -> None:
+        """Tell one's profile, and as an admin the room's details, now; else the next message tells it to who has come."""
+        await self._say("", Announcement())
+
+    async def _say(
+        self,
+        text: str,
+        about: About | None,
+        *,
+        mentions: Iterable[UserId] = (),
+        details: RoomDetails | None = None,
+    ) -> Sent:
+        writing = Writing(text=text, mid=new_mid(), about=about, mentions=list(mentions), details=details)
+        if len(writing.mentions) > mentions_max:
+            raise BadRequest(f"a message mentions at most {mentions_max} people")
+        return await self._engine.outbox.send(self.id, writing)
+
+    async def delete(self, message: Message | Sent) -> None:
+        """Delete a message for everybody, signed by this device: one's own, or as an admin of the room anybody's.
+
+        Its edits go with it, those that this device has read. Raises: MessageGone, NotFound, Forbidden, NotAMember, RoomFrozen.
+        """
+        sender = message.sender if isinstance(message, Message) else self._engine.identity.user
+        views_of_it = [one for one in self.timeline(count_max=history_max) if one.message.event_id == message.event_id]
+        for edit in [edit for view in views_of_it for edit in view.edits]:
+            with suppress(MessageGone):
+                await self._sign_deletion(edit.event_id, edit.seq, sender)
+        await self._sign_deletion(message.event_id, message.seq, sender)
+
+    async def _sign_deletion(self, target: EventId, target_seq: Seq, target_sender: UserId) -> None:
+        engine = self._engine
+
+        async def ask(n: SendNumber) -> RoomCommitted:
+            position = self._trusted().position
+            deletion = Deletion(
+                domain="chatty.deletion.v1",
+                server=engine.identity.server_name,
+                room=self.id,
+                sender=engine.identity.user,
+                device=engine.identity.device,
+                target=target,
+                target_seq=target_seq,
+                target_sender=target_sender,
+                last_seq=position.seq,
+                last_head=encode_base64(position.head),
+                n=n,
+            )
+            body = SignedDeletion(signed=deletion, signature=sign(engine, deletion))
+            return await engine.api.delete_message(self.id, body, n=n, low=engine.numbers.low)
+
+        await self._commit(ask)
+
+    async def set_policy(self, policy: Policy) -> None:
+        """Sign another policy, timer and retention with it. Raises: Forbidden, NotAMember, RoomFrozen."""
+        engine = self._engine
+
+        async def ask(n: SendNumber) -> RoomCommitted:
+            position = self._trusted().position
+            change = PolicyChange(
+                domain="chatty.policy.v1",
+                server=engine.identity.server_name,
+                room=self.id,
+                sender=engine.identity.user,
+                device=engine.identity.device,
+                policy=policy,
+                last_seq=position.seq,
+                last_head=encode_base64(position.head),
+                n=n,
+            )
+            body = SignedPolicyChange(signed=change, signature=sign(engine, change))
+            return await engine.api.change_policy(self.id, body, n=n, low=engine.numbers.low)
+
+        await self._commit(ask)
+
+    async def _commit(self, ask: Callable[[SendNumber], Awaitable[RoomCommitted]]) -> None:
+        """Have one signed change committed, and wait until it was read back and verified."""
+        n = await take_number(self._engine)
+        try:
+            committed = await ask(n)
+        finally:
+            self._engine.numbers.settle(n)
+        await self.read_up_to(committed.seq)
 
     async def invite(self, user: UserId) -> None:
         """Sign an invitation. Raises: NotFound, InvitationVoid, RoomFrozen."""
@@ -158,17 +321,14 @@ class Room:
         invitation: SignedInvitation | None = None,
     ) -> None:
         """Sign one change, have it committed, and wait until it was read back and verified."""
-        identity_key = await target_identity(self._engine, target)
-        n = await take_number(self._engine)
-        self._trusted()
-        signed = member_change(
-            self._engine, self.id, action, target, identity_key, n=n, role=role, invitation=invitation
-        )
-        try:
-            committed = await self._engine.api.change_member(self.id, signed, n=n, low=self._engine.numbers.low)
-        finally:
-            self._engine.numbers.settle(n)
-        await self.read_up_to(committed.seq)
+        engine, identity_key = self._engine, await target_identity(self._engine, target)
+
+        async def ask(n: SendNumber) -> RoomCommitted:
+            self._trusted()
+            signed = member_change(engine, self.id, action, target, identity_key, n=n, role=role, invitation=invitation)
+            return await engine.api.change_member(self.id, signed, n=n, low=engine.numbers.low)
+
+        await self._commit(ask)
 
     async def read_up_to(self, seq: Seq) -> None:
         """Wait until this client has read and verified the room that far. Raises: RoomFrozen, trio.TooSlowError."""

@@ -13,13 +13,15 @@ from chatty.client.reasons import Lie, Reason
 from chatty.client.rooms import Position, RoomVerifier, recent_heads_max
 from chatty.client.store import LocalStore
 from chatty.client.taken_changes import TakenChanges
+from chatty.client.tombstones import Tombstone, tombstone_of
 from chatty.client.updates import ServerLied, Update
 from chatty.crypto.events import ServerKey
 from chatty.ids import RoomId, Seq, UserId
 from chatty.wire.authority import RoomState
-from chatty.wire.frames import Cursor
+from chatty.wire.events import Kind, TimelineEvent
+from chatty.wire.frames import Cursor, RoomEntry
 
-_ROOMS, _STATES, _CHANGES, _HEADS = "rooms", "room_states", "room_changes", "room_heads/"
+_ROOMS, _STATES, _CHANGES, _HEADS, _OWED = "rooms", "room_states", "room_changes", "room_heads/", "owed_deletions/"
 
 
 class RoomRecord(Struct, frozen=True, kw_only=True):
@@ -73,7 +75,8 @@ class RoomBook:
             frozen = Reason(record.frozen) if record.frozen else None
             state = self._store.get(_STATES, room, RoomState)
             changes = self._store.get(_CHANGES, room, TakenChanges) or TakenChanges()
-            verifier.restore(state, changes, sorted(heads, key=lambda position: position.seq), frozen)
+            owed = {Seq(int(seq)): tombstone for seq, tombstone in self._store.items(_OWED + room, Tombstone)}
+            verifier.restore(state, changes, sorted(heads, key=lambda position: position.seq), frozen, owed)
         return verifier
 
     def add(self, room: RoomId) -> None:
@@ -81,14 +84,22 @@ class RoomBook:
         if room not in self._records:
             self._save_record(room, RoomRecord())
 
-    def save(self, verifier: RoomVerifier, *, with_state: bool) -> None:
-        """Write what accept() changed."""
+    def save(self, verifier: RoomVerifier, entry: RoomEntry, *, with_state: bool) -> None:
+        """Write what accept() changed with this entry."""
+        if isinstance(entry, TimelineEvent):
+            self._save_owed(verifier, entry)
         room, position = verifier.room, verifier.position
         if with_state:
             self._store.put(_STATES, room, verifier.state)
             self._store.put(_CHANGES, room, verifier.changes)
         self._store.put(_HEADS + room, str(position.seq % recent_heads_max), position)
         self._save_record(room, RoomRecord(seq=position.seq))
+
+    def _save_owed(self, verifier: RoomVerifier, event: TimelineEvent) -> None:
+        if (tombstone := tombstone_of(event, verifier.position.leaf)) is not None:
+            self._store.put(_OWED + verifier.room, str(event.deletion_seq), tombstone)
+        elif event.kind is Kind.DELETION:
+            self._store.delete(_OWED + verifier.room, str(event.seq))
 
     def freeze(self, lie: Lie, rooms: list[RoomId]) -> None:
         """Stop trusting these rooms and tell; the others go on."""

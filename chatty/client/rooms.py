@@ -7,6 +7,10 @@ state is the fold of events whose signature *and* authority were checked, each s
 raises KeysNeeded: query and try again.
 *Erased messages*, of accounts that were deleted, are a place and a leaf: whose they were cannot be told any more. The server
 names the removal of a deleted account that explains them, and must show it there.
+*Deleted messages* keep their place, sender and hash; the server names the deletion that explains each, and must show it there,
+signed by one who may. An expired one is explained by its own hashed expiry (messages.py, for that wants a clock).
+*Horizons* hide messages that were kept for as long as was promised, up to one place that the server has signed; nothing but state
+events and deletions stands below it, and nothing above it is as old.
 *Gaps* hold messages only, from before this member's time or outside it: a state event that one hides is missed when the next,
 this member's own join at the latest, names it. A gap's head is the server's word; it is compared with what others claim, inside
 encrypted messages and in signed changes, about the same place.
@@ -20,11 +24,14 @@ from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chatty.client.device_lists import DeviceLists
 from chatty.client.reasons import KeysNeeded, Lie, Reason, RoomFrozen
 from chatty.client.taken_changes import TakenChanges
+from chatty.client.tombstones import Tombstone, is_explained_by, tombstone_of
 from chatty.crypto.events import ServerKey, verify_event
+from chatty.crypto.signatures import verify
 from chatty.errors import BadRequest, BadSignature, ChattyError
 from chatty.ids import ListVersion, RoomId, Seq, UserId
 from chatty.wire import chain
@@ -43,17 +50,20 @@ from chatty.wire.events import (
     Action,
     Content,
     CreateContent,
+    DeletionContent,
     DevicesContent,
     Kind,
     MemberContent,
     PolicyContent,
     RemovalContent,
     RemovalReason,
+    RoomRole,
     TimelineEvent,
     decode_content,
     signers_of,
 )
-from chatty.wire.frames import Erased, Gap, PlacedEntry, RoomEntry
+from chatty.wire.frames import Erased, Gap, Horizon, HorizonMark, PlacedEntry, RoomEntry, Stretch
+from chatty.wire.signing import horizon_bytes
 
 recent_heads_max = 512
 
@@ -61,7 +71,8 @@ recent_heads_max = 512
 class Position(Struct, frozen=True, kw_only=True):
     """Where the verified history ends. leaf: of the last event; empty after a gap.
 
-    promised: the last place at which the server has said that the removal of a deleted account stands.
+    promised: the last place at which the server has said that the removal of a deleted account stands. horizon: nothing but state
+    events and deletions is kept up to there, and all of it is from before `before`, ms since 1970.
     """
 
     seq: Seq
@@ -69,6 +80,8 @@ class Position(Struct, frozen=True, kw_only=True):
     time: int = 0
     leaf: bytes = b""
     promised: Seq = Seq(0)
+    horizon: Seq = Seq(0)
+    before: int = 0
 
 
 class RoomVerifier:
@@ -80,6 +93,7 @@ class RoomVerifier:
         self.changes = TakenChanges()
         self.position = Position(seq=Seq(0), head=chain.empty_head(room))
         self.frozen: Reason | None = None
+        self.owed: dict[Seq, Tombstone] = {}  # by the place of the deletion that the server has named
         self._me = me
         self._server = server
         self._lists = lists
@@ -88,15 +102,20 @@ class RoomVerifier:
         self._acked: dict[int, bytes] = {}
 
     def restore(
-        self, state: RoomState | None, changes: TakenChanges, recent: Iterable[Position], frozen: Reason | None
+        self,
+        state: RoomState | None,
+        changes: TakenChanges,
+        recent: Iterable[Position],
+        frozen: Reason | None,
+        owed: dict[Seq, Tombstone],
     ) -> None:
         """Go on from what the store has. recent: in order, the newest last."""
-        self.state, self.changes, self.frozen = state, changes, frozen
+        self.state, self.changes, self.frozen, self.owed = state, changes, frozen, owed
         for position in recent:
             self._remember(position)
 
     def accept(self, entry: RoomEntry, *, keys_are_fresh: bool = False) -> VerifiedEvent | None:
-        """Check the next entry and take it in. Returns the verified event of a state event, None for others.
+        """Check the next entry and take it in. Returns the verified event of a state event or deletion, None for others.
 
         keys_are_fresh: the signers' lists have just been queried, so an unknown device is a lie.
         Raises: Lie, KeysNeeded, RoomFrozen; then nothing changed.
@@ -109,24 +128,32 @@ class RoomVerifier:
         if isinstance(entry, Erased):
             self._accept_erased(entry)
             return None
+        if isinstance(entry, Horizon):
+            self._accept_horizon(entry, keys_are_fresh=keys_are_fresh)
+            return None
         self.check_order(entry.seq)
         self.check_time(entry)
         verified = None
         if entry.kind in STATE_KINDS:
             verified = self._verify_state(entry, keys_are_fresh=keys_are_fresh)
+        elif entry.kind is Kind.DELETION:
+            verified = self._verify_deletion(entry, keys_are_fresh=keys_are_fresh)
         else:
             self._verify_message(entry)
         self.check_promise(entry.seq, verified)
+        self.check_owed(entry.seq, verified)
         leaf = chain.leaf(entry)
         self.check_ack(entry.seq, leaf)
         if verified is not None:
-            self._take_state(verified)
+            self._take_verified(verified)
+        elif (tombstone := tombstone_of(entry, leaf)) is not None:
+            self.owed[entry.deletion_seq] = tombstone
         self._move_on(entry.seq, leaf, time=entry.time)
         return verified
 
     def _move_on(self, seq: Seq, leaf: bytes, *, time: int, promised: Seq = Seq(0)) -> None:
         head, promised = chain.next_head(self.position.head, leaf), max(promised, self.position.promised)
-        self._remember(Position(seq=seq, head=head, time=time, leaf=leaf, promised=promised))
+        self._remember(replace(self.position, seq=seq, head=head, time=time, leaf=leaf, promised=promised))
 
     def expect(self, seq: Seq, leaf: bytes) -> None:
         """An ack says that our message stands there. Raises: Lie if something else was shown there."""
@@ -151,6 +178,11 @@ class RoomVerifier:
         """The members that keys are shared with."""
         return {} if self.state is None else self.state.joined()
 
+    def role_of(self, user: UserId) -> RoomRole | None:
+        """None: no member."""
+        membership = self.joined().get(user)
+        return None if membership is None else membership.role
+
     @property
     def is_joined(self) -> bool:
         """Are we inside ourselves?"""
@@ -160,7 +192,18 @@ class RoomVerifier:
     def epoch(self) -> Seq:
         return Seq(0) if self.state is None else self.state.epoch
 
-    # State events
+    # State events and deletions
+
+    def _verify_deletion(self, event: TimelineEvent, *, keys_are_fresh: bool) -> VerifiedEvent:
+        content = self.check_form(event)
+        if not keys_are_fresh:
+            self._need_keys(content)
+        verified = self.check_signature(event, content)
+        self.check_not_repeated(event)
+        self.check_authority(verified)
+        self.check_claims(event.seq, content)
+        self.check_target(event.seq, content)
+        return verified
 
     def _verify_state(self, event: TimelineEvent, *, keys_are_fresh: bool) -> VerifiedEvent:
         content = self.check_form(event)
@@ -174,6 +217,13 @@ class RoomVerifier:
         self.check_identities(content)
         self.check_device_list(content)
         return verified
+
+    def _take_verified(self, verified: VerifiedEvent) -> None:
+        if isinstance(verified.content, DeletionContent):
+            self.changes.take(verified.event)
+            self.owed.pop(verified.event.seq, None)
+        else:
+            self._take_state(verified)
 
     def _take_state(self, verified: VerifiedEvent) -> None:
         if isinstance(verified.content, CreateContent):
@@ -238,7 +288,7 @@ class RoomVerifier:
     def check_previous(self, seq: Seq, content: Content) -> None:
         """The server names the newest state event, and all are shown: another one than was folded last is hidden or made up."""
         newest = self.state.seq if self.state is not None else Seq(0)
-        if not isinstance(content, CreateContent) and content.previous != newest:
+        if not isinstance(content, CreateContent | DeletionContent) and content.previous != newest:
             detail = f"the state event before {seq} is said to stand at {content.previous}, the last shown stands at {newest}"
             raise Lie(Reason.WRONG_PREVIOUS, detail, room=self.room)
 
@@ -280,6 +330,14 @@ class RoomVerifier:
         if is_older and isinstance(content, DevicesContent):
             raise Lie(Reason.DEVICE_LIST_MISMATCH, f"{named.user} went back to an older device list", room=self.room)
 
+    def check_target(self, seq: Seq, content: Content) -> None:
+        """Does a deletion name what was shown at that place?"""
+        assert isinstance(content, DeletionContent)
+        shown = self._recent.get(content.signed.target_seq)
+        if shown is not None and shown.leaf and chain.event_id(shown.leaf) != content.signed.target:
+            detail = f"the deletion at {seq} is of another event than was shown at {content.signed.target_seq}"
+            raise Lie(Reason.FORKED_HISTORY, detail, room=self.room)
+
     # Messages
 
     def _verify_message(self, event: TimelineEvent) -> None:
@@ -288,9 +346,11 @@ class RoomVerifier:
         self.check_kind(event)
         self.check_sender(event)
         self.check_epoch(event)
+        self.check_above_horizon(event)
+        self.check_withheld(event)
 
     def check_kind(self, event: TimelineEvent) -> None:
-        """Nothing makes the reserved kinds: who shows one hides a message behind it."""
+        """Nothing makes the reserved kind: who shows it hides a message behind it."""
         if event.kind is not Kind.MESSAGE:
             raise Lie(Reason.MALFORMED_EVENT, f"a {event.kind.value} at {event.seq}", room=self.room)
 
@@ -308,6 +368,20 @@ class RoomVerifier:
             detail = f"{event.seq} was encrypted for epoch {event.epoch}, the chain says {self.epoch}"
             raise Lie(Reason.WRONG_EPOCH, detail, room=self.room)
 
+    def check_withheld(self, event: TimelineEvent) -> None:
+        """Without its ciphertext a message names its expiry, in the hash, or the place of the deletion that is to come."""
+        is_named = event.seq < event.deletion_seq and event.deletion_seq not in self.owed
+        if event.body is None and not (is_named or (event.expiry and not event.deletion_seq)):
+            detail = f"the ciphertext at {event.seq} is gone, and no expiry or deletion explains that"
+            raise Lie(Reason.CONTENT_WITHHELD_BY_SERVER, detail, room=self.room)
+
+    def check_owed(self, seq: Seq, verified: VerifiedEvent | None) -> None:
+        """Where the server has named the deletion of a message, there it stands, by one who may."""
+        tombstone = self.owed.get(seq)
+        if tombstone is not None and not is_explained_by(tombstone, verified):
+            detail = f"the message at {tombstone.seq} is called deleted, and at {seq} nothing explains that"
+            raise Lie(Reason.CONTENT_WITHHELD_BY_SERVER, detail, room=self.room)
+
     def check_ack(self, seq: Seq, leaf: bytes) -> None:
         acked = self._acked.pop(seq, None)
         if acked is not None and acked != leaf:
@@ -317,8 +391,8 @@ class RoomVerifier:
 
     @property
     def has_unexplained(self) -> bool:
-        """Messages are erased, and the removal that the server has named for it is not read yet."""
-        return self.position.promised > self.position.seq
+        """Messages are erased or deleted, and the removal or deletion that the server has named for it is not read yet."""
+        return self.position.promised > self.position.seq or bool(self.owed)
 
     def _accept_erased(self, erased: Erased) -> None:
         if erased.room != self.room or len(erased.leaf) != 32:
@@ -350,8 +424,8 @@ class RoomVerifier:
             raise Lie(Reason.MALFORMED_EVENT, "a gap without extent", room=self.room)
         self.check_order(gap.from_seq)
         self.check_gap(gap)
-        position = self.position
-        self._remember(Position(seq=gap.to_seq, head=gap.head, time=position.time, promised=position.promised))
+        self.check_hidden(gap)
+        self._remember(replace(self.position, seq=gap.to_seq, head=gap.head, leaf=b""))
 
     def check_gap(self, gap: Gap) -> None:
         """State events are always shown, so the membership is the same over the whole gap: it must not be one's own time."""
@@ -359,8 +433,58 @@ class RoomVerifier:
         if self.state is None or (membership is not None and membership.is_joined):
             detail = f"{gap.from_seq} to {gap.to_seq} are hidden from a member"
             raise Lie(Reason.MISSING_EVENT, detail, room=self.room)
-        if gap.from_seq <= self.position.promised <= gap.to_seq:
-            raise Lie(Reason.MISSING_EVENT, "a removal that was named is hidden", room=self.room)
+
+    def check_hidden(self, stretch: Stretch) -> None:
+        """A removal or deletion that was named is shown to everybody."""
+        if any(stretch.from_seq <= seq <= stretch.to_seq for seq in (self.position.promised, *self.owed)):
+            raise Lie(Reason.MISSING_EVENT, "a removal or deletion that was named is hidden", room=self.room)
+
+    # Horizons
+
+    def _accept_horizon(self, entry: Horizon, *, keys_are_fresh: bool) -> None:
+        mark = entry.mark
+        if entry.room != self.room or not entry.from_seq <= entry.to_seq <= mark.seq or len(entry.head) != 32:
+            raise Lie(Reason.MALFORMED_EVENT, "a horizon without extent", room=self.room)
+        self.check_order(entry.from_seq)
+        if not keys_are_fresh and self._server_key(mark.key_id) is None:
+            raise KeysNeeded(of_server=True)
+        self.check_mark(mark)
+        self.check_hidden(entry)
+        self.check_horizon(entry)
+        place = replace(self.position, seq=entry.to_seq, head=entry.head, leaf=b"")
+        self._remember(replace(place, horizon=mark.seq, before=mark.before))
+
+    def check_mark(self, mark: HorizonMark) -> None:
+        """Signed by the server: so it cannot tell one member this and another that."""
+        statement = horizon_bytes(
+            server=self._server,
+            room=self.room,
+            seq=mark.seq,
+            head=mark.head,
+            before=mark.before,
+            time=mark.time,
+            key_id=mark.key_id,
+        )
+        try:
+            verify(self._server_key(mark.key_id) or "", statement, encode_base64(mark.signature))
+        except BadSignature as error:
+            raise Lie(Reason.BAD_SIGNATURE, f"the horizon at {mark.seq}: {error}", room=self.room) from None
+
+    def check_horizon(self, entry: Horizon) -> None:
+        """What is hidden is as old as the mark says, as far as what was shown tells; and it ends where the mark says."""
+        mark = entry.mark
+        if self.position.time >= mark.before or mark.before > mark.time:
+            detail = f"messages are hidden that are newer than the horizon at {mark.seq}"
+            raise Lie(Reason.CONTENT_WITHHELD_BY_SERVER, detail, room=self.room)
+        if entry.to_seq == mark.seq and entry.head != mark.head:
+            raise Lie(Reason.FORKED_HISTORY, f"another head at the horizon {mark.seq} than it names", room=self.room)
+
+    def check_above_horizon(self, event: TimelineEvent) -> None:
+        """Up to the horizon no message is kept: else single ones could be called old; above it nothing is as old."""
+        position = self.position
+        if event.seq <= position.horizon or event.time < position.before:
+            detail = f"the message at {event.seq} is shown, others as old are not"
+            raise Lie(Reason.CONTENT_WITHHELD_BY_SERVER, detail, room=self.room)
 
     def _remember(self, position: Position) -> None:
         self.position = position
@@ -380,6 +504,8 @@ def claims_of(content: Content) -> list[tuple[Seq, str]]:
             return [(policy.last_seq, policy.last_head)]
         case RemovalContent(signed=removal):
             return [(removal.last_seq, removal.last_head)]
+        case DeletionContent(signed=deletion):
+            return [(deletion.last_seq, deletion.last_head)]
         case _:
             return []
 
@@ -428,5 +554,7 @@ def _forged(content: Content) -> Reason:
             return Reason.FORGED_ROLE
         case PolicyContent():
             return Reason.FORGED_POLICY
+        case DeletionContent():
+            return Reason.FORGED_DELETION
         case _:
             return Reason.FORGED_MEMBERSHIP

@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 
 from chatty.client.reasons import Reason
+from chatty.client.relations import AnyRelation
 from chatty.ids import DeviceId, EventId, RoomId, Seq, UserId
 from chatty.wire.events import Action, RoomRole
 
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """A message that was decrypted and checked. time_ms: the server's, since 1970."""
+    """A message that was decrypted and checked. time_ms: the server's, since 1970. expiry_ms: when it goes; 0: never.
+
+    relation: what it is to another message, as its sender says; whether that counts tells Room.timeline(). mentions: likewise.
+    """
 
     room: RoomId
     seq: Seq
@@ -18,6 +22,30 @@ class Message:
     device: DeviceId
     time_ms: int
     text: str
+    expiry_ms: int = 0
+    relation: AnyRelation | None = None
+    mentions: tuple[UserId, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deleted:
+    """A message is gone, and by whom: its sender, or an admin of the room, has signed that. The client keeps nothing of it."""
+
+    room: RoomId
+    seq: Seq
+    event_id: EventId
+    sender: UserId
+    by: UserId
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expired:
+    """A message's time is up, as its sender has set it. The client keeps nothing of it."""
+
+    room: RoomId
+    seq: Seq
+    event_id: EventId
+    sender: UserId
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +83,27 @@ class MembershipChanged:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RoomDetailsChanged:
+    """The room is called so from now on, says an owner or admin, inside the encryption."""
+
+    room: RoomId
+    seq: Seq
+    by: UserId
+    name: str
+    topic: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileChanged:
+    """A member likes to be called so in this room."""
+
+    room: RoomId
+    seq: Seq
+    user: UserId
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Invited:
     """Somebody invites us; the invitation's signature was checked. Take it with client.join(room)."""
 
@@ -76,7 +125,19 @@ class SignedOut:
     detail: str
 
 
-Update = Message | Undecryptable | ServerLied | MembershipChanged | Invited | StoreRolledBack | SignedOut
+Update = (
+    Message
+    | Deleted
+    | Expired
+    | Undecryptable
+    | ServerLied
+    | MembershipChanged
+    | RoomDetailsChanged
+    | ProfileChanged
+    | Invited
+    | StoreRolledBack
+    | SignedOut
+)
 
 
 @dataclass(frozen=True, kw_only=True)

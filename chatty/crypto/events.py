@@ -14,6 +14,7 @@ from chatty.wire.events import (
     Action,
     Content,
     CreateContent,
+    DeletionContent,
     DevicesContent,
     MemberContent,
     PolicyContent,
@@ -37,7 +38,7 @@ def no_server_key(key_id: str) -> str | None:
 def verify_event(
     event: TimelineEvent, *, server: str, device_key: DeviceKey, server_key: ServerKey = no_server_key
 ) -> VerifiedEvent:
-    """Check a create, member, policy or devices event: its form, its ids, its signatures.
+    """Check a create, member, policy or devices event, or a deletion: its form, its ids, its signatures.
 
     Says nothing about authority: wire.authority does, and takes nothing else.
     Raises: BadRequest (no such content, not canonical, ids that disagree), BadSignature.
@@ -79,6 +80,17 @@ def verify_event(
                 _key_of(device_key, policy.sender, policy.device), signed_bytes(policy), encode_base64(event.signature)
             )
             return VerifiedEvent(event=event, content=content, signer=(policy.sender, policy.device))
+        case DeletionContent(signed=deletion):
+            _verify_envelope(event, deletion.sender, deletion.device, deletion.n, target=deletion.target)
+            _verify_room(event, deletion.room, deletion.server, server)
+            if deletion.target_seq >= event.seq:
+                raise BadRequest("deletes what does not stand before it")
+            verify(
+                _key_of(device_key, deletion.sender, deletion.device),
+                signed_bytes(deletion),
+                encode_base64(event.signature),
+            )
+            return VerifiedEvent(event=event, content=content, signer=(deletion.sender, deletion.device))
         case RemovalContent(signed=removal):
             _verify_removal(event, removal, server)
             if (key := server_key(removal.key_id)) is None:
@@ -126,13 +138,13 @@ def _verify_envelope(event: TimelineEvent, user: UserId, device: DeviceId, n: in
 def _verify_no_message(event: TimelineEvent) -> None:
     """What only messages have is at its default: it stands in the chain, and nobody signed it."""
     fields = (event.algorithm, event.session_id, event.epoch, event.silent, event.expiry, event.body_hash)
-    if fields != ("", "", 0, False, 0, None):
+    if fields != ("", "", 0, False, 0, None) or event.deletion_seq:
         raise BadRequest("an envelope with a message's fields")
 
 
 def _verify_previous(event: TimelineEvent, content: Content) -> None:
     """Whether the newest state event stands there is known to who folds the room."""
-    if not isinstance(content, CreateContent) and content.previous >= event.seq:
+    if not isinstance(content, CreateContent | DeletionContent) and content.previous >= event.seq:
         raise BadRequest("previous is no place before the event")
 
 

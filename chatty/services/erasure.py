@@ -173,8 +173,7 @@ class EraseAccounts:
     async def _erase_messages(self, unit: ErasureUnit, stretch: Stretch) -> tuple[Counts, set[DeviceId]]:
         events = await unit.deletions.events(stretch)
         leaves = {event.seq: chain.leaf(event) for event in events if event.kind is Kind.MESSAGE}
-        if leaves:
-            await unit.deletions.erase_messages(stretch.room, leaves)
+        erased = await unit.deletions.erase_messages(stretch.room, leaves) if leaves else {}
         signers, kept_count, created_count = set[DeviceId](), 0, 0
         for event in events:
             if event.kind is Kind.MESSAGE:
@@ -185,7 +184,8 @@ class EraseAccounts:
             created_count += event.kind is Kind.CREATE and event.sender == stretch.user
         counts = {
             "timeline": Count(kept=kept_count + len(leaves)),
-            "bodies": Count(erased=len(leaves), kept=kept_count),
+            "bodies": Count(erased=erased.get("bodies", Count()).erased, kept=kept_count),
+            "passing_bodies": erased.get("passing_bodies", Count()),
             "rooms": Count(kept=created_count),
         }
         return counts, signers

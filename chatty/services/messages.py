@@ -1,23 +1,25 @@
 """Sending: what the committing transaction decides about a batch of messages (docs/protocol.md, "Sending" and "Transactions").
 
 The journal locks the senders' device_send rows and the rooms, then reads, then decides each draft in order: (1) a resend gets
-the old outcome, (2) the device must be live, (3) the sender a member, (4) the epoch the room's, (5) a target must exist and may
-be touched; then the event is numbered. Everything that was believed before, by an actor or a cache, was a guess.
+the old outcome, (2) the device must be live, (3) the sender a member, (4) the epoch the room's, (5) an expiry still to come and
+no further ahead than a timer may be; then the event is numbered. Everything that was believed before, by an actor or a cache,
+was a guess.
 
-A final refusal (not a member) is an outcome like an ack: stored under (device, n) and given again to a resend, else a copy in a
-queue could commit after the client was told no. device_set_stale is not final: the same n may come again for the newer epoch.
+A final refusal (not a member, expiry refused) is an outcome like an ack: stored under (device, n) and given again to a resend,
+else a copy in a queue could commit after the client was told no. device_set_stale is not final: the same n may come again for
+the newer epoch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from chatty.errors import BadRequest, ChattyError, DeviceSetStale, NotAMember
+from chatty.errors import BadRequest, ChattyError, DeviceSetStale, ExpiryRefused, NotAMember
 from chatty.ids import DeviceNumber, ListVersion, RoomId, RoomNumber, SendNumber, Seq, UserId, UserNumber
 from chatty.services.caller import Caller
 from chatty.services.requests import SendRow, check_number
 from chatty.services.timeline import Appended, NewEvent, OwedDevices, RoomHead, append, append_owed
-from chatty.wire import chain
+from chatty.wire import chain, limits
 from chatty.wire.events import Committed, Kind
 from chatty.wire.frames import Send
 from chatty.wire.megolm import check_megolm
@@ -42,8 +44,8 @@ def draft(caller: Caller, request: Send | HttpSend, *, room: RoomId, room_number
     check_megolm(request.body)
     if request.low > n:
         raise BadRequest("low is above n")
-    if request.target or request.expiry or request.silent:
-        raise BadRequest("target, expiry and silent are reserved")
+    if request.target or request.silent:
+        raise BadRequest("target and silent are reserved")
     new = NewEvent(
         kind=Kind.MESSAGE,
         body=request.body,
@@ -55,6 +57,7 @@ def draft(caller: Caller, request: Send | HttpSend, *, room: RoomId, room_number
         algorithm=request.algorithm,
         session_id=request.session_id,
         epoch=request.epoch,
+        expiry=request.expiry,
     )
     digest = chain.send_digest(
         kind=new.kind,
@@ -73,7 +76,10 @@ def draft(caller: Caller, request: Send | HttpSend, *, room: RoomId, room_number
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recorded:
-    """The outcome of a request, as kept under (device, n). seq 0: a refusal, or another write than a send."""
+    """The outcome of a request, as kept under (device, n). seq 0: a refusal, or another write than a send.
+
+    time: of the event, or of a refusal that names one; ms since 1970.
+    """
 
     digest: bytes
     room: RoomId = RoomId("")
@@ -85,6 +91,8 @@ class Recorded:
     def outcome(self) -> Committed | ChattyError:
         if self.seq:
             return Committed(room=self.room, seq=self.seq, time=self.time, leaf=self.leaf)
+        if self.refusal == ExpiryRefused.code:
+            return ExpiryRefused(time=self.time)
         return NotAMember("not a member when the request was decided")
 
 
@@ -103,6 +111,7 @@ class Facts:
 class Decision:
     """What a batch's transaction is to write, and the answers. None: not locked, belongs into the next batch."""
 
+    retention_days: int = 0
     answers: list[Committed | ChattyError | None] = field(default_factory=list)
     appended: list[Appended] = field(default_factory=list)
     recorded: list[tuple[DeviceNumber, SendNumber, Recorded, RoomNumber]] = field(default_factory=list)
@@ -110,9 +119,12 @@ class Decision:
     stale: list[int] = field(default_factory=list)  # indexes of drafts refused as stale: `changed` is read for them
 
 
-def decide_batch(drafts: Sequence[Draft], facts: Facts, *, now_ms: int) -> Decision:
-    """Decide every draft in order; owed devices events go first, so that sends for the older epoch are stale."""
-    decision = Decision()
+def decide_batch(drafts: Sequence[Draft], facts: Facts, *, now_ms: int, retention_days: int = 0) -> Decision:
+    """Decide every draft in order; owed devices events go first, so that sends for the older epoch are stale.
+
+    retention_days: the server's own; 0: none.
+    """
+    decision = Decision(retention_days=retention_days)
     for owed in facts.owed:
         if owed.is_due:
             decision.appended.append(append_owed(facts.heads[owed.room_number], owed, now_ms=now_ms))
@@ -139,14 +151,22 @@ def _decide(one: Draft, facts: Facts, decision: Decision, *, index: int, now_ms:
         if one.new.epoch != head.epoch:
             decision.stale.append(index)
             return DeviceSetStale(epoch=head.epoch, changed={})
+        if not may_expire(one.new.expiry, now_ms=now_ms):
+            _record(one, Recorded(digest=one.digest, refusal=ExpiryRefused.code, time=now_ms), facts, decision)
+            return ExpiryRefused(time=now_ms)
     except ChattyError as error:
         return error
-    appended = append(head, one.new, now_ms=now_ms)
+    appended = append(head, one.new, now_ms=now_ms, retention_days=decision.retention_days)
     committed = appended.committed
     outcome = Recorded(digest=one.digest, room=one.room, seq=committed.seq, time=committed.time, leaf=committed.leaf)
     decision.appended.append(appended)
     _record(one, outcome, facts, decision)
     return committed
+
+
+def may_expire(expiry: int, *, now_ms: int) -> bool:
+    """Never, or at a time that is still to come and no further ahead than a timer may be."""
+    return expiry == 0 or now_ms < expiry <= now_ms + limits.message_timer_s_max * 1_000
 
 
 def _record(one: Draft, outcome: Recorded, facts: Facts, decision: Decision) -> None:

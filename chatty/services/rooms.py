@@ -1,4 +1,4 @@
-"""Rooms: creation, invitations, membership, policy (docs/protocol.md, "Rooms").
+"""Rooms: creation, invitations, membership, policy, deletion of messages (docs/protocol.md, "Rooms").
 
 Each change is a signed object. In one transaction: lock the target's user row, the acting device's send row, the room's row; then
 read, verify the signature, ask the one authority rule, append the event and move membership, intervals and user streams with it.
@@ -22,6 +22,7 @@ from chatty.errors import (
     Forbidden,
     InvitationVoid,
     LastOwner,
+    MessageGone,
     NotAMember,
     NotFound,
 )
@@ -50,6 +51,8 @@ from chatty.wire.events import (
     REMOVALS,
     Action,
     CreateContent,
+    Deletion,
+    DeletionContent,
     Invitation,
     Kind,
     MemberChange,
@@ -59,19 +62,21 @@ from chatty.wire.events import (
     PolicyContent,
     SignedInvitation,
 )
+from chatty.wire.frames import Erased, PlacedEntry
 from chatty.wire.limits import send_window
 from chatty.wire.rooms import (
     Members,
     RoomCommitted,
     RoomCreation,
     RoomSummary,
+    SignedDeletion,
     SignedInvitationBody,
     SignedMemberChange,
     SignedPolicyChange,
 )
 from chatty.wire.signing import body_bytes
 
-_FINAL = (Forbidden, NotAMember, InvitationVoid, LastOwner, BadSignature, BadRequest)
+_FINAL = (Forbidden, NotAMember, InvitationVoid, LastOwner, MessageGone, BadSignature, BadRequest)
 _BY_CODE: dict[str, type[ChattyError]] = {error.code: error for error in _FINAL}
 _additions = (Action.JOIN, Action.ADD)
 
@@ -104,6 +109,14 @@ class LockedRoom:
     def is_last_owner(self, user: UserId) -> bool:
         owners = [name for name, one in self.memberships.items() if one.is_joined and one.role.value == "owner"]
         return owners == [user] and self.joined_count > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPlace:
+    """What stands at one place of a room. has_body: its ciphertext or content is there too, not the event alone."""
+
+    entry: PlacedEntry
+    has_body: bool
 
 
 class Rooms(Protocol):
@@ -141,6 +154,11 @@ class Rooms(Protocol):
         ...
 
     async def set_policy(self, room: RoomNumber, policy: Policy) -> None: ...
+    async def place(self, room: RoomNumber, seq: Seq) -> StoredPlace | None: ...
+    async def take_out(self, room: RoomNumber, seq: Seq, *, deletion_seq: Seq) -> None:
+        """Drop the message's ciphertext, and note where the deletion stands. Its event stays for the chain."""
+        ...
+
     async def append_user_event(
         self, user: UserNumber, *, kind: str, content: dict[str, object], time_ms: int
     ) -> None: ...
@@ -478,6 +496,44 @@ class RoomSteps:
 
         return await self._settle(change, act)
 
+    async def delete_message(
+        self, caller: Caller, room: RoomId, request: SignedDeletion, *, low: SendNumber
+    ) -> RoomCommitted:
+        """Append the signed deletion and drop the ciphertext with it.
+
+        Raises: MessageGone, NotFound (also no such message), Forbidden, NotAMember, BadSignature, BadRequest, and as (device, n)
+        does.
+        """
+        signed = request.signed
+        _check_signer(caller, room, signed)
+        change = _change(caller, "delete_message", request, n=signed.n, low=low)
+
+        async def act(unit: RoomUnit) -> tuple[RoomCommitted, Doorbell]:
+            number = await self._visible_room(unit, room, caller, invitation=None)
+            if (answer := await self._recorded(unit, change)) is not None:
+                return answer, Doorbell()
+            locked = await unit.rooms.lock(number, {signed.sender})
+            await self._check_position(unit, locked, signed.last_seq, signed.last_head)
+            keys = await self._device_keys(unit, [(signed.sender, signed.device)])
+            appended = append(locked.head, _deletion_event(caller, request), now_ms=self._clock())
+            verified = verify_event(appended.event, server=self._server_name, device_key=keys)
+            check_target(signed, await unit.rooms.place(number, signed.target_seq))
+            authorize(locked, verified)
+            await unit.rooms.write(locked.head, [appended])
+            await unit.rooms.take_out(number, signed.target_seq, deletion_seq=appended.event.seq)
+            if signed.target_sender != signed.sender:
+                await unit.audit.record(
+                    actor=caller.user,
+                    device=caller.device,
+                    action="room.message_deleted",
+                    object_=room,
+                    detail={"target": signed.target_sender, "event": signed.target},
+                )
+            committed = RoomCommitted(room=room, seq=appended.event.seq, epoch=locked.head.epoch)
+            return await self._record(unit, change, committed), Doorbell(rooms=[number])
+
+        return await self._settle(change, act)
+
     # Reading -------------------------------------------------------------------------------------------------------
 
     async def rooms_of(self, caller: Caller, *, after: str, count_max: int) -> list[RoomSummary]:
@@ -598,7 +654,25 @@ def _check_creation(caller: Caller, request: RoomCreation, *, low: SendNumber) -
         raise BadRequest("a creation holds the creator's join and, in a direct room, the other one's add")
 
 
-def _check_signer(caller: Caller, room: RoomId, signed: MemberChange | Invitation | PolicyChange) -> None:
+def check_target(signed: Deletion, place: StoredPlace | None) -> None:
+    """Is it a message, the one that is named, with something left to delete?
+
+    Raises: NotFound, Forbidden (an event that others' rights or the chain hang on), MessageGone, BadRequest (another's).
+    """
+    entry = place.entry if place is not None else None
+    if entry is None or signed.target != chain.event_id(entry.leaf if isinstance(entry, Erased) else chain.leaf(entry)):
+        raise NotFound("no such message")
+    if isinstance(entry, Erased):
+        raise MessageGone("its sender's account was deleted")
+    if entry.kind is not Kind.MESSAGE:
+        raise Forbidden("only messages can be deleted")
+    if signed.target_sender != entry.sender:
+        raise BadRequest("the message is another user's than the signed object says")
+    if place is not None and not place.has_body:
+        raise MessageGone("deleted or expired before")
+
+
+def _check_signer(caller: Caller, room: RoomId, signed: MemberChange | Invitation | PolicyChange | Deletion) -> None:
     if (signed.sender, signed.device) != (caller.user, caller.device):
         raise BadSignature("signed by another device")
     if signed.room != room:
@@ -650,6 +724,20 @@ def _policy_event(caller: Caller, request: SignedPolicyChange, *, previous: Seq)
         device=caller.device,
         device_number=caller.device_number,
         n=request.signed.n,
+        signature=decode_base64(request.signature),
+    )
+
+
+def _deletion_event(caller: Caller, request: SignedDeletion) -> NewEvent:
+    return NewEvent(
+        kind=Kind.DELETION,
+        body=body_bytes(DeletionContent(signed=request.signed)),
+        sender=caller.user,
+        sender_number=caller.user_number,
+        device=caller.device,
+        device_number=caller.device_number,
+        n=request.signed.n,
+        target=request.signed.target,
         signature=decode_base64(request.signature),
     )
 

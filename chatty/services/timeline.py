@@ -4,6 +4,9 @@ A RoomHead is a room's row as the holder of its lock has it. append() numbers on
 moves the head on; the caller writes head and events in the transaction that holds the lock. A state event names the newest one
 before it, so its body is made for the head that it is appended to. Whoever holds no lock has no RoomHead that counts, so nothing
 else can give a seq. Pure: it can be tested and model-checked without a database.
+
+A ciphertext may have an end: the message's own expiry, or what the room's or the server's retention promises when it is sent,
+whichever comes first. It is then kept where whole days can be dropped at once (services/expiry.py).
 """
 
 from dataclasses import dataclass
@@ -21,10 +24,16 @@ from chatty.wire.events import (
 )
 from chatty.wire.signing import body_bytes
 
+day_ms = 86_400_000
+ends_days_max = 366  # what ends later is kept without an end, and taken out row by row when its time comes
+
 
 @dataclass(kw_only=True, slots=True)
 class RoomHead:
-    """The locked row; append() moves it. state_seq: of the newest state event. last_time: ms since 1970, never backwards."""
+    """The locked row; append() moves it. state_seq: of the newest state event. last_time: ms since 1970, never backwards.
+
+    retention_days: the room's own; 0: none.
+    """
 
     room_number: RoomNumber
     room: RoomId
@@ -33,6 +42,7 @@ class RoomHead:
     epoch: Seq
     state_seq: Seq
     last_time: int
+    retention_days: int = 0
 
 
 def new_room_head(room: RoomId) -> RoomHead:
@@ -71,13 +81,17 @@ class NewEvent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Appended:
-    """A numbered event, its leaf, the chain's head at it, and the room and numbers that the store needs."""
+    """A numbered event, its leaf, the chain's head at it, and the room and numbers that the store needs.
+
+    ends: when its ciphertext goes, ms since 1970; 0: it has no end yet.
+    """
 
     event: TimelineEvent
     leaf: bytes
     head: bytes
     new: NewEvent
     room_number: RoomNumber
+    ends: int = 0
 
     @property
     def committed(self) -> Committed:
@@ -85,8 +99,24 @@ class Appended:
         return Committed(room=event.room, seq=event.seq, time=event.time, leaf=self.leaf)
 
 
-def append(head: RoomHead, new: NewEvent, *, now_ms: int) -> Appended:
-    """Number one event at the room's head and move the head on. The one function that gives seq."""
+def shorter_retention(one: int, other: int) -> int:
+    """Of two numbers of days, where 0 is for ever."""
+    return min(one, other) if one and other else one or other
+
+
+def end_of(*, expiry: int, time: int, retention_days: int) -> int:
+    """When a ciphertext goes: at its expiry, or with the day in which its retention ends. 0: not within ends_days_max."""
+    if not 0 < retention_days <= ends_days_max:
+        return expiry
+    retained_until = (time // day_ms + retention_days + 1) * day_ms - 1
+    return min(expiry, retained_until) if expiry else retained_until
+
+
+def append(head: RoomHead, new: NewEvent, *, now_ms: int, retention_days: int = 0) -> Appended:
+    """Number one event at the room's head and move the head on. The one function that gives seq.
+
+    retention_days: the server's own; 0: none.
+    """
     seq = Seq(head.seq + 1)
     event = TimelineEvent(
         room=head.room,
@@ -111,7 +141,11 @@ def append(head: RoomHead, new: NewEvent, *, now_ms: int) -> Appended:
         head.state_seq = seq
     if changes_epoch(new.kind, new.action):
         head.epoch = seq
-    return Appended(event=event, leaf=leaf, head=head.head, new=new, room_number=head.room_number)
+    ends = 0
+    if new.kind is Kind.MESSAGE:
+        days = shorter_retention(head.retention_days, retention_days)
+        ends = end_of(expiry=new.expiry, time=event.time, retention_days=days)
+    return Appended(event=event, leaf=leaf, head=head.head, new=new, room_number=head.room_number, ends=ends)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,7 @@ import msgspec
 from chatty.ids import DeviceId, RoomId, RoomNumber, Seq, UserId, UserNumber
 from chatty.services.deletions import Count, Counts, Deletions, OwedRemoval, StoredReceipt, Stretch
 from chatty.store.connection import TrioConnection
+from chatty.store.expiry import drop_passing
 from chatty.store.streams import JOINS, event
 from chatty.wire.events import TimelineEvent
 
@@ -55,7 +56,7 @@ STAGES = (
     Stage(store="read_cursors", where="user_number = %(user)s"),
 )
 # What the rooms' part and the end of a deletion erase, or keep in part; in the receipt after the stages.
-ROOM_STORES = ("members", "member_intervals", "timeline", "bodies", "rooms")
+ROOM_STORES = ("members", "member_intervals", "timeline", "bodies", "passing_bodies", "rooms")
 LAST_STORES = ("devices", "users")
 OTHER_STORES = ("revocations", "audit", "erased_names", "deletions")
 
@@ -86,16 +87,19 @@ _NEXT_STRETCH = """SELECT e.room_number, e.user_number, u.user_id, e.next_seq, e
 FROM erasures e JOIN users u ON u.user_number = e.user_number JOIN rooms r ON r.room_number = e.room_number
 WHERE e.removal_seq IS NOT NULL ORDER BY e.user_number, e.room_number LIMIT 1 FOR UPDATE OF e SKIP LOCKED"""
 _EVENTS = f"""SELECT r.room_id, t.seq, t.time, t.kind, u.user_id, d.device_id, t.n, t.algorithm, t.session_id, t.epoch, t.silent,
- t.expiry, t.target, t.signature, CASE WHEN t.kind <> 'message' THEN b.body END, t.body_hash
+ t.expiry, t.target, t.signature, CASE WHEN t.kind <> 'message' THEN b.body END, t.body_hash, t.deletion_seq
 FROM timeline t JOIN rooms r ON r.room_number = t.room_number {JOINS}
 WHERE t.room_number = %(room)s AND t.seq BETWEEN %(first)s AND %(last)s
-AND (t.kind IN ('create', 'member', 'policy', 'devices') OR (t.kind = 'message' AND t.sender_number = %(user)s))
+AND (t.kind IN ('create', 'member', 'policy', 'devices', 'deletion') OR (t.kind = 'message' AND t.sender_number = %(user)s))
 ORDER BY t.seq"""  # noqa: S608 # constants; index: timeline_pkey
 _ERASE = """UPDATE timeline SET kind = 'erased', leaf = u.leaf, time = 0, sender_number = NULL, device_number = NULL, n = 0,
- algorithm = '', session_id = '', epoch = 0, silent = false, expiry = 0, target = '', signature = '', body_hash = ''
+ algorithm = '', session_id = '', epoch = 0, silent = false, expiry = 0, target = '', signature = '', body_hash = '',
+ ends = 0, deletion_seq = NULL
 FROM unnest(%s::bigint[], %s::bytea[]) AS u(seq, leaf)
 WHERE timeline.room_number = %s AND timeline.seq = u.seq AND timeline.kind = 'message'"""  # index: timeline_pkey
 _ERASE_BODIES = "DELETE FROM bodies WHERE room_number = %s AND seq = ANY(%s)"  # index: bodies_pkey
+_PASSING = """SELECT seq, ends FROM timeline WHERE room_number = %s AND seq BETWEEN %s AND %s AND ends > 0 AND kind = 'message'
+"""  # index: timeline_pkey
 _ERASE_PLACES = "DELETE FROM {table} WHERE room_number = %s AND seq BETWEEN %s AND %s"
 _MOVE_ON = "UPDATE erasures SET next_seq = %s WHERE room_number = %s AND user_number = %s"
 _DONE = "DELETE FROM erasures WHERE room_number = %s AND user_number = %s"
@@ -192,13 +196,21 @@ class PostgresDeletions(Deletions):
         rows = await self._rows(_EVENTS, {"room": stretch.room, "user": stretch.user_number, **places})
         return [event(RoomId(row[0]), row[1:]) for row in rows]
 
-    async def erase_messages(self, room: RoomNumber, leaves: Mapping[Seq, bytes]) -> None:
-        await self._connection.execute(_ERASE, (list(leaves), list(leaves.values()), room))
-        await self._connection.execute(_ERASE_BODIES, (room, list(leaves)))
+    async def erase_messages(self, room: RoomNumber, leaves: Mapping[Seq, bytes]) -> Counts:
+        seqs = list(leaves)
+        passing = [
+            (seq, ends) for seq, ends in await self._rows(_PASSING, (room, min(seqs), max(seqs))) if seq in leaves
+        ]
+        freed = await drop_passing(self._connection, room, passing)
+        await self._connection.execute(_ERASE, (seqs, list(leaves.values()), room))
+        bodies = await self._connection.execute(_ERASE_BODIES, (room, seqs))
+        return {"bodies": Count(erased=bodies.rowcount), "passing_bodies": Count(erased=freed.rows_count)}
 
     async def erase_places(self, stretch: Stretch) -> Counts:
         places = (stretch.room, stretch.next_seq, stretch.end_seq)
-        return {table: await self._erase(_ERASE_PLACES, table, places) for table in ("bodies", "timeline")}
+        freed = await drop_passing(self._connection, stretch.room, await self._rows(_PASSING, places))
+        passing = {"passing_bodies": Count(erased=freed.rows_count)}
+        return passing | {table: await self._erase(_ERASE_PLACES, table, places) for table in ("bodies", "timeline")}
 
     async def move_on(self, stretch: Stretch) -> Counts:
         if not stretch.is_last:

@@ -138,14 +138,16 @@ WHERE c.user_number = %(user)s ORDER BY r.room_id""",
     # Room by room, along the timeline's key: it has no index by sender, and needs none for anything else.
     Part(
         type="event",
-        tables=("timeline", "bodies"),
+        tables=("timeline", "bodies", "passing_bodies"),
         sql="""SELECT r.room_id AS room, t.seq, t.time, t.kind, d.device_id AS device, t.n, t.algorithm, t.session_id, t.epoch,
-t.silent, t.expiry, t.target, t.signature, t.body_hash,
-CASE WHEN t.kind = 'message' THEN b.body END AS ciphertext,
+t.silent, t.expiry, t.ends, t.deletion_seq, t.target, t.signature, t.body_hash,
+CASE WHEN t.kind = 'message' THEN coalesce(b.body, p.body) END AS ciphertext,
 CASE WHEN t.kind <> 'message' THEN convert_from(b.body, 'UTF8')::json END AS content
 FROM members m JOIN rooms r USING (room_number) CROSS JOIN LATERAL (SELECT * FROM timeline
  WHERE timeline.room_number = m.room_number AND timeline.sender_number = m.user_number ORDER BY timeline.seq) t
-LEFT JOIN bodies b ON b.room_number = t.room_number AND b.seq = t.seq LEFT JOIN devices d ON d.device_number = t.device_number
+LEFT JOIN bodies b ON b.room_number = t.room_number AND b.seq = t.seq
+LEFT JOIN passing_bodies p ON p.ends = t.ends AND t.ends > 0 AND p.room_number = t.room_number AND p.seq = t.seq
+LEFT JOIN devices d ON d.device_number = t.device_number
 WHERE m.user_number = %(user)s""",
     ),
     # What others did to the user is told without who they are.

@@ -25,7 +25,7 @@ lock_timeout_s = 1.0
 
 _LOCK_DEVICES = """SELECT device_number, low, highest_n, is_live FROM device_send
 WHERE device_number = ANY($1::bigint[]) ORDER BY device_number FOR NO KEY UPDATE"""
-_LOCK_ROOMS = """SELECT room_number, room_id, seq, head, epoch, state_seq, last_time FROM rooms
+_LOCK_ROOMS = """SELECT room_number, room_id, seq, head, epoch, state_seq, last_time, retention_days FROM rooms
 WHERE room_number = ANY($1::bigint[]) ORDER BY room_number FOR NO KEY UPDATE"""
 _LOOK_UP = """SELECT r.device_number, r.n, r.digest, r.room_number, r.seq, r.time, r.leaf, r.refusal
 FROM unnest($1::bigint[], $2::bigint[]) AS w(device_number, n)
@@ -66,6 +66,7 @@ _STATEMENTS = {
     "changed": _CHANGED,
     "timeline": timeline.INSERT_TIMELINE,
     "bodies": timeline.INSERT_BODIES,
+    "passing_bodies": timeline.INSERT_PASSING_BODIES,
     "rooms": timeline.UPDATE_ROOMS,
     "record": _RECORD,
     "raise": _RAISE,
@@ -78,10 +79,22 @@ Statements = list[tuple[str, Params]]
 
 
 class PostgresJournal(Journal):
-    """Commits batches on connections of its own, opened when first needed and again after a loss."""
+    """Commits batches on connections of its own, opened when first needed and again after a loss.
 
-    def __init__(self, address: str, *, clock: Clock, crash_points: CrashPoints, statement_timeout_s: float) -> None:
+    retention_days: the server's own; 0: messages are kept for ever.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        clock: Clock,
+        crash_points: CrashPoints,
+        statement_timeout_s: float,
+        retention_days: int,
+    ) -> None:
         self._address = address
+        self._retention_days = retention_days
         self._statement_timeout_s = statement_timeout_s
         self._clock = clock
         self._crash_points = crash_points
@@ -108,7 +121,7 @@ class PostgresJournal(Journal):
 
     async def _commit(self, pipeline: PipelineConnection, drafts: Sequence[Draft], *, waits: bool) -> Result:
         facts = await self._lock_and_read(pipeline, drafts, waits=waits)
-        decision = decide_batch(drafts, facts, now_ms=self._clock())
+        decision = decide_batch(drafts, facts, now_ms=self._clock(), retention_days=self._retention_days)
         if decision.stale:
             await self._say_what_changed(pipeline, drafts, facts, decision)
         statements = _writes(facts, decision)
@@ -196,9 +209,16 @@ async def open_journal(
     clock: Clock,
     crash_points: CrashPoints = NO_CRASH_POINTS,
     statement_timeout_s: float = 30.0,
+    retention_days: int = 0,
 ) -> AsyncIterator[PostgresJournal]:
     """A journal whose connections live as long as the block."""
-    journal = PostgresJournal(address, clock=clock, crash_points=crash_points, statement_timeout_s=statement_timeout_s)
+    journal = PostgresJournal(
+        address,
+        clock=clock,
+        crash_points=crash_points,
+        statement_timeout_s=statement_timeout_s,
+        retention_days=retention_days,
+    )
     async with trio.open_nursery() as nursery:
         journal._nursery = nursery
         try:
@@ -216,6 +236,7 @@ def _head(row: Row) -> RoomHead:
         epoch=Seq(row[4]),
         state_seq=Seq(row[5]),
         last_time=row[6],
+        retention_days=row[7],
     )
 
 
@@ -247,9 +268,12 @@ def _writes(facts: Facts, decision: Decision) -> Statements:
     statements: Statements = []
     if decision.appended:
         moved = {one.room_number for one in decision.appended}
+        statements.append(("timeline", timeline.timeline_params(decision.appended)))
+        if bodies := timeline.lasting(decision.appended):
+            statements.append(("bodies", timeline.bodies_params(bodies)))
+        if bodies := timeline.passing(decision.appended):
+            statements.append(("passing_bodies", timeline.passing_params(bodies)))
         statements += [
-            ("timeline", timeline.timeline_params(decision.appended)),
-            ("bodies", timeline.bodies_params(decision.appended)),
             ("rooms", timeline.rooms_params([facts.heads[number] for number in sorted(moved)])),
         ]
     if decision.recorded:

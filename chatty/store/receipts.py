@@ -33,7 +33,7 @@ WHERE r.room_number = %s AND m.user_number = %s AND m.standing = 'joined'"""
 READ_SEQ = """coalesce((SELECT c.seq FROM read_cursors c
  WHERE c.room_number = m.room_number AND c.user_number = m.user_number), 0)"""
 UNREAD_COUNT = f"""(SELECT count(*) FROM timeline t
- WHERE t.room_number = m.room_number AND t.seq > GREATEST(r.seq - {limits.unread_events_max}, {READ_SEQ},
+ WHERE t.room_number = m.room_number AND t.seq > GREATEST(r.seq - {limits.unread_events_max}, r.horizon_seq, {READ_SEQ},
   (SELECT i.from_seq FROM member_intervals i WHERE i.room_number = m.room_number AND i.user_number = m.user_number
    AND i.to_seq IS NULL))
  AND t.kind = 'message' AND t.sender_number <> m.user_number)"""  # noqa: S608 # constants

@@ -7,12 +7,12 @@ import msgspec
 
 from chatty.errors import NotFound
 from chatty.ids import DeviceId, ListVersion, RoomId, RoomNumber, Seq, UserId, UserNumber
-from chatty.services.rooms import LockedRoom, Rooms, UserRow
+from chatty.services.rooms import LockedRoom, Rooms, StoredPlace, UserRow
 from chatty.services.timeline import Appended, RoomHead
 from chatty.store import locks
 from chatty.store.connection import TrioConnection
 from chatty.store.receipts import READ_SEQ, UNREAD_COUNT
-from chatty.store.streams import append_user_event
+from chatty.store.streams import EVENT, JOINS, append_user_event, placed
 from chatty.store.timeline import write_appended
 from chatty.wire.authority import Membership, Standing
 from chatty.wire.canonical import encode_base64
@@ -22,14 +22,15 @@ from chatty.wire.rooms import Member, Members, RoomSummary
 _ROOM_NUMBER = "SELECT room_number FROM rooms WHERE room_id = %s"
 _USER = """SELECT user_id, user_number, identity_key, list_version, list_digest, is_locked FROM users
 WHERE user_id = %s AND NOT is_deleted"""
-_LOCK = """SELECT room_number, room_id, seq, head, epoch, state_seq, last_time, create_body, policy::text FROM rooms
+_LOCK = """SELECT room_number, room_id, seq, head, epoch, state_seq, last_time, create_body, policy::text, retention_days
+FROM rooms
 WHERE room_number = %s FOR NO KEY UPDATE"""
 _CONCERNED = """SELECT u.user_id, m.standing, m.role, m.changed_seq, m.removed_seq, m.list_version, m.list_digest, m.identity
 FROM members m JOIN users u ON u.user_number = m.user_number
 WHERE m.room_number = %s AND (u.user_id = ANY(%s) OR (m.standing = 'joined' AND m.role = 'owner'))"""
 _JOINED_COUNT = "SELECT count(*) FROM members WHERE room_number = %s AND standing = 'joined'"
-_INSERT = """INSERT INTO rooms (room_id, seq, head, epoch, state_seq, last_time, policy, create_body, direct_pair)
-VALUES (%s, 0, %s, 0, 0, 0, %s, %s, %s) RETURNING room_number"""
+_INSERT = """INSERT INTO rooms (room_id, seq, head, epoch, state_seq, last_time, policy, retention_days, create_body, direct_pair)
+VALUES (%s, 0, %s, 0, 0, 0, %s, %s, %s, %s) RETURNING room_number"""
 _DIRECT = "SELECT room_id, seq, epoch FROM rooms WHERE direct_pair = %s"
 _CREATED = "SELECT room_id, seq, epoch FROM rooms WHERE room_id = %s"
 _HEAD_AT = "SELECT head FROM timeline WHERE room_number = %s AND seq = %s"
@@ -48,7 +49,14 @@ WHERE room_number = %(room)s AND user_number = %(user)s AND to_seq IS NULL"""
 _NOTE_CREATION = """UPDATE users SET rooms_created_count = rooms_created_count + 1 WHERE user_number = %s
 RETURNING rooms_created_count"""
 _ROLE_OF = "SELECT role FROM users WHERE user_id = %s"
-_SET_POLICY = "UPDATE rooms SET policy = %s WHERE room_number = %s"
+_SET_POLICY = "UPDATE rooms SET policy = %s, retention_days = %s WHERE room_number = %s"
+_PLACE = f"""SELECT r.room_id, b.body IS NOT NULL OR EXISTS (SELECT FROM passing_bodies p
+ WHERE p.ends = t.ends AND p.room_number = t.room_number AND p.seq = t.seq), r.deletion_seq, {EVENT}
+FROM rooms r JOIN timeline t ON t.room_number = r.room_number {JOINS}
+WHERE r.room_number = %s AND t.seq = %s"""  # noqa: S608 # constants; index: timeline_pkey, passing_bodies_pkey
+_TAKE_OUT = """UPDATE timeline SET deletion_seq = %s WHERE room_number = %s AND seq = %s RETURNING ends"""
+_DROP_BODY = "DELETE FROM bodies WHERE room_number = %s AND seq = %s"
+_DROP_PASSING_BODY = "DELETE FROM passing_bodies WHERE room_number = %s AND seq = %s AND ends = %s"
 _SUMMARIES = f"""SELECT r.room_id, r.seq, r.epoch, m.role, r.policy::text, r.direct_pair, {READ_SEQ}, {UNREAD_COUNT}
 FROM members m JOIN rooms r ON r.room_number = m.room_number
 WHERE m.user_number = %s AND m.standing = 'joined' AND r.room_id > %s ORDER BY r.room_id LIMIT %s"""  # noqa: S608 # constants
@@ -97,6 +105,7 @@ class PostgresRooms(Rooms):
             epoch=Seq(row[4]),
             state_seq=Seq(row[5]),
             last_time=row[6],
+            retention_days=row[9],
         )
         create = msgspec.json.decode(row[7], type=CreateContent)
         policy = msgspec.json.decode(row[8], type=Policy)
@@ -110,7 +119,7 @@ class PostgresRooms(Rooms):
     async def insert(self, head: RoomHead, create: CreateContent, body: bytes) -> RoomNumber:
         pair = " ".join(create.direct) if create.direct is not None else None
         policy = msgspec.json.encode(create.policy).decode()
-        row = await self._row(_INSERT, head.room, head.head, policy, body, pair)
+        row = await self._row(_INSERT, head.room, head.head, policy, _retention_days(create.policy), body, pair)
         assert row is not None
         return RoomNumber(row[0])
 
@@ -155,7 +164,20 @@ class PostgresRooms(Rooms):
         return None if row is None else str(row[0])
 
     async def set_policy(self, room: RoomNumber, policy: Policy) -> None:
-        await self._connection.execute(_SET_POLICY, (msgspec.json.encode(policy).decode(), room))
+        text = msgspec.json.encode(policy).decode()
+        await self._connection.execute(_SET_POLICY, (text, _retention_days(policy), room))
+
+    async def place(self, room: RoomNumber, seq: Seq) -> StoredPlace | None:
+        row = await self._row(_PLACE, room, seq)
+        return None if row is None else StoredPlace(entry=placed(RoomId(row[0]), row[2:]), has_body=row[1])
+
+    async def take_out(self, room: RoomNumber, seq: Seq, *, deletion_seq: Seq) -> None:
+        row = await self._row(_TAKE_OUT, deletion_seq, room, seq)
+        assert row is not None, "the place was looked at under the room's lock"
+        if row[0]:
+            await self._connection.execute(_DROP_PASSING_BODY, (room, seq, row[0]))
+        else:
+            await self._connection.execute(_DROP_BODY, (room, seq))
 
     async def append_user_event(self, user: UserNumber, *, kind: str, content: dict[str, object], time_ms: int) -> None:
         await append_user_event(self._connection, user, kind=kind, content=content, time_ms=time_ms)
@@ -201,6 +223,11 @@ class PostgresRooms(Rooms):
 
     async def _rows(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
         return await (await self._connection.execute(sql, params)).fetchall()
+
+
+def _retention_days(policy: Policy) -> int:
+    """0: none."""
+    return policy.retention_days or 0
 
 
 def _position(row: tuple[Any, ...] | None) -> tuple[RoomId, Seq, Seq] | None:

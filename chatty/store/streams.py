@@ -1,9 +1,10 @@
 """User streams, and pages of room timelines as their members may see them.
 
 A page's events, the reader's intervals and its membership come from one statement. State events (create, member, policy,
-devices) are there for every member, or nobody could verify who may do what; messages are there within the reader's own
-intervals, or always under the policy `shared`. What is hidden between two visible events is one gap, whose head is that of the
-event before the next.
+devices) and deletions are there for every member, or nobody could verify who may do what and did; messages are there within the
+reader's own intervals, or always under the policy `shared`. What is hidden between two visible events is one gap, whose head is
+that of the event before the next. Below the room's horizon it is a stretch of its own kind; the event at the horizon keeps its
+row, so that the last one ends there. Ciphertexts that have an end are read in a second statement of the same snapshot.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,8 +17,9 @@ from chatty.services.preferences import Shown
 from chatty.services.requests import SendRow
 from chatty.services.streams import DeviceState, RoomPage, RoomPosition, Standing, Streams
 from chatty.store.connection import TrioConnection
-from chatty.wire.events import Kind, TimelineEvent
-from chatty.wire.frames import Erased, Gap, PlacedEntry, RoomEntry, UserEvent
+from chatty.store.expiry import passing_bodies
+from chatty.wire.events import LASTING_KINDS, Kind, TimelineEvent
+from chatty.wire.frames import Erased, Gap, Horizon, HorizonMark, PlacedEntry, RoomEntry, UserEvent
 
 _APPEND = """WITH next AS (UPDATE users SET stream_seq = stream_seq + 1 WHERE user_number = %s
  RETURNING user_number, stream_seq)
@@ -39,11 +41,13 @@ _ROOM_NUMBER = f"""SELECT r.room_number FROM rooms r
 JOIN members m ON m.room_number = r.room_number AND m.user_number = %s
 WHERE r.room_id = %s AND (m.standing = 'joined' OR {_LEFT_AT} IS NOT NULL)"""  # noqa: S608 # constants
 EVENT = """t.seq, t.time, t.kind, u.user_id, d.device_id, t.n, t.algorithm, t.session_id, t.epoch, t.silent, t.expiry,
- t.target, t.signature, b.body, t.body_hash, t.leaf"""
+ t.target, t.signature, b.body, t.body_hash, t.deletion_seq, t.ends, t.leaf"""
+_MARK = "r.horizon_seq, r.horizon_head, r.horizon_before, r.horizon_time, r.horizon_key_id, r.horizon_signature"
 JOINS = """LEFT JOIN bodies b ON b.room_number = t.room_number AND b.seq = t.seq
 LEFT JOIN users u ON u.user_number = t.sender_number LEFT JOIN devices d ON d.device_number = t.device_number"""
 _PAGE = f"""WITH reader AS (
- SELECT r.room_number, r.room_id, r.deletion_seq, r.seq AS head_seq, r.policy->>'history' = 'shared' AS sees_all,
+ SELECT r.room_number, r.room_id, r.deletion_seq AS removal_seq, {_MARK}, r.seq AS head_seq,
+  r.policy->>'history' = 'shared' AS sees_all,
   m.standing = 'joined' AS is_in,
   CASE WHEN m.standing = 'joined' THEN r.seq ELSE {_LEFT_AT} END AS end_seq
  FROM rooms r JOIN members m ON m.room_number = r.room_number AND m.user_number = %(user)s WHERE r.room_number = %(room)s
@@ -52,12 +56,14 @@ _PAGE = f"""WITH reader AS (
   SELECT t.seq, octet_length(b.body) AS size FROM timeline t
   LEFT JOIN bodies b ON b.room_number = t.room_number AND b.seq = t.seq
   WHERE t.room_number = reader.room_number AND t.seq > %(after)s AND t.seq <= reader.end_seq AND (
-   t.kind IN ('create', 'member', 'policy', 'devices') OR reader.sees_all OR EXISTS (
-    SELECT 1 FROM member_intervals i WHERE i.room_number = t.room_number AND i.user_number = %(user)s
-    AND i.from_seq <= t.seq AND (i.to_seq IS NULL OR t.seq <= i.to_seq)))
+   t.kind IN ('create', 'member', 'policy', 'devices', 'deletion') OR t.seq = reader.horizon_seq OR (
+    t.seq > reader.horizon_seq AND (reader.sees_all OR EXISTS (
+     SELECT 1 FROM member_intervals i WHERE i.room_number = t.room_number AND i.user_number = %(user)s
+     AND i.from_seq <= t.seq AND (i.to_seq IS NULL OR t.seq <= i.to_seq)))))
   ORDER BY t.seq LIMIT %(count_max)s) t
 )
-SELECT v.head_seq, v.end_seq, v.is_in, v.room_id, p.head, v.bytes, v.deletion_seq, {EVENT}
+SELECT v.head_seq, v.end_seq, v.is_in, v.room_id, p.head, t.head, v.horizon_seq, v.horizon_head, v.horizon_before,
+ v.horizon_time, v.horizon_key_id, v.horizon_signature, v.removal_seq, {EVENT}
 FROM visible v JOIN timeline t ON t.room_number = v.room_number AND t.seq = v.seq {JOINS}
 LEFT JOIN timeline p ON p.room_number = t.room_number AND p.seq = t.seq - 1
 WHERE v.bytes <= %(bytes_max)s OR v.bytes = coalesce(v.size, 0) ORDER BY v.seq"""  # noqa: S608 # constants
@@ -66,7 +72,7 @@ FROM rooms r JOIN members m ON m.room_number = r.room_number AND m.user_number =
 WHERE r.room_number = %s AND (m.standing = 'joined' OR {_LEFT_AT} IS NOT NULL)"""  # noqa: S608 # constants
 _EVENTS = f"""SELECT r.room_id, sum(octet_length(b.body)) OVER (ORDER BY t.seq) AS bytes, r.deletion_seq, {EVENT}
 FROM rooms r JOIN timeline t ON t.room_number = r.room_number {JOINS}
-WHERE r.room_number = %s AND t.seq > %s ORDER BY t.seq LIMIT %s"""  # noqa: S608 # constants
+WHERE r.room_number = %s AND t.seq > greatest(%s, r.horizon_seq) ORDER BY t.seq LIMIT %s"""  # noqa: S608 # constants
 _USER_PAGE = (
     "SELECT seq, time, kind, content FROM user_stream WHERE user_number = %s AND seq > %s ORDER BY seq LIMIT %s"
 )
@@ -117,15 +123,33 @@ class PostgresStreams(Streams):
         params = {"room": room, "user": user, "after": after, "count_max": count_max, "bytes_max": bytes_max}
         rows = await self._rows(_PAGE, params)
         if rows:
-            return _page(rows, after=after)
+            return _page(await self._filled(room, rows, bytes_max=bytes_max), after=after)
         reader = await self._row(_READER, (user, room))
         if reader is None:
             return None
         return RoomPage(entries=(), to_seq=max(after, Seq(reader[1])), head_seq=Seq(reader[0]), has_left=not reader[2])
 
     async def events(self, room: RoomNumber, *, after: Seq, count_max: int, bytes_max: int) -> list[PlacedEntry]:
-        rows = await self._rows(_EVENTS, (room, after, count_max))
-        return [placed(RoomId(row[0]), row[2:]) for at, row in enumerate(rows) if at == 0 or (row[1] or 0) <= bytes_max]
+        found = await self._rows(_EVENTS, (room, after, count_max))
+        rows = [row for at, row in enumerate(found) if at == 0 or (row[1] or 0) <= bytes_max]
+        return [placed(RoomId(row[0]), row[2:]) for row in await self._filled(room, rows, bytes_max=bytes_max)]
+
+    async def _filled(
+        self, room: RoomNumber, rows: Sequence[tuple[Any, ...]], *, bytes_max: int
+    ) -> Sequence[tuple[Any, ...]]:
+        """The same rows, which end with the columns of EVENT, with the ciphertexts that lie in passing_bodies; as many as fit."""
+        places = [(Seq(row[_SEQ]), row[_ENDS]) for row in rows if row[_ENDS] and not row[_DELETION_SEQ]]
+        if not places:
+            return rows
+        bodies = await passing_bodies(self._connection, room, places, bytes_max=bytes_max)
+        filled, size = list[tuple[Any, ...]](), 0
+        for row in rows:
+            body = bodies.get(row[_SEQ], row[_BODY])
+            size += len(body or b"")
+            if filled and (size > bytes_max or (body is None and row[_SEQ] in bodies)):
+                break
+            filled.append((*row[:_BODY], body, *row[_BODY + 1 :]))
+        return filled
 
     async def user_page(self, user: UserNumber, *, after: UserSeq, count_max: int) -> list[UserEvent]:
         return [
@@ -154,6 +178,10 @@ class PostgresStreams(Streams):
         return await (await self._connection.execute(sql, params)).fetchall()
 
 
+# Places of columns of EVENT, from a row's end.
+_SEQ, _BODY, _DELETION_SEQ, _ENDS = -18, -5, -3, -2
+
+
 def _position(row: tuple[Any, ...], *, is_joined: bool) -> RoomPosition:
     return RoomPosition(room=RoomId(row[0]), room_number=RoomNumber(row[1]), head_seq=Seq(row[2]), is_joined=is_joined)
 
@@ -163,11 +191,11 @@ def placed(room: RoomId, row: Sequence[Any]) -> PlacedEntry:
     deletion_seq, leaf = row[0], row[-1]
     if leaf is not None:
         return Erased(room=room, seq=Seq(row[1]), leaf=leaf, removal_seq=Seq(deletion_seq))
-    return event(room, row[1:-1])
+    return event(room, row[1:-2])
 
 
 def event(room: RoomId, row: Sequence[Any]) -> TimelineEvent:
-    """row: the columns of EVENT but the leaf."""
+    """row: the columns of EVENT but the last two."""
     body = row[13]
     return TimelineEvent(
         room=room,
@@ -186,18 +214,40 @@ def event(room: RoomId, row: Sequence[Any]) -> TimelineEvent:
         signature=row[12],
         body=body,
         body_hash=row[14] if body is None else None,
+        deletion_seq=Seq(row[15] or 0),
     )
 
 
 def _page(rows: Sequence[tuple[Any, ...]], *, after: Seq) -> RoomPage:
     """Events with their gaps. At the end of what the reader may see, to_seq is the reader's end, hidden tail included."""
     head_seq, _, is_in, room = rows[0][:4]
+    mark = _mark(rows[0][6:12])
     entries: list[RoomEntry] = []
     last = after
     for row in rows:
-        entry = placed(RoomId(room), row[6:])
-        if entry.seq > last + 1:
-            entries.append(Gap(room=entry.room, from_seq=Seq(last + 1), to_seq=Seq(entry.seq - 1), head=row[4]))
-        entries.append(entry)
-        last = entry.seq
+        seq, kind = Seq(row[_SEQ]), row[_SEQ + 2]
+        is_beyond = mark is not None and seq <= mark.seq and kind not in _lasting
+        upto, head = (seq, row[5]) if is_beyond else (Seq(seq - 1), row[4])
+        if upto > last:
+            entries.append(_hidden(RoomId(room), from_seq=Seq(last + 1), to_seq=upto, head=head, mark=mark))
+        if not is_beyond:
+            entries.append(placed(RoomId(room), row[12:]))
+        last = seq
     return RoomPage(entries=entries, to_seq=last, head_seq=Seq(head_seq), has_left=not is_in and last >= rows[0][1])
+
+
+_lasting = frozenset(kind.value for kind in LASTING_KINDS)
+
+
+def _hidden(room: RoomId, *, from_seq: Seq, to_seq: Seq, head: bytes, mark: HorizonMark | None) -> Gap | Horizon:
+    if mark is not None and from_seq <= mark.seq:
+        return Horizon(room=room, from_seq=from_seq, to_seq=to_seq, head=head, mark=mark)
+    return Gap(room=room, from_seq=from_seq, to_seq=to_seq, head=head)
+
+
+def _mark(row: Sequence[Any]) -> HorizonMark | None:
+    """row: the columns of _MARK."""
+    seq, head, before, time, key_id, signature = row
+    if not seq:
+        return None
+    return HorizonMark(seq=Seq(seq), head=head, before=before, time=time, key_id=key_id, signature=signature)

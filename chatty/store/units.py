@@ -10,6 +10,7 @@ from chatty.store.blocks import PostgresBlocks
 from chatty.store.connection import TrioConnection
 from chatty.store.deletions import PostgresDeletions
 from chatty.store.devices import PostgresDevices
+from chatty.store.expiry import PostgresCleanup
 from chatty.store.exports import PostgresExports
 from chatty.store.keys import PostgresKeys
 from chatty.store.mailbox import PostgresMailbox
@@ -35,6 +36,7 @@ class PostgresUnit(Unit):
         self._audit = PostgresAudit(connection)
         self._accounts = PostgresAccounts(connection)
         self._blocks = PostgresBlocks(connection)
+        self._cleanup = PostgresCleanup(connection)
         self._exports = PostgresExports(connection)
         self._deletions = PostgresDeletions(connection)
         self._registrations = PostgresRegistrations(connection)
@@ -64,6 +66,10 @@ class PostgresUnit(Unit):
     @property
     def blocks(self) -> PostgresBlocks:
         return self._blocks
+
+    @property
+    def cleanup(self) -> PostgresCleanup:
+        return self._cleanup
 
     @property
     def exports(self) -> PostgresExports:

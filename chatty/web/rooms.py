@@ -9,8 +9,10 @@ from chatty.errors import (
     BadRequest,
     BadSignature,
     DeviceSetStale,
+    ExpiryRefused,
     InvitationVoid,
     LastOwner,
+    MessageGone,
     MessageIdClosed,
     MessageIdConflict,
     NotAMember,
@@ -40,6 +42,7 @@ from chatty.wire.rooms import (
     RoomCreation,
     Rooms,
     SignedCheckpoint,
+    SignedDeletion,
     SignedInvitationBody,
     SignedMemberChange,
     SignedPolicyChange,
@@ -92,7 +95,15 @@ def _changes(rooms: RoomSteps) -> list[Route]:
         _require_n(request, body.signed.n)
         return await rooms.change_policy(caller, room, body, low=request.low)
 
-    return [create, change_member, invite, change_policy]
+    @route("POST", "/v1/rooms/{room}/deletions", permission=CHAT, errors=(*_change_errors, MessageGone))
+    async def delete_message(
+        caller: Caller, room: RoomIdField, body: SignedDeletion, request: NumberedRequest
+    ) -> RoomCommitted:
+        """Delete a message: its ciphertext goes, and who deleted it is written in its place's stead."""
+        _require_n(request, body.signed.n)
+        return await rooms.delete_message(caller, room, body, low=request.low)
+
+    return [create, change_member, invite, change_policy, delete_message]
 
 
 def _reading(rooms: RoomSteps, streams: StreamSteps, checkpoints: Checkpoints) -> list[Route]:
@@ -128,7 +139,7 @@ def _reading(rooms: RoomSteps, streams: StreamSteps, checkpoints: Checkpoints) -
 
 
 def _sending(streams: StreamSteps, append: AppendDraft) -> list[Route]:
-    errors = (NotFound, NotAMember, NotEncrypted, DeviceSetStale, RequestQuarantined)
+    errors = (NotFound, NotAMember, NotEncrypted, DeviceSetStale, ExpiryRefused, RequestQuarantined)
 
     @route("POST", "/v1/rooms/{room}/messages", permission=CHAT, errors=errors)
     async def send(caller: Caller, room: RoomIdField, body: HttpSend, request: NumberedRequest) -> Committed:

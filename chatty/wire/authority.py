@@ -1,8 +1,8 @@
 """Room authority: who may do what in a room, one pure rule that the server and every client run.
 
-State is a fold over the room's create, member, policy and devices events in seq order. A client shares keys only with members
-whose whole history passes here; the server refuses what does not. The rule takes `VerifiedEvent`s, and only
-crypto.verify_event() makes one, after it has checked the signature.
+State is a fold over the room's create, member, policy and devices events in seq order; deletions are judged by it. A client
+shares keys only with members whose whole history passes here; the server refuses what does not. The rule takes `VerifiedEvent`s,
+and only crypto.verify_event() makes one, after it has checked the signature.
 
 | action | who                                         | of whom                                     |
 |--------|---------------------------------------------|---------------------------------------------|
@@ -15,6 +15,7 @@ crypto.verify_event() makes one, after it has checked the signature.
 | role   | owner                                       | another member: admin or member             |
 | policy | owner, admin; never in a direct room        |                                             |
 | remove | the server                                  | whoever is or was a member                  |
+| delete | a member; owner, admin                      | own messages; anybody's                     |
 
 Removing is all that the server may do by itself (an account was deleted or locked); it adds and promotes nobody.
 """
@@ -30,6 +31,7 @@ from chatty.wire.events import (
     Action,
     Content,
     CreateContent,
+    DeletionContent,
     DevicesContent,
     MemberChange,
     MemberContent,
@@ -70,7 +72,7 @@ class Membership:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifiedEvent:
-    """A state event whose signature was checked. Made by crypto.verify_event() and by nothing else."""
+    """A state event or deletion whose signature was checked. Made by crypto.verify_event() and by nothing else."""
 
     event: TimelineEvent
     content: Content
@@ -98,7 +100,7 @@ def check_creation(create: CreateContent) -> None:
 
 
 def authorize(room: RoomFacts, verified: VerifiedEvent) -> None:
-    """Check one member, policy or devices event against the room before it.
+    """Check one member, policy or devices event, or deletion, against the room before it.
 
     Raises: NotAMember, Forbidden, InvitationVoid, LastOwner. A create event is right at seq 1 only.
     """
@@ -116,6 +118,9 @@ def authorize(room: RoomFacts, verified: VerifiedEvent) -> None:
             _require_rank(room, policy.sender, RoomRole.ADMIN)
             if room.create.direct is not None:
                 raise Forbidden("a direct room's policy is fixed")
+        case DeletionContent(signed=deletion):
+            is_own = deletion.target_sender == deletion.sender
+            _require_rank(room, deletion.sender, RoomRole.MEMBER if is_own else RoomRole.ADMIN)
         case DevicesContent(user=user):
             if (membership := room.membership(user)) is None or not membership.is_joined:
                 raise NotAMember(f"{user} is no member")

@@ -2,7 +2,7 @@
 
 A TimelineEvent is all that the server keeps and sends of an event. `body` is the ciphertext of a message and, for every other
 kind, the canonical JSON of one of the contents below. The chain (chain.py) covers every field but `body` itself, of which it
-covers the SHA-256, so that a deleted message keeps its place.
+covers the SHA-256, so that a deleted or expired message keeps its place; and but `deletion_seq`, which only says where to look.
 
 Every content but the creation's names the state event before it (`previous`), so that none can be hidden from a later member in
 a gap. Like a device list it is the server's word, inside the hash: whoever saw all state events knows whether it is true.
@@ -15,8 +15,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from chatty.ids import DeviceId, SendNumber, Seq, UserId
+from chatty.wire import limits
 from chatty.wire.types import (
     DeviceIdField,
+    EventIdField,
     HeadField,
     KeyField,
     ListVersionField,
@@ -35,7 +37,7 @@ OLM = "m.olm.v1.curve25519-aes-sha2"
 
 
 class Kind(Enum):
-    """Kinds of timeline events. `deletion` and `restored` are reserved: their fields exist, nothing makes them yet."""
+    """Kinds of timeline events. `restored` is reserved: nothing makes it yet."""
 
     CREATE = "create"
     MEMBER = "member"
@@ -66,7 +68,10 @@ class Action(Enum):
 
 
 class TimelineEvent(Struct, frozen=True, kw_only=True, tag="event", forbid_unknown_fields=True, omit_defaults=True):
-    """One event of a room. Times are ms since 1970; `expiry` 0 is never; `body` None: withheld, and body_hash stands for it."""
+    """One event of a room. Times are ms since 1970; `expiry` 0 is never; `body` None: withheld, and body_hash stands for it.
+
+    deletion_seq: of a message that was deleted: where the deletion stands that explains it; 0: none.
+    """
 
     room: RoomIdField
     seq: SeqField
@@ -84,13 +89,24 @@ class TimelineEvent(Struct, frozen=True, kw_only=True, tag="event", forbid_unkno
     signature: bytes = b""
     body: bytes | None = None
     body_hash: bytes | None = None
+    deletion_seq: SeqField = Seq(0)
+
+
+MessageTimerField = Annotated[int, Meta(ge=1, le=limits.message_timer_s_max)]
+RetentionDaysField = Annotated[int, Meta(ge=1, le=limits.retention_days_max)]
 
 
 class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """history: what a later joiner may read. invite: the lowest role that may invite."""
+    """history: what a later joiner may read. invite: the lowest role that may invite.
+
+    message_timer_s: after how long messages expire, by their senders' clients; left out: never. retention_days: for how long the
+    server keeps messages at most; left out: as long as it likes.
+    """
 
     history: Literal["joined", "shared"] = "joined"
     invite: RoomRole = RoomRole.ADMIN
+    message_timer_s: MessageTimerField | msgspec.UnsetType = msgspec.UNSET
+    retention_days: RetentionDaysField | msgspec.UnsetType = msgspec.UNSET
 
 
 class CreateContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -215,20 +231,46 @@ class DevicesContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     previous: SeqField
 
 
-Content = CreateContent | MemberContent | RemovalContent | PolicyContent | DevicesContent
+class Deletion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the acting device signs to delete a message. target: its event id, and target_seq and target_sender what it is."""
+
+    domain: Literal["chatty.deletion.v1"]
+    server: ServerNameField
+    room: RoomIdField
+    sender: UserIdField
+    device: DeviceIdField
+    target: EventIdField
+    target_seq: SeqField
+    target_sender: UserIdField
+    last_seq: SeqField
+    last_head: HeadField
+    n: SendNumberField
+
+
+class DeletionContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of a deletion: no state event, so it names no previous one."""
+
+    signed: Deletion
+
+
+StateContent = CreateContent | MemberContent | RemovalContent | PolicyContent | DevicesContent
+Content = StateContent | DeletionContent
 
 # Kinds that change who must be able to read; of MEMBER, a ROLE change does not.
 EPOCH_ACTIONS = frozenset({Action.JOIN, Action.ADD, Action.LEAVE, Action.KICK, Action.BAN, Action.REMOVE})
 REMOVALS = frozenset({Action.LEAVE, Action.KICK, Action.BAN, Action.REMOVE})
 
-# Shown to every member from seq 1 on; each names the one before it.
+# Each names the one before it.
 STATE_KINDS = frozenset({Kind.CREATE, Kind.MEMBER, Kind.POLICY, Kind.DEVICES})
+# Shown to every member from seq 1 on, and kept whatever becomes of messages.
+LASTING_KINDS = STATE_KINDS | {Kind.DELETION}
 
 _CONTENTS: dict[Kind, msgspec.json.Decoder[Content]] = {
     Kind.CREATE: msgspec.json.Decoder(CreateContent),
     Kind.MEMBER: msgspec.json.Decoder(MemberContent),
     Kind.POLICY: msgspec.json.Decoder(PolicyContent),
     Kind.DEVICES: msgspec.json.Decoder(DevicesContent),
+    Kind.DELETION: msgspec.json.Decoder(DeletionContent),
 }
 
 
@@ -236,7 +278,7 @@ _REMOVAL = msgspec.json.Decoder(RemovalContent)
 
 
 def decode_content(event: TimelineEvent) -> Content:
-    """The content of a state event. Raises: msgspec.ValidationError, or KeyError for kinds without content."""
+    """The content of a state event or a deletion. Raises: msgspec.ValidationError, or KeyError for kinds without content."""
     decoder = _REMOVAL if event.kind is Kind.MEMBER and not event.sender else _CONTENTS[event.kind]
     return decoder.decode(event.body or b"")
 
@@ -263,6 +305,8 @@ def signers_of(content: Content) -> list[tuple[UserId, DeviceId]]:
             return [(change.sender, change.device), *inviters]
         case PolicyContent(signed=policy):
             return [(policy.sender, policy.device)]
+        case DeletionContent(signed=deletion):
+            return [(deletion.sender, deletion.device)]
         case RemovalContent() | DevicesContent():
             return []
 

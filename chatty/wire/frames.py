@@ -220,6 +220,31 @@ class Erased(Frame, frozen=True, kw_only=True, tag="erased"):
     removal_seq: SeqField
 
 
+class HorizonMark(Frame, frozen=True, kw_only=True):
+    """The server's signed word: it keeps no message at or below seq any more, for all were sent before `before`.
+
+    head: of the chain at seq. before, time: ms since 1970; time: when it was written. signature: signing.horizon_bytes, by the
+    server's key `key_id` of /v1/jwks.
+    """
+
+    seq: SeqField
+    head: bytes
+    before: TimeMsField
+    time: TimeMsField
+    key_id: str
+    signature: bytes
+
+
+class Horizon(Frame, frozen=True, kw_only=True, tag="horizon"):
+    """from_seq … to_seq were messages that are kept no more; `head` is the chain's head at to_seq, `mark` explains it."""
+
+    room: RoomIdField
+    from_seq: SeqField
+    to_seq: SeqField
+    head: bytes
+    mark: HorizonMark
+
+
 class UserEvent(Frame, frozen=True, kw_only=True, tag="user_event"):
     """One entry of the user stream: invitation, room_joined, room_left, devices, notice."""
 
@@ -277,6 +302,7 @@ ServerFrame = (
     | TimelineEvent
     | Gap
     | Erased
+    | Horizon
     | UserEvent
     | Mailbox
     | OneTimeKeyCounts
@@ -288,7 +314,8 @@ ServerFrame = (
     | Unread
     | Presence
 )
-RoomEntry = TimelineEvent | Gap | Erased  # what a page of a room's history holds
+Stretch = Gap | Horizon  # several places at once
+RoomEntry = TimelineEvent | Erased | Stretch  # what a page of a room's history holds
 PlacedEntry = TimelineEvent | Erased  # what stands at one place, as the store has it
 
 _REQUEST = ClientFrame | list[ClientFrame]

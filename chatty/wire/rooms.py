@@ -6,7 +6,7 @@ from msgspec import Meta
 
 from chatty.wire import limits
 from chatty.wire.accounts import HttpBody
-from chatty.wire.events import CreateContent, Invitation, MemberChange, Policy, PolicyChange, RoomRole
+from chatty.wire.events import CreateContent, Deletion, Invitation, MemberChange, Policy, PolicyChange, RoomRole
 from chatty.wire.frames import RoomEntry, UserEvent
 from chatty.wire.types import (
     DeviceIdField,
@@ -33,6 +33,13 @@ class SignedMemberChange(HttpBody, frozen=True, kw_only=True):
 
 class SignedPolicyChange(HttpBody, frozen=True, kw_only=True):
     signed: PolicyChange
+    signature: SignatureField
+
+
+class SignedDeletion(HttpBody, frozen=True, kw_only=True):
+    """POST /v1/rooms/{room}/deletions."""
+
+    signed: Deletion
     signature: SignatureField
 
 

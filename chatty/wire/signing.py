@@ -14,6 +14,8 @@ from chatty.wire.accounts import KeyDerivation
 from chatty.wire.canonical import canonical_json, encode_base64
 from chatty.wire.events import (
     CreateContent,
+    Deletion,
+    DeletionContent,
     DevicesContent,
     Invitation,
     MemberChange,
@@ -24,17 +26,17 @@ from chatty.wire.events import (
     RemovalContent,
 )
 
-Signable = CreateContent | Invitation | MemberChange | PolicyChange | Removal
-Body = CreateContent | MemberContent | RemovalContent | PolicyContent | DevicesContent
+Signable = CreateContent | Invitation | MemberChange | PolicyChange | Removal | Deletion
+Body = CreateContent | MemberContent | RemovalContent | PolicyContent | DevicesContent | DeletionContent
 
 
 def signed_bytes(signable: Signable) -> bytes:
-    """What a device signs for a creation, invitation, membership or policy, and the server for a removal."""
+    """What a device signs for a creation, invitation, membership, policy or deletion, and the server for a removal."""
     return canonical_json(msgspec.to_builtins(signable))
 
 
 def body_bytes(content: Body) -> bytes:
-    """The body of a state event: canonical JSON of its content."""
+    """The body of a state event or a deletion: canonical JSON of its content."""
     return canonical_json(msgspec.to_builtins(content))
 
 
@@ -94,6 +96,21 @@ def checkpoint_bytes(*, server: str, room: RoomId, generation: int, seq: Seq, he
         "seq": seq,
         "head": encode_base64(head),
         "time": time,
+    }
+    return canonical_json(statement)
+
+
+def horizon_bytes(*, server: str, room: RoomId, seq: Seq, head: bytes, before: int, time: int, key_id: str) -> bytes:
+    """What the server signs about a room's horizon: all messages up to seq are older than `before` (ms) and gone."""
+    statement = {
+        "domain": "chatty.horizon.v1",
+        "server": server,
+        "room": room,
+        "seq": seq,
+        "head": encode_base64(head),
+        "before": before,
+        "time": time,
+        "key_id": key_id,
     }
     return canonical_json(statement)
 

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from chatty.ids import (
     DeviceId,
+    EventId,
     InvitationId,
     ListVersion,
     MailboxId,
@@ -28,6 +29,7 @@ ServerNameField = Annotated[str, Meta(pattern=r"^[a-z0-9.:-]{1,255}$(?!\n)")]
 UserIdField = Annotated[UserId, Meta(pattern=r"^@[a-z0-9._-]{1,64}:[a-z0-9.:-]{1,255}$(?!\n)")]
 DeviceIdField = Annotated[DeviceId, Meta(pattern=r"^[A-Za-z0-9_-]{8,64}$(?!\n)")]
 RoomIdField = Annotated[RoomId, Meta(pattern=r"^![A-Za-z0-9_-]{43}$(?!\n)")]
+EventIdField = Annotated[EventId, Meta(pattern=r"^\$[A-Za-z0-9_-]{43}$(?!\n)")]
 SeqField = Annotated[Seq, Meta(ge=0, le=limits.integer_max)]
 UserSeqField = Annotated[UserSeq, Meta(ge=0, le=limits.integer_max)]
 SendNumberField = Annotated[SendNumber, Meta(ge=1, le=limits.integer_max)]

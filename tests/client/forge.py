@@ -20,6 +20,8 @@ from chatty.wire.events import (
     Action,
     Content,
     CreateContent,
+    Deletion,
+    DeletionContent,
     DevicesContent,
     Invitation,
     Kind,
@@ -36,9 +38,9 @@ from chatty.wire.events import (
     TimelineEvent,
     decode_content,
 )
-from chatty.wire.frames import Erased, Gap
+from chatty.wire.frames import Erased, Gap, Horizon, HorizonMark
 from chatty.wire.keys import DeviceKeys, DeviceList, KeyAnswer, SignedKey
-from chatty.wire.signing import body_bytes, matrix_signed_bytes, signed_bytes
+from chatty.wire.signing import body_bytes, horizon_bytes, matrix_signed_bytes, signed_bytes
 
 SERVER = "example.org"
 SERVER_KEY = SigningKey(b"\x0c" * 32)
@@ -326,7 +328,9 @@ class ForgedRoom:
         self.epoch = event.seq
         return event
 
-    def message(self, by: Person, *, body: bytes = b"ciphertext", epoch: Seq | None = None) -> TimelineEvent:
+    def message(
+        self, by: Person, *, body: bytes = b"ciphertext", epoch: Seq | None = None, expiry: int = 0
+    ) -> TimelineEvent:
         event = TimelineEvent(
             room=self.room,
             seq=Seq(0),
@@ -338,9 +342,54 @@ class ForgedRoom:
             algorithm=MEGOLM,
             session_id="S" * 43,
             epoch=self.epoch if epoch is None else epoch,
+            expiry=expiry,
             body=body,
         )
         return self.append(event)
+
+    def deletion(
+        self, by: Person, target: TimelineEvent, *, of: Person | None = None, last_head: bytes | None = None
+    ) -> TimelineEvent:
+        """of: whose message it is said to be; else whose it is."""
+        deletion = Deletion(
+            domain="chatty.deletion.v1",
+            server=SERVER,
+            room=self.room,
+            sender=by.user,
+            device=by.device,
+            target=chain.event_id(chain.leaf(target)),
+            target_seq=target.seq,
+            target_sender=of.user if of is not None else target.sender,
+            last_seq=self.seq,
+            last_head=encode_base64(last_head or self.heads[-1]),
+            n=by.n(),
+        )
+        signature = sign(by.seed, signed_bytes(deletion))
+        content = DeletionContent(signed=deletion)
+        return self._append_state(Kind.DELETION, content, by, signature=signature, n=deletion.n, target=deletion.target)
+
+    def horizon(
+        self,
+        from_seq: int,
+        to_seq: int,
+        *,
+        at: int | None = None,
+        before: int | None = None,
+        key: SigningKey = SERVER_KEY,
+        head: bytes | None = None,
+    ) -> Horizon:
+        """What is shown of a stretch below the horizon `at`, else to_seq."""
+        at = to_seq if at is None else at
+        before = self.events[at - 1].time + 1 if before is None else before
+        key_id, time, mark_head = SERVER_KEY.key_id, before + 1_000, self.heads[at]
+        statement = horizon_bytes(
+            server=SERVER, room=self.room, seq=Seq(at), head=mark_head, before=before, time=time, key_id=key_id
+        )
+        mark = HorizonMark(
+            seq=Seq(at), head=mark_head, before=before, time=time, key_id=key_id, signature=key.sign(statement)
+        )
+        shown = self.heads[to_seq] if head is None else head
+        return Horizon(room=self.room, from_seq=Seq(from_seq), to_seq=Seq(to_seq), head=shown, mark=mark)
 
     def gap(self, from_seq: int, to_seq: int) -> Gap:
         return Gap(room=self.room, from_seq=Seq(from_seq), to_seq=Seq(to_seq), head=self.heads[to_seq])
@@ -360,6 +409,11 @@ def naming(event: TimelineEvent, previous: int) -> TimelineEvent:
     content = decode_content(event)
     assert not isinstance(content, CreateContent)
     return altered(event, body=body_bytes(msgspec.structs.replace(content, previous=Seq(previous))))
+
+
+def tombstone(event: TimelineEvent, *, deletion_seq: int = 0) -> TimelineEvent:
+    """What is left of a message without its ciphertext."""
+    return altered(event, body=None, body_hash=chain.body_hash(event), deletion_seq=Seq(deletion_seq))
 
 
 def altered(event: TimelineEvent, **changes: object) -> TimelineEvent:

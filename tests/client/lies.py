@@ -35,7 +35,7 @@ from chatty.wire.events import (
 from chatty.wire.frames import RoomEntry
 from chatty.wire.limits import send_window
 from chatty.wire.signing import body_bytes
-from tests.client.forge import SERVER, ForgedRoom, Person, altered, key_answer, naming, server_keys
+from tests.client.forge import SERVER, ForgedRoom, Person, altered, key_answer, naming, server_keys, tombstone
 
 REMOVABLE: dict[str, Any] = {
     "check_order": lambda self, seq: None,
@@ -58,6 +58,13 @@ REMOVABLE: dict[str, Any] = {
     "check_known": lambda self, entry: None,
     "check_explanation": lambda self, erased: None,
     "check_promise": lambda self, seq, verified: None,
+    "check_withheld": lambda self, event: None,
+    "check_owed": lambda self, seq, verified: None,
+    "check_target": lambda self, seq, content: None,
+    "check_hidden": lambda self, stretch: None,
+    "check_mark": lambda self, mark: None,
+    "check_horizon": lambda self, entry: None,
+    "check_above_horizon": lambda self, event: None,
 }
 REMOVABLE_OF_LISTS: dict[str, Any] = {
     "check_identity": lambda self, user, identity: None,
@@ -432,7 +439,7 @@ def swaps_two_events_and_numbers_anew(world: World, reader: Reader) -> None:
 
 
 def hides_a_message_behind_a_reserved_kind(world: World, reader: Reader) -> None:
-    reader.read(altered(world.room.message(world.bob), kind=Kind.DELETION))
+    reader.read(altered(world.room.message(world.bob), kind=Kind.RESTORED))
 
 
 def shows_an_older_event_after_a_newer(world: World, reader: Reader) -> None:
@@ -525,6 +532,102 @@ def erases_another_message_than_it_showed(world: World, reader: Reader) -> None:
     event = world.room.message(world.bob)
     reader.read(altered(event, body=b"another"))
     reader.verifier.check_known(world.room.erased(event.seq, removal_seq=event.seq + 1))
+
+
+def withholds_a_message(world: World, reader: Reader) -> None:
+    reader.read(tombstone(world.room.message(world.bob)))
+
+
+def deletes_a_message_itself(world: World, reader: Reader) -> None:
+    message = world.room.message(world.bob)
+    reader.read(tombstone(message, deletion_seq=message.seq + 1), world.room.message(world.bob))
+
+
+def deletes_a_message_and_names_a_deletion_before_it(world: World, reader: Reader) -> None:
+    first = world.room.message(world.bob)
+    deletion, second = world.room.deletion(world.bob, first), world.room.message(world.bob)
+    reader.read(first, deletion, tombstone(second, deletion_seq=deletion.seq))
+
+
+def deletes_a_message_and_shows_the_deletion_of_another(world: World, reader: Reader) -> None:
+    first, second = world.room.message(world.bob), world.room.message(world.bob)
+    deletion = world.room.deletion(world.bob, first)
+    reader.read(first, tombstone(second, deletion_seq=deletion.seq), deletion)
+
+
+def deletes_two_messages_with_one_deletion(world: World, reader: Reader) -> None:
+    first, second = world.room.message(world.bob), world.room.message(world.bob)
+    deletion = world.room.deletion(world.bob, second)
+    reader.read(tombstone(first, deletion_seq=deletion.seq), tombstone(second, deletion_seq=deletion.seq), deletion)
+
+
+def deletes_a_message_by_a_deletion_for_another_sender(world: World, reader: Reader) -> None:
+    message = world.room.message(world.ann)
+    deletion = world.room.deletion(world.bob, message, of=world.bob)
+    reader.read(tombstone(message, deletion_seq=deletion.seq), deletion)
+
+
+def deletes_a_message_in_its_senders_name(world: World, reader: Reader) -> None:
+    message = world.room.message(world.bob)
+    deletion = world.room.deletion(world.bob.with_other_keys(), message)
+    reader.read(tombstone(message, deletion_seq=deletion.seq), deletion)
+
+
+def deletes_a_message_by_somebody_who_may_not(world: World, reader: Reader) -> None:
+    message = world.room.message(world.ann)
+    deletion = world.room.deletion(world.bob, message)
+    reader.read(tombstone(message, deletion_seq=deletion.seq), deletion)
+
+
+def deletes_a_message_by_somebody_outside(world: World, reader: Reader) -> None:
+    message = world.room.message(world.bob)
+    kick = world.room.change(world.ann, Action.KICK, world.bob)
+    deletion = world.room.deletion(world.bob, message)
+    reader.read(tombstone(message, deletion_seq=deletion.seq), kick, deletion)
+
+
+def deletes_another_message_than_it_showed(world: World, reader: Reader) -> None:
+    message = world.room.message(world.bob)
+    reader.read(altered(message, body=b"another"), world.room.deletion(world.bob, message, last_head=b"h" * 32))
+
+
+def deletes_again_with_what_was_signed_once(world: World, reader: Reader) -> None:
+    message = world.room.message(world.bob)
+    deletion = world.room.deletion(world.bob, message)
+    reader.read(message, deletion, world.room.append(altered(deletion, time=deletion.time + 1)))
+
+
+def hides_the_deletion_that_it_named(world: World, reader: Reader) -> None:
+    message = world.room.message(world.bob)
+    deletion = world.room.deletion(world.bob, message)
+    cleo = world.reader(world.cleo, removed_checks=reader.removed_checks)
+    shown = world.room.events[: message.seq - 1]
+    cleo.read(*shown, tombstone(message, deletion_seq=deletion.seq), world.room.gap(deletion.seq, deletion.seq))
+
+
+def calls_a_message_older_than_it_is(world: World, reader: Reader) -> None:
+    message = world.room.message(world.bob)
+    reader.read(world.room.horizon(message.seq, message.seq, before=world.room.events[0].time))
+
+
+def calls_one_message_old_and_shows_another(world: World, reader: Reader) -> None:
+    first, second = world.room.message(world.bob), world.room.message(world.bob)
+    reader.read(world.room.horizon(first.seq, first.seq, at=second.seq), second)
+
+
+def calls_one_message_old_and_shows_another_as_old(world: World, reader: Reader) -> None:
+    first, second = world.room.message(world.bob), world.room.message(world.bob)
+    reader.read(world.room.horizon(first.seq, first.seq, before=second.time + 1), second)
+
+
+def signs_a_horizon_with_another_key(world: World, reader: Reader) -> None:
+    message = world.room.message(world.bob)
+    reader.read(world.room.horizon(message.seq, message.seq, key=SigningKey(b"x" * 32)))
+
+
+def shows_another_head_at_the_horizon(world: World, reader: Reader) -> None:
+    message = world.room.message(world.bob)
+    reader.read(world.room.horizon(message.seq, message.seq, head=b"h" * 32))
 
 
 def puts_time_back(world: World, reader: Reader) -> None:
@@ -656,6 +759,23 @@ LIES: list[tuple[Lies, Reason, tuple[str, ...]]] = [
     (erases_the_removal_that_it_named, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_explanation",)),
     (erases_another_message_than_it_acked, Reason.FORKED_HISTORY, ("check_ack",)),
     (erases_another_message_than_it_showed, Reason.FORKED_HISTORY, ("check_known",)),
+    (withholds_a_message, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_withheld",)),
+    (deletes_a_message_itself, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_owed",)),
+    (deletes_a_message_and_names_a_deletion_before_it, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_withheld",)),
+    (deletes_a_message_and_shows_the_deletion_of_another, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_owed",)),
+    (deletes_two_messages_with_one_deletion, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_withheld",)),
+    (deletes_a_message_by_a_deletion_for_another_sender, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_owed",)),
+    (deletes_a_message_in_its_senders_name, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (deletes_a_message_by_somebody_who_may_not, Reason.FORGED_DELETION, ("check_authority",)),
+    (deletes_a_message_by_somebody_outside, Reason.FORGED_DELETION, ("check_authority",)),
+    (deletes_another_message_than_it_showed, Reason.FORKED_HISTORY, ("check_claims", "check_target")),
+    (deletes_again_with_what_was_signed_once, Reason.DUPLICATE_EVENT, ("check_not_repeated",)),
+    (hides_the_deletion_that_it_named, Reason.MISSING_EVENT, ("check_hidden",)),
+    (calls_a_message_older_than_it_is, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_horizon",)),
+    (calls_one_message_old_and_shows_another, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_above_horizon",)),
+    (calls_one_message_old_and_shows_another_as_old, Reason.CONTENT_WITHHELD_BY_SERVER, ("check_above_horizon",)),
+    (signs_a_horizon_with_another_key, Reason.BAD_SIGNATURE, ("check_mark",)),
+    (shows_another_head_at_the_horizon, Reason.FORKED_HISTORY, ("check_horizon",)),
     (puts_time_back, Reason.TIME_WENT_BACK, ("check_time",)),
     (takes_a_message_from_a_stranger, Reason.UNAUTHORIZED_MEMBER, ("check_sender",)),
     (takes_a_message_from_who_was_kicked, Reason.UNAUTHORIZED_MEMBER, ("check_sender",)),

@@ -14,6 +14,7 @@ from chatty.ids import ListVersion, Seq
 from chatty.wire.events import Action, Kind, Policy, RemovalReason, RoomRole
 from chatty.wire.frames import RoomEntry
 from chatty.wire.limits import send_window
+from tests.client.forge import tombstone
 from tests.client.lies import LIES, LIES_OF_FORM, Lies, Reader, World
 
 IDS = [lie.__name__ for lie, _, _ in LIES]
@@ -159,6 +160,55 @@ def test_a_gap_does_not_end_the_wait_for_the_removal() -> None:
     with pytest.raises(Lie) as caught:
         reader.read(world.room.last)
     assert caught.value.reason is Reason.CONTENT_WITHHELD_BY_SERVER
+
+
+def test_a_deleted_message_is_believed_with_its_deletion_by_the_sender_or_an_admin() -> None:
+    world = World()
+    reader = world.reader(world.ann)
+    reader.read(*world.room.events)
+    own, others = world.room.message(world.bob), world.room.message(world.bob)
+    deletions = [world.room.deletion(world.bob, own), world.room.deletion(world.ann, others)]
+    reader.read(tombstone(own, deletion_seq=deletions[0].seq), tombstone(others, deletion_seq=deletions[1].seq))
+    assert reader.verifier.has_unexplained
+    reader.read(*deletions)
+    assert not reader.verifier.has_unexplained
+    assert reader.verifier.position.head == world.room.heads[-1]
+    again = world.reader(world.bob)  # with the ciphertexts, as it was when they were read
+    again.read(*world.room.events)
+    again.verifier.check_known(tombstone(own, deletion_seq=deletions[0].seq))
+
+
+def test_an_expired_message_needs_no_more_than_its_expiry() -> None:
+    world = World()
+    reader = world.reader(world.ann)
+    reader.read(*world.room.events, tombstone(world.room.message(world.bob, expiry=5)))
+    assert not reader.verifier.has_unexplained
+    assert reader.verifier.position.head == world.room.heads[-1]
+
+
+def test_what_is_below_the_horizon_may_be_gone_and_the_chain_goes_on() -> None:
+    world = World()
+    gone = [world.room.message(world.bob) for _ in range(2)]
+    deletion = world.room.deletion(world.bob, gone[0])
+    later = world.room.message(world.ann)
+    kept = world.room.message(world.ann)
+    reader = world.reader(world.ann)
+    reader.read(*world.room.events[:4])
+    own = world.room.horizon(5, gone[1].seq, at=later.seq)
+    reader.read(own, deletion, world.room.horizon(later.seq, later.seq), kept)
+    assert reader.verifier.position.head == world.room.heads[-1]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"head": b"h" * 31}, {"room": "!" + "A" * 43}, {"from_seq": Seq(9)}, {"to_seq": Seq(9)}]
+)
+def test_a_horizon_of_another_form_is_refused(changes: dict[str, Any]) -> None:
+    world = World()
+    reader = world.reader(world.ann)
+    reader.read(*world.room.events)
+    message = world.room.message(world.bob)
+    with pytest.raises(Lie):
+        reader.read(msgspec.structs.replace(world.room.horizon(message.seq, message.seq), **changes))
 
 
 @pytest.mark.parametrize("changes", [{"leaf": b"l" * 31}, {"room": "!" + "A" * 43}, {"seq": Seq(9)}])

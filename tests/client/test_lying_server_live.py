@@ -15,7 +15,7 @@ from chatty.client.streams import UserStreamIntake
 from chatty.ids import RoomId, Seq, UserId, UserSeq
 from chatty.wire import chain
 from chatty.wire.events import Action, TimelineEvent
-from chatty.wire.frames import Ack, Gap, RoomEntry, UserEvent
+from chatty.wire.frames import Ack, RoomEntry, Stretch, UserEvent
 from chatty.wire.keys import KeyQuery
 from chatty.wire.rooms import RoomCommitted
 from tests.client.conftest import Open, lied, pair, text, until
@@ -89,7 +89,7 @@ async def test_an_altered_message_is_refused_and_the_fork_is_seen(open_one: Open
 
 
 def place(entry: RoomEntry) -> Seq:
-    return entry.from_seq if isinstance(entry, Gap) else entry.seq
+    return entry.from_seq if isinstance(entry, Stretch) else entry.seq
 
 
 def damaged(entry: RoomEntry) -> RoomEntry:

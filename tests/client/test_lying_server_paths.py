@@ -18,7 +18,7 @@ from chatty.client import Client, Invited, Message, Reason, Room, RoomFrozen, Se
 from chatty.client.rooms import RoomVerifier
 from chatty.ids import SendNumber, Seq, UserId
 from chatty.wire.events import MEGOLM, Action, Kind, RoomRole, TimelineEvent
-from chatty.wire.frames import Gap, RoomEntry
+from chatty.wire.frames import Gap, RoomEntry, Stretch
 from tests.client.conftest import Open, lied, pair, until
 from tests.client.forge import naming
 from tests.client.lies import REMOVABLE
@@ -183,7 +183,7 @@ def naming_the_creation(body: bytes) -> bytes:
 
 
 def place(entry: RoomEntry) -> Seq:
-    return entry.from_seq if isinstance(entry, Gap) else entry.seq
+    return entry.from_seq if isinstance(entry, Stretch) else entry.seq
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +259,7 @@ ROWS = {
     "repeats": Row(lie=with_the_first_twice, reason=Reason.DUPLICATE_EVENT, checks=("check_order", "check_head_claim")),
     "hides behind a gap": Row(lie=with_the_first_hidden, reason=Reason.MISSING_EVENT, checks=("check_gap",)),
     "hides behind a reserved kind": Row(
-        lie=altering(kind=Kind.DELETION), reason=Reason.MALFORMED_EVENT, checks=("check_kind", "check_head_claim")
+        lie=altering(kind=Kind.RESTORED), reason=Reason.MALFORMED_EVENT, checks=("check_kind", "check_head_claim")
     ),
     "puts time back": Row(
         lie=altering(time=1), reason=Reason.TIME_WENT_BACK, checks=("check_time", "check_head_claim")

@@ -8,21 +8,22 @@ from typing import Any
 import msgspec
 import pytest
 
+from chatty.client.details import Carried, Details
 from chatty.client.device_lists import DeviceLists, KnownDevice
 from chatty.client.mailbox import MailboxIntake
 from chatty.client.megolm import MegolmSessions, rotation_messages
-from chatty.client.messages import MessageReader, SessionOwner, new_mid, plaintext_bytes
+from chatty.client.messages import MessageReader, SessionOwner, Writing, clock_slack_ms, new_mid, plaintext_bytes
 from chatty.client.olm import OlmAccount, OlmPayload, PayloadChecks, RoomKeyContent
 from chatty.client.pending import MessageIntake
 from chatty.client.reasons import KeysNeeded, Lie, Reason, Unreadable
 from chatty.client.rooms import Position, RoomVerifier
 from chatty.client.store import LocalStore
-from chatty.client.updates import Message, Undecryptable, Update
+from chatty.client.updates import Expired, Message, Undecryptable, Update
 from chatty.crypto.events import no_server_key
 from chatty.ids import DeviceId, MailboxId, RoomId, SendNumber, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.events import MEGOLM, Kind, TimelineEvent
-from chatty.wire.frames import Erased, Mailbox
+from chatty.wire.frames import Mailbox
 from chatty.wire.keys import OlmContent
 
 ROOM = RoomId("!" + "R" * 43)
@@ -44,14 +45,24 @@ class Device:
         self.lists = DeviceLists({}, save=lambda user, keys: None)
         self.told: list[Update] = []
         self.now_s = 1_000.0
+        self.details = Details(self.store, tell=self.told.append)
         self.messages = MessageIntake(
-            self.store, megolm=self.megolm, tell=self.told.append, reader=reader, now_s=lambda: self.now_s
+            self.store,
+            megolm=self.megolm,
+            tell=self.told.append,
+            forget=self.forget,
+            details=self.details,
+            reader=reader,
+            now_s=lambda: self.now_s,
         )
         self.mailbox = self.make_mailbox(PayloadChecks(user=self.user, ed25519=self.olm.ed25519))
         self.verifier = RoomVerifier(
             ROOM, me=self.user, server="example.org", lists=self.lists, server_key=no_server_key
         )
         self.sent = 0
+
+    def forget(self, room: RoomId, seq: Seq) -> None:
+        self.told[:] = [one for one in self.told if not isinstance(one, Message) or (one.room, one.seq) != (room, seq)]
 
     def make_mailbox(self, checks: PayloadChecks) -> MailboxIntake:
         return MailboxIntake(
@@ -70,10 +81,11 @@ class Device:
         self.sent += 1
         said: dict[str, Any] = {
             "room": ROOM,
-            "text": text,
+            "writing": Writing(text=text, mid=new_mid()),
             "n": SendNumber(self.sent),
             "epoch": EPOCH,
-            "mid": new_mid(),
+            "expiry": 0,
+            "carried": Carried(),
             "position": Position(seq=Seq(0), head=chain.empty_head(ROOM)),
             "sender": self.user,
             "device": self.device,
@@ -91,6 +103,7 @@ class Device:
             algorithm=MEGOLM,
             session_id=session_id,
             epoch=EPOCH,
+            expiry=said["expiry"],
             body=body,
         )
 
@@ -208,7 +221,7 @@ LIES: list[tuple[str, Callable[[TimelineEvent], list[TimelineEvent]], Reason, st
     ("damages the ciphertext", lambda event: [damaged(event)], Reason.ALTERED_EVENT, "", None),
     ("alters n", lambda event: [altered(event, n=9)], Reason.ALTERED_EVENT, "check_envelope", None),
     ("alters the epoch", lambda event: [altered(event, epoch=9)], Reason.ALTERED_EVENT, "check_envelope", None),
-    ("adds an expiry", lambda event: [altered(event, expiry=9)], Reason.ALTERED_EVENT, "check_envelope", None),
+    ("adds an expiry", lambda event: [altered(event, expiry=9_000_000)], Reason.ALTERED_EVENT, "check_envelope", None),
     ("adds a target", lambda event: [altered(event, target="$x")], Reason.ALTERED_EVENT, "check_envelope", None),
     (
         "names another sender",
@@ -263,7 +276,8 @@ def test_a_fork_is_seen_inside_a_message(make_device: MakeDevice) -> None:
 def test_a_second_mid_is_dropped_in_silence(make_device: MakeDevice) -> None:
     ann, bob = make_device("ann"), make_device("bob")
     bob.take_row(ann.room_key_for(bob))
-    for event in (ann.encrypt("once", mid="m"), ann.encrypt("once", mid="m")):
+    writing = Writing(text="once", mid="m")
+    for event in (ann.encrypt("once", writing=writing), ann.encrypt("once", writing=writing)):
         bob.messages.take(bob.verifier, event)
     assert bob.texts() == ["once"]
     assert bob.reasons() == []
@@ -419,18 +433,52 @@ def test_a_session_is_replaced_after_a_hundred_messages(make_device: MakeDevice)
     assert ann.encrypt("one more").session_id not in sessions
 
 
+# Expired messages ---------------------------------------------------------------------------------------------------
+
+
+def test_a_message_is_forgotten_at_its_expiry(make_device: MakeDevice) -> None:
+    ann, bob = make_device("ann"), make_device("bob")
+    bob.take_row(ann.room_key_for(bob))
+    bob.messages.take(bob.verifier, ann.encrypt("for a minute", expiry=1_060_000))
+    assert bob.texts() == ["for a minute"]
+    bob.now_s = 1_059.9
+    bob.messages.report_overdue()
+    assert bob.texts() == ["for a minute"]
+    bob.now_s = 1_060.0
+    assert bob.messages.has_unreported
+    bob.messages.report_overdue()
+    bob.messages.report_overdue()
+    assert [type(one) for one in bob.told] == [Expired]
+    assert not bob.messages.has_unreported
+
+
+def test_what_has_expired_before_it_was_read_is_not_shown(make_device: MakeDevice) -> None:
+    ann, bob = make_device("ann"), make_device("bob")
+    bob.take_row(ann.room_key_for(bob))
+    late, gone = ann.encrypt("late", expiry=1_000_000), ann.encrypt("gone", expiry=999_000)
+    bob.messages.take(bob.verifier, late)
+    bob.messages.take(bob.verifier, altered(gone, body=None, body_hash=chain.body_hash(gone)))
+    assert [type(one) for one in bob.told] == [Expired, Expired]
+
+
+@pytest.mark.parametrize(("ahead_s", "is_shown"), [(clock_slack_ms / 1_000, True), (clock_slack_ms / 1_000 + 1, False)])
+def test_a_ciphertext_that_is_gone_before_its_expiry_was_withheld(
+    make_device: MakeDevice, ahead_s: float, is_shown: bool
+) -> None:
+    ann, bob = make_device("ann"), make_device("bob")
+    event = ann.encrypt("gone too early", expiry=round((ann.now_s + ahead_s) * 1_000))
+    bob.messages.take(bob.verifier, altered(event, body=None, body_hash=chain.body_hash(event)))
+    assert bob.reasons() == ([] if is_shown else [Reason.CONTENT_WITHHELD_BY_SERVER])
+
+
 # Erased messages ----------------------------------------------------------------------------------------------------
-
-
-def erased(seq: int) -> Erased:
-    return Erased(room=ROOM, seq=Seq(seq), leaf=bytes([seq]) * 32, removal_seq=Seq(99))
 
 
 def test_erased_messages_that_nothing_explains_are_reported_once_for_all(make_device: MakeDevice) -> None:
     ann = make_device("ann")
-    ann.messages.note_erased(erased(4))
+    ann.messages.note_unexplained(ROOM, Seq(4), chain.event_id(bytes([4]) * 32))
     ann.now_s += 6
-    ann.messages.note_erased(erased(5))
+    ann.messages.note_unexplained(ROOM, Seq(5), chain.event_id(bytes([5]) * 32))
     ann.messages.report_overdue()
     assert (ann.told, ann.messages.has_unreported) == ([], True)
     ann.now_s += 4
@@ -445,7 +493,7 @@ def test_erased_messages_that_nothing_explains_are_reported_once_for_all(make_de
 
 def test_erased_messages_that_are_explained_in_time_are_not_reported(make_device: MakeDevice) -> None:
     ann = make_device("ann")
-    ann.messages.note_erased(erased(4))
+    ann.messages.note_unexplained(ROOM, Seq(4), chain.event_id(bytes([4]) * 32))
     ann.messages.note_explained(ROOM)
     assert not ann.messages.has_unreported
     ann.now_s += 60
@@ -455,8 +503,15 @@ def test_erased_messages_that_are_explained_in_time_are_not_reported(make_device
 
 def test_what_is_erased_waits_for_its_explanation_over_a_restart(make_device: MakeDevice) -> None:
     ann = make_device("ann")
-    ann.messages.note_erased(erased(4))
-    again = MessageIntake(ann.store, megolm=ann.megolm, tell=ann.told.append, now_s=lambda: ann.now_s + 10)
+    ann.messages.note_unexplained(ROOM, Seq(4), chain.event_id(bytes([4]) * 32))
+    again = MessageIntake(
+        ann.store,
+        megolm=ann.megolm,
+        tell=ann.told.append,
+        forget=ann.forget,
+        details=ann.details,
+        now_s=lambda: ann.now_s + 10,
+    )
     assert again.has_unreported
     again.report_overdue()
     assert len(ann.told) == 1

@@ -16,7 +16,7 @@ from chatty.client import Client, Invited, Message, Room, ServerLied, Undecrypta
 from chatty.client.outbox import OpenSend
 from chatty.client.store import LocalStore
 from chatty.ids import Seq
-from chatty.wire.frames import Gap, RoomEntry
+from chatty.wire.frames import RoomEntry, Stretch
 from tests.faults.chatty_process import ROOT, child_environment
 from tests.faults.client_program import Call, Line, command
 from tests.faults.ledger import heads_of, order_faults
@@ -78,7 +78,7 @@ class Correspondent:
     def _open_sends(self) -> list[str]:
         store = LocalStore(self.store, key=self.key)
         try:
-            return [one.text for _, one in store.items("open_sends", OpenSend)]
+            return [one.writing.text for _, one in store.items("open_sends", OpenSend)]
         finally:
             store.close()
 
@@ -194,7 +194,7 @@ def seq_of(entries: Sequence[RoomEntry]) -> Seq:
     if not entries:
         return Seq(0)
     last = entries[-1]
-    return last.to_seq if isinstance(last, Gap) else last.seq
+    return last.to_seq if isinstance(last, Stretch) else last.seq
 
 
 def without_repeats(lines: Sequence[Line]) -> list[tuple[int, str]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from chatty.ids import RoomId, Seq
 from chatty.wire import chain
 from chatty.wire.events import Committed, Kind, TimelineEvent
-from chatty.wire.frames import Ack, Gap, RoomEntry, Send
+from chatty.wire.frames import Ack, RoomEntry, Send, Stretch
 from tests.server.wire_people import leaf_of
 
 
@@ -56,7 +56,7 @@ def order_faults(room: RoomId, entries: Sequence[RoomEntry]) -> Iterator[str]:
     """Holes, repeats, other rooms' events, times that go back."""
     seq, time = 0, 0
     for entry in entries:
-        first = entry.from_seq if isinstance(entry, Gap) else entry.seq
+        first = entry.from_seq if isinstance(entry, Stretch) else entry.seq
         if first != seq + 1:
             yield f"{'a hole' if first > seq else 'a repeat'}: {first} comes after {seq}"
         if entry.room != room:
@@ -65,7 +65,7 @@ def order_faults(room: RoomId, entries: Sequence[RoomEntry]) -> Iterator[str]:
             if entry.time < time:
                 yield f"the time goes back at {first}"
             time = entry.time
-        seq = entry.to_seq if isinstance(entry, Gap) else entry.seq
+        seq = entry.to_seq if isinstance(entry, Stretch) else entry.seq
 
 
 def heads_of(room: RoomId, entries: Sequence[RoomEntry]) -> dict[Seq, bytes]:
@@ -73,7 +73,7 @@ def heads_of(room: RoomId, entries: Sequence[RoomEntry]) -> dict[Seq, bytes]:
     head = chain.empty_head(room)
     heads = {Seq(0): head}
     for entry in entries:
-        if isinstance(entry, Gap):
+        if isinstance(entry, Stretch):
             head = heads[entry.to_seq] = entry.head
         else:
             head = heads[entry.seq] = chain.next_head(head, leaf_of(entry))

@@ -15,7 +15,7 @@ from chatty.errors import DeviceRevoked
 from chatty.ids import RoomId, Seq, UserSeq
 from chatty.wire import frames
 from chatty.wire.events import TimelineEvent
-from chatty.wire.frames import Ack, Gap, RoomEntry, ServerFrame
+from chatty.wire.frames import Ack, Gap, RoomEntry, ServerFrame, Stretch
 from tests.faults.ledger import Sending
 from tests.server.wire_client import WireSocket, ciphertext, open_raw_socket
 from tests.server.wire_people import WireDevice
@@ -80,7 +80,7 @@ class Talker:
         if not entries:
             return Seq(0)
         last = entries[-1]
-        return last.to_seq if isinstance(last, Gap) else last.seq
+        return last.to_seq if isinstance(last, Stretch) else last.seq
 
     def has_read(self, room: RoomId, upto: Seq) -> bool:
         return self.read_up_to(room) >= upto

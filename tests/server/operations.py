@@ -16,12 +16,24 @@ from typing import Any, get_args
 import httpx
 import msgspec
 
-from chatty.ids import DeviceId, FamilyId, InvitationId, MailboxId, PasskeyId, RoomId, SendNumber, Seq, UserId, UserSeq
+from chatty.ids import (
+    DeviceId,
+    EventId,
+    FamilyId,
+    InvitationId,
+    MailboxId,
+    PasskeyId,
+    RoomId,
+    SendNumber,
+    Seq,
+    UserId,
+    UserSeq,
+)
 from chatty.web.routes import Route
 from chatty.wire import chain, frames
 from chatty.wire.accounts import Empty
 from chatty.wire.canonical import canonical_json, encode_base64
-from chatty.wire.events import Action, Invitation, Policy, PolicyChange, RoomRole, SignedInvitation
+from chatty.wire.events import Action, Deletion, Invitation, Policy, PolicyChange, RoomRole, SignedInvitation
 from chatty.wire.frames import ClientFrame
 from chatty.wire.presence import SetPresence, WatchPresence
 from chatty.wire.receipts import Read
@@ -304,6 +316,24 @@ def _policy(by: WireDevice, things: Things) -> Json:
     return by.signed(change)
 
 
+def _message_deletion(by: WireDevice, things: Things) -> Json:
+    """Of what stands nowhere yet."""
+    deletion = Deletion(
+        domain="chatty.deletion.v1",
+        server=SERVER_NAME,
+        room=things.room,
+        sender=by.user,
+        device=by.device,
+        target=EventId("$" + "A" * 43),
+        target_seq=Seq(2**31),
+        target_sender=by.user,
+        last_seq=things.start[0],
+        last_head=encode_base64(things.start[1]),
+        n=by.take_n(),
+    )
+    return by.signed(deletion)
+
+
 def _message(by: WireDevice, things: Things) -> Json:
     return {
         "low": by.take_n(),
@@ -337,6 +367,7 @@ BODIES: Mapping[str, list[Example]] = {
     "post_v1_rooms_room_members": [_ban, _join],
     "post_v1_rooms_room_invitations": [_invitation],
     "post_v1_rooms_room_policy": [_policy],
+    "post_v1_rooms_room_deletions": [_message_deletion],
     "post_v1_rooms_room_messages": [_message],
     "put_v1_admin_users_user_role": [lambda by, things: {"role": "bot"}],
     "put_v1_admin_users_user_lock": [

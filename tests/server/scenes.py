@@ -14,6 +14,7 @@ from chatty.wire.accounts import SecondFactor
 from chatty.wire.events import RoomRole
 from chatty.wire.types import (
     DeviceIdField,
+    EventIdField,
     KeyField,
     KeyIdField,
     NameField,
@@ -52,6 +53,7 @@ class Scene:
             UserIdField: self.bob.user,
             DeviceIdField: self.spare.device,
             RoomIdField: self.room.id,
+            EventIdField: "$" + "A" * 43,
             KeyField: self.bob.identity_key,
             KeyIdField: f"signed_curve25519:{secrets.token_hex(4)}",
             NameField: new_name("dan"),

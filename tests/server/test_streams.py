@@ -11,7 +11,7 @@ from chatty.services.caller import Caller
 from chatty.services.streams import RoomPosition, StreamSteps, page_bytes_max
 from chatty.wire import frames, limits
 from chatty.wire.events import Kind, Policy, TimelineEvent
-from chatty.wire.frames import Gap, Mailbox, Resumed, RoomEntry, ServerFrame, UserEvent
+from chatty.wire.frames import Mailbox, Resumed, RoomEntry, ServerFrame, Stretch, UserEvent
 from tests.server.app_fixtures import RunningApp, open_chat
 from tests.server.wire_client import WireSocket, ciphertext, cursor, open_live_socket, open_socket
 from tests.server.wire_people import HttpRefused, WireDevice, WireRoom, fold_chain, sign_in
@@ -39,7 +39,7 @@ def seqs(entries: Iterable[RoomEntry]) -> list[int]:
     return [
         seq
         for entry in entries
-        for seq in (range(entry.from_seq, entry.to_seq + 1) if isinstance(entry, Gap) else [entry.seq])
+        for seq in (range(entry.from_seq, entry.to_seq + 1) if isinstance(entry, Stretch) else [entry.seq])
     ]
 
 
@@ -121,7 +121,7 @@ async def test_what_happened_between_a_leave_and_a_return_is_a_gap(chat: Running
     after = await send(ann, room, 3)
     entries = await bob.all_history(room.id)
     assert messages(entries) == before + after
-    assert [entry.to_seq - entry.from_seq + 1 for entry in entries if isinstance(entry, Gap)] == [3, 3]
+    assert [entry.to_seq - entry.from_seq + 1 for entry in entries if isinstance(entry, Stretch)] == [3, 3]
     assert fold_chain(room.id, entries) == fold_chain(room.id, await ann.all_history(room.id))
 
 

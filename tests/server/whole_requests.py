@@ -20,9 +20,16 @@ from chatty.ids import RoomId, Seq
 from chatty.web.routes import Route
 from chatty.wire.accounts import Login, PasswordChange, Refresh, Registration, StepUp
 from chatty.wire.deletions import AccountDeletion
-from chatty.wire.events import MEGOLM, Action, Policy, RoomRole
+from chatty.wire.events import MEGOLM, Action, Kind, Policy, RoomRole, TimelineEvent
 from chatty.wire.keys import KeyClaim, KeyUpload, ToDevice
-from chatty.wire.rooms import HttpSend, RoomCreation, SignedInvitationBody, SignedMemberChange, SignedPolicyChange
+from chatty.wire.rooms import (
+    HttpSend,
+    RoomCreation,
+    SignedDeletion,
+    SignedInvitationBody,
+    SignedMemberChange,
+    SignedPolicyChange,
+)
 from chatty.wire.second_factors import NewPasskey, TotpConfirmation
 from chatty.wire.signing import passkey_challenge
 from tests.people import Person
@@ -189,6 +196,27 @@ async def _message(scene: Scene, room: WireRoom, _variant: int) -> tuple[int, An
     return n, {"low": n, "epoch": epoch, "algorithm": MEGOLM, "session_id": SESSION_ID, "body": body}
 
 
+async def _message_deletion(scene: Scene, room: WireRoom, variant: int) -> tuple[int, Any]:
+    """Of a message of ann's, sent now if there is none left; else of what is no message: the room's creation."""
+    scene.ann.unsettled.clear()
+    events = await _events(scene, room)
+    if not any(is_there_to_delete(event) for event in events):
+        n, body = await _message(scene, room, 0)
+        await scene.ann.post(f"/v1/rooms/{room.id}/messages", body, n=n)
+        events = await _events(scene, room)
+    target = events[0] if variant % 2 else next(event for event in events if is_there_to_delete(event))
+    deletion = await room.deletion(scene.ann, target)
+    return deletion.n, scene.ann.signed(deletion)
+
+
+async def _events(scene: Scene, room: WireRoom) -> list[TimelineEvent]:
+    return [one for one in await scene.ann.all_history(room.id) if isinstance(one, TimelineEvent)]
+
+
+def is_there_to_delete(event: TimelineEvent) -> bool:
+    return event.kind is Kind.MESSAGE and event.body is not None
+
+
 async def _totp_confirmation(scene: Scene, _: WireRoom, _variant: int) -> tuple[int, Any]:
     new = await scene.ann.post("/v1/totp", {})
     return 0, {"code": totp.code(b32decode(new["secret"]), totp.step_at(time.time()))}
@@ -270,6 +298,7 @@ MAKERS: dict[type[Struct] | None, Maker] = {
     SignedMemberChange: _member_change,
     SignedInvitationBody: _invitation,
     SignedPolicyChange: _policy_change,
+    SignedDeletion: _message_deletion,
     HttpSend: _message,
     TotpConfirmation: _totp_confirmation,
     NewPasskey: _passkey,

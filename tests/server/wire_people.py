@@ -17,10 +17,11 @@ from chatty.ids import DeviceId, RoomId, SendNumber, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.canonical import encode_base64
 from chatty.wire.events import (
+    STATE_KINDS,
     Action,
     CreateContent,
+    Deletion,
     Invitation,
-    Kind,
     MemberChange,
     Policy,
     PolicyChange,
@@ -28,7 +29,7 @@ from chatty.wire.events import (
     SignedInvitation,
     TimelineEvent,
 )
-from chatty.wire.frames import Erased, Gap, PlacedEntry, RoomEntry
+from chatty.wire.frames import Erased, PlacedEntry, RoomEntry, Stretch
 from chatty.wire.rooms import Page, RoomCommitted
 from chatty.wire.signing import Signable, body_bytes, signed_bytes
 from tests.olm_devices import OlmDevice
@@ -316,6 +317,32 @@ class WireRoom:
         answer = await by.post(f"/v1/rooms/{self.id}/policy", by.signed(change), n=change.n)
         return msgspec.convert(answer, RoomCommitted)
 
+    async def deletion(self, by: WireDevice, event: TimelineEvent, **changes: Any) -> Deletion:
+        """Not sent. changes: what it says instead."""
+        seq, head = await by.position(self.id)
+        deletion = Deletion(
+            domain="chatty.deletion.v1",
+            server=SERVER_NAME,
+            room=self.id,
+            sender=by.user,
+            device=by.device,
+            target=chain.event_id(chain.leaf(event)),
+            target_seq=event.seq,
+            target_sender=event.sender,
+            last_seq=seq,
+            last_head=encode_base64(head),
+            n=by.take_n(),
+        )
+        return msgspec.structs.replace(deletion, **changes)
+
+    async def delete(self, by: WireDevice, target: TimelineEvent, **changes: Any) -> RoomCommitted:
+        """Raises: HttpRefused."""
+        return await self.post_deletion(by, await self.deletion(by, target, **changes))
+
+    async def post_deletion(self, by: WireDevice, deletion: Deletion) -> RoomCommitted:
+        answer = await by.post(f"/v1/rooms/{self.id}/deletions", by.signed(deletion), n=deletion.n)
+        return msgspec.convert(answer, RoomCommitted)
+
     async def policy_change(self, by: WireDevice, policy: Policy) -> PolicyChange:
         """Not sent."""
         seq, head = await by.position(self.id)
@@ -359,7 +386,7 @@ def last_seq(entries: list[RoomEntry]) -> Seq:
     if not entries:
         return Seq(0)
     last = entries[-1]
-    return last.to_seq if isinstance(last, Gap) else last.seq
+    return last.to_seq if isinstance(last, Stretch) else last.seq
 
 
 def leaf_of(entry: PlacedEntry) -> bytes:
@@ -370,13 +397,13 @@ def fold_chain(room: RoomId, entries: list[RoomEntry]) -> tuple[Seq, bytes]:
     """(seq, head) after these entries, from the room's beginning; checks that they are gapless and hide no state event."""
     seq, head, state_seq = Seq(0), chain.empty_head(room), Seq(0)
     for entry in entries:
-        first = entry.from_seq if isinstance(entry, Gap) else entry.seq
+        first = entry.from_seq if isinstance(entry, Stretch) else entry.seq
         assert first == seq + 1, f"a hole: {first} after {seq}"
-        if isinstance(entry, Gap):
+        if isinstance(entry, Stretch):
             seq, head = entry.to_seq, entry.head
         else:
             seq, head = entry.seq, chain.next_head(head, leaf_of(entry))
-            if isinstance(entry, TimelineEvent) and entry.kind is not Kind.MESSAGE:
+            if isinstance(entry, TimelineEvent) and entry.kind in STATE_KINDS:
                 named = msgspec.json.decode(entry.body or b"").get("previous", 0)
                 assert named == state_seq, f"{seq} names {named} as the state event before it, not {state_seq}"
                 state_seq = seq

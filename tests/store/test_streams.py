@@ -9,7 +9,7 @@ import pytest
 from chatty.ids import RoomNumber, Seq
 from chatty.services.streams import RoomPage
 from chatty.wire.events import TimelineEvent
-from chatty.wire.frames import Gap
+from chatty.wire.frames import Stretch
 from tests.quiet_rooms import make_room
 from tests.signed_in import SignedIn, World, open_world
 
@@ -91,7 +91,7 @@ def shown(found: RoomPage, *, after: int) -> list[int]:
     """The events' seqs; checks that events and gaps join up, and each gap's head."""
     seqs, last = [], after
     for entry in found.entries:
-        if isinstance(entry, Gap):
+        if isinstance(entry, Stretch):
             assert (entry.from_seq, entry.head) == (last + 1, head_at(entry.to_seq))
             last = entry.to_seq
         else:
@@ -145,7 +145,7 @@ async def test_following_the_pages_ends_at_the_readers_end(world: World) -> None
 def before(found: RoomPage) -> int:
     """The cursor that the page was asked for."""
     first = found.entries[0]
-    return (first.from_seq if isinstance(first, Gap) else first.seq) - 1
+    return (first.from_seq if isinstance(first, Stretch) else first.seq) - 1
 
 
 @pytest.mark.parametrize(("bytes_max", "count"), [(1, 1), (10, 1), (19, 1), (20, 2), (35, 3), (1_000, 24)])
