@@ -53,16 +53,17 @@ class RoomPage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeviceState:
-    """How far the server is with a device. user_head: where its user's stream ends. has_mail: rows wait in its mailbox.
-
-    shown: what its user lets others see.
+class ReturningDevice:
+    """What the server knows of a device, of one moment. user_head: where its user's stream ends. shown: what its user lets others
+    see. has_mail: rows wait in its mailbox. rooms: the user's, and those named that it has left.
     """
 
     send_row: SendRow
     user_head: UserSeq
     has_mail: bool
     shown: Shown
+    counts: frames.OneTimeKeyCounts
+    rooms: Sequence[RoomPosition]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,9 @@ class Standing:
 class Streams(Protocol):
     """The store's reading side, inside one unit of work."""
 
-    async def device_state(self, device: DeviceNumber, user: UserNumber) -> DeviceState | None:
+    async def returning(
+        self, device: DeviceNumber, user: UserNumber, *, named: Collection[RoomId]
+    ) -> ReturningDevice | None:
         """None: the device is gone."""
         ...
 
@@ -146,6 +149,20 @@ class Behind:
     devices: Collection[DeviceNumber]
 
 
+def _resume(
+    found: ReturningDevice, *, mailbox: Sequence[frames.Mailbox] = (), user_events: Sequence[UserEvent] = ()
+) -> Resume:
+    return Resume(
+        send_row=found.send_row,
+        mailbox=mailbox,
+        user_events=user_events,
+        user_head=found.user_head,
+        rooms=found.rooms,
+        counts=found.counts,
+        shown=found.shown,
+    )
+
+
 class StreamSteps:
     """Reads and acknowledgements: one statement, or one REPEATABLE READ snapshot where several must agree."""
 
@@ -163,23 +180,19 @@ class StreamSteps:
             return rooms + (await unit.streams.left_rooms(caller.user_number, missing) if missing else [])
 
     async def resume(self, caller: Caller, *, user_seq: UserSeq, named: Collection[RoomId]) -> Resume | None:
-        """None: the device is gone."""
+        """One statement for a device that missed nothing. None: the device is gone."""
+        async with self._units.autocommit() as unit:
+            found = await unit.streams.returning(caller.device_number, caller.user_number, named=named)
+        if found is None or not (found.has_mail or found.user_head > user_seq):
+            return None if found is None else _resume(found)
         async with self._units.snapshot() as unit:
-            state = await unit.streams.device_state(caller.device_number, caller.user_number)
-            if state is None:
+            found = await unit.streams.returning(caller.device_number, caller.user_number, named=named)
+            if found is None:
                 return None
-            rooms = await unit.streams.rooms_of(caller.user_number)
-            missing = set(named) - {room.room for room in rooms}
-            if missing:
-                rooms += await unit.streams.left_rooms(caller.user_number, missing)
-            return Resume(
-                send_row=state.send_row,
-                mailbox=await self._mailbox(unit, caller, given=()) if state.has_mail else (),
-                user_events=await self._user_events(unit, caller, user_seq) if state.user_head > user_seq else (),
-                user_head=state.user_head,
-                rooms=rooms,
-                counts=await unit.keys.counts(caller.device_number),
-                shown=state.shown,
+            return _resume(
+                found,
+                mailbox=await self._mailbox(unit, caller, given=()) if found.has_mail else (),
+                user_events=await self._user_events(unit, caller, user_seq) if found.user_head > user_seq else (),
             )
 
     async def _user_events(self, unit: StreamUnit, caller: Caller, after: UserSeq) -> list[UserEvent]:

@@ -15,20 +15,17 @@ import msgspec
 from chatty.ids import DeviceId, DeviceNumber, RoomId, RoomNumber, SendNumber, Seq, UserId, UserNumber, UserSeq
 from chatty.services.preferences import Shown
 from chatty.services.requests import SendRow
-from chatty.services.streams import DeviceState, RoomPage, RoomPosition, Standing, Streams
+from chatty.services.streams import ReturningDevice, RoomPage, RoomPosition, Standing, Streams
 from chatty.store.connection import TrioConnection
 from chatty.store.expiry import passing_bodies
 from chatty.wire.events import LASTING_KINDS, Kind, TimelineEvent
-from chatty.wire.frames import Erased, Gap, Horizon, HorizonMark, PlacedEntry, RoomEntry, UserEvent
+from chatty.wire.frames import Erased, Gap, Horizon, HorizonMark, OneTimeKeyCounts, PlacedEntry, RoomEntry, UserEvent
+from chatty.wire.keys import SIGNED_CURVE25519
 
 _APPEND = """WITH next AS (UPDATE users SET stream_seq = stream_seq + 1 WHERE user_number = %s
  RETURNING user_number, stream_seq)
 INSERT INTO user_stream (user_number, seq, time, kind, content) SELECT user_number, stream_seq, %s::bigint, %s, %s FROM next
 RETURNING seq"""
-_DEVICE_STATE = """SELECT s.low, s.highest_n, s.is_live, u.stream_seq,
-EXISTS (SELECT FROM mailbox m WHERE m.device_number = s.device_number), u.shows_presence, u.shows_receipts,
-ARRAY(SELECT b.blocked_number FROM blocks b WHERE b.user_number = u.user_number)
-FROM device_send s, users u WHERE s.device_number = %s AND u.user_number = %s"""  # device_send_pkey, mailbox_device, blocks_pkey
 _ROOMS_OF = """SELECT r.room_id, r.room_number, r.seq FROM members m JOIN rooms r ON r.room_number = m.room_number
 WHERE m.user_number = %s AND m.standing = 'joined' ORDER BY r.room_number"""  # members_user
 # Where a reader's last time inside ended; nobody's who was only banned from outside, nor a later ban of one who had left.
@@ -37,6 +34,19 @@ _LEFT_AT = """(SELECT max(i.to_seq) FROM member_intervals i
 _LEFT_ROOMS = f"""SELECT r.room_id, r.room_number, {_LEFT_AT} FROM rooms r
 JOIN members m ON m.room_number = r.room_number AND m.user_number = %s
 WHERE r.room_id = ANY(%s) AND m.standing <> 'joined' AND {_LEFT_AT} IS NOT NULL ORDER BY r.room_number"""  # noqa: S608 # constants
+# All that a device which missed nothing is told when it returns, of one moment, in one trip.
+_RETURN = f"""SELECT s.low, s.highest_n, s.is_live, u.stream_seq,
+EXISTS (SELECT FROM mailbox m WHERE m.device_number = s.device_number), u.shows_presence, u.shows_receipts,
+ARRAY(SELECT b.blocked_number FROM blocks b WHERE b.user_number = u.user_number),
+(SELECT count(*) FROM one_time_keys k WHERE k.device_number = s.device_number AND k.key_json IS NOT NULL),
+ARRAY(SELECT algorithm FROM fallback_keys f WHERE f.device_number = s.device_number AND NOT f.is_used ORDER BY algorithm),
+(SELECT jsonb_agg(jsonb_build_array(r.room_id, r.room_number, r.seq) ORDER BY r.room_number)
+ FROM members m JOIN rooms r ON r.room_number = m.room_number
+ WHERE m.user_number = u.user_number AND m.standing = 'joined'),
+(SELECT jsonb_agg(jsonb_build_array(r.room_id, r.room_number, {_LEFT_AT}) ORDER BY r.room_number)
+ FROM rooms r JOIN members m ON m.room_number = r.room_number AND m.user_number = u.user_number
+ WHERE r.room_id = ANY(%s) AND m.standing <> 'joined' AND {_LEFT_AT} IS NOT NULL)
+FROM device_send s, users u WHERE s.device_number = %s AND u.user_number = %s"""  # noqa: S608 # constants
 _ROOM_NUMBER = f"""SELECT r.room_number FROM rooms r
 JOIN members m ON m.room_number = r.room_number AND m.user_number = %s
 WHERE r.room_id = %s AND (m.standing = 'joined' OR {_LEFT_AT} IS NOT NULL)"""  # noqa: S608 # constants
@@ -99,13 +109,21 @@ class PostgresStreams(Streams):
     def __init__(self, connection: TrioConnection) -> None:
         self._connection = connection
 
-    async def device_state(self, device: DeviceNumber, user: UserNumber) -> DeviceState | None:
-        row = await self._row(_DEVICE_STATE, (device, user))
+    async def returning(
+        self, device: DeviceNumber, user: UserNumber, *, named: Collection[RoomId]
+    ) -> ReturningDevice | None:
+        row = await self._row(_RETURN, (list(named), device, user))
         if row is None:
             return None
-        send_row = SendRow(low=SendNumber(row[0]), highest_n=SendNumber(row[1]), is_live=row[2])
-        shown = Shown(presence=row[5], receipts=row[6], hidden_from=frozenset(map(UserNumber, row[7])))
-        return DeviceState(send_row=send_row, user_head=UserSeq(row[3]), has_mail=row[4], shown=shown)
+        rooms = [_position(room, is_joined=True) for room in row[10] or ()]
+        return ReturningDevice(
+            send_row=SendRow(low=SendNumber(row[0]), highest_n=SendNumber(row[1]), is_live=row[2]),
+            user_head=UserSeq(row[3]),
+            has_mail=row[4],
+            shown=Shown(presence=row[5], receipts=row[6], hidden_from=frozenset(map(UserNumber, row[7]))),
+            counts=OneTimeKeyCounts(counts={SIGNED_CURVE25519: row[8]}, unused_fallback_algorithms=row[9]),
+            rooms=rooms + [_position(room, is_joined=False) for room in row[11] or ()],
+        )
 
     async def rooms_of(self, user: UserNumber) -> list[RoomPosition]:
         return [_position(row, is_joined=True) for row in await self._rows(_ROOMS_OF, (user,))]
