@@ -1,19 +1,26 @@
 """The scale still works: tiny counts, no timing. What it measures is checked by itself, every member for every message."""
 
+import select
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bench import results
+from bench import plots, results
 from bench.compare import compare
+from bench.growth import slope
+from bench.peers.xmpp import XmppMember
 from bench.people import megolm_message, number_of
 from bench.results import Run
 from bench.scenarios import Result
 from chatty.wire.megolm import check_megolm
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="CPU is read from /proc")
 
 
 def make_run(commit: str, server_us_per_message: float) -> Run:
@@ -31,20 +38,84 @@ def make_run(commit: str, server_us_per_message: float) -> Run:
     return Run(commit=commit, at=f"2026-01-01T00:00:0{commit}", python="3.11", is_pinned=True, results=[result])
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="CPU is read from /proc")
-def test_each_kind_of_scenario_runs_and_finds_every_message_in_order() -> None:
-    command = [sys.executable, "-m", "bench", "--small", "--only", "echo", "B", "slow", "identity", "audit"]
+def run_bench(*arguments: str) -> dict[str, str]:
+    """Its lines, by the scenario that each begins with."""
+    command = [sys.executable, "-m", *arguments]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert ran.returncode == 0, ran.stderr
-    chat = ["echo", "B", "slow"]
-    identity = ["log_in", "refresh", "request", "connect", "hello", "audit", "no_audit"]
-    assert [line.split()[0] for line in ran.stdout.splitlines()[2:]] == chat + identity
+    return {line.split()[0]: line for line in ran.stdout.splitlines()[2:]}
+
+
+@needs_proc
+def test_each_kind_of_scenario_runs_and_finds_every_message_in_order() -> None:
+    found = run_bench("bench", "--small", "--only", "send", "echo", "C", "D", "E", "F", "fairness", "identity")
+    identity = ["log_in", "refresh", "request", "connect", "hello"]
+    assert list(found) == ["echo", "send", "C", "D", "E", "F-history", "F-resume", "fairness", *identity]
+    assert "session_kb" in found["D"]
+    assert "lost_count 0" in found["E"]
+    assert "large_short_count 0" in found["fairness"]
+
+
+@needs_proc
+def test_the_curve_of_growth_has_a_point_for_each_count_and_room_size() -> None:
+    found = run_bench("bench.growth", "--small")
+    assert list(found) == ["sessions-4", "sessions-8", "rooms-2", "rooms-4"]
+    assert "session_kb" in found["sessions-8"]
+
+
+@pytest.mark.parametrize(("points", "per_step"), [([(1, 3), (2, 5), (3, 7)], 2.0), ([(10, 1), (20, 1)], 0.0)])
+def test_the_slope_of_memory_is_that_of_the_line_through_the_points(
+    points: list[tuple[float, float]], per_step: float
+) -> None:
+    assert slope(points) == pytest.approx(per_step)
+
+
+def test_pictures_show_what_chat_costs_and_nothing_where_nobody_chatted(tmp_path: Path) -> None:
+    chat = make_run("1", 500.0)
+    chat.results[0].path = "direct"
+    plots.draw_run(chat, tmp_path / "chat.png")
+    plots.draw_run(make_run("2", 500.0), tmp_path / "none.png")
+    assert (tmp_path / "chat.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_more_sockets_than_the_system_allows_are_refused_by_name() -> None:
+    code = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+resource.setrlimit = lambda *_: (_ for _ in ()).throw(ValueError)
+from bench.processes import allow_sockets
+allow_sockets(10_000)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert ran.returncode == 1
+    assert "10,000 sockets" in ran.stderr
+    assert "ulimit -Hn" in ran.stderr
+
+
+def test_who_speaks_xmpp_knows_messages_apart_and_whose_they_are() -> None:
+    presence = b"<presence from='b0@conference.localhost/n7' to='h0@localhost/b'><x/></presence>"
+    message = (
+        b"<message to='h0@localhost/b' from='b0@conference.localhost/n%d'><stanza-id/><body>#%07d x</body></message>"
+    )
+    listener = socket.create_server(("127.0.0.1", 0))
+    member = XmppMember("127.0.0.1", listener.getsockname()[1], user="h0", room="b0@conference.localhost", index=3)
+    server, _ = listener.accept()
+    with listener, server:
+        member.go_live()
+        server.sendall(presence + message % (3, 40) + message % (4, 41) + (message % (3, 42))[:60])
+        select.select([member.fileno()], [], [], 5)
+        assert member.read() == ([40, 41], 1)
+        server.sendall((message % (3, 42))[60:])
+        select.select([member.fileno()], [], [], 5)
+        assert member.read() == ([42], 1)
+        member.close()
 
 
 def test_what_is_sent_has_the_shape_that_the_server_wants_and_says_which_message_it_is() -> None:
     body = megolm_message(300, ciphertext_bytes=256)
     assert check_megolm(body) == 300
-    assert number_of(body, ciphertext_bytes=256) == 300
+    assert number_of(body) == 300
 
 
 def test_the_change_between_the_two_newest_results_is_shown(tmp_path: Path) -> None:
