@@ -71,7 +71,7 @@ bench: .venv/.complete
 	@exec $(BIN)/python -m bench $(ARGS)
 
 bench-growth: .venv/.complete
-	@exec $(BIN)/python -m bench.growth $(ARGS)
+	@exec $(BIN)/python -m bench --only sessions rooms $(ARGS)
 
 bench-peers: .venv/.complete
 	@exec $(BIN)/python -m bench.peers $(ARGS)

@@ -2,7 +2,9 @@
 
     python -m bench [--only A B] [--rounds 3] [--small] [--no-save]
 
-Server and PostgreSQL run on one core, the generator on another. The figures go to bench/results/COMMIT.json, a picture beside.
+Server and PostgreSQL run on one core, the generator on another. The figures go to bench/results/COMMIT.json, pictures beside;
+what another run of this commit found and this one does not measure stays there. The curves of growth are measured where they are
+named.
 """
 
 import argparse
@@ -10,12 +12,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from bench import baselines, fairness, history, identity, idle, plots, reconnect, results, scenarios
+from bench import baselines, fairness, growth, history, identity, idle, plots, reconnect, results, scenarios
 from bench.processes import choose_cores, pin
-from bench.scenarios import Place, Result, open_place
+from bench.scenarios import Place, Result, make_template, open_place
 from bench.sizes import sizes, small_sizes
 
 Run = Callable[[Place], Sequence[Result]]
+GROWTH = ("sessions", "rooms")
 
 
 def runs(chosen: dict[str, Any]) -> dict[str, Run]:
@@ -42,6 +45,8 @@ def runs(chosen: dict[str, Any]) -> dict[str, Run]:
         "F": partial(history.run_history, size=chosen["F"]),
         "slow": one(scenarios.run_slow, size=chosen["slow"]),
         "fairness": one(fairness.run_fairness, size=chosen["fairness"]),
+        "sessions": partial(growth.run_sessions, size=chosen["sessions"]),
+        "rooms": partial(growth.run_rooms, size=chosen["rooms"]),
         "identity": partial(identity.run_identity, size=chosen["identity"]),
         "audit": partial(identity.run_audit, size=chosen["audit"]),
     }
@@ -52,17 +57,17 @@ def run_all(wanted: dict[str, Run], only: Sequence[str], *, is_saved: bool) -> l
     pin(cores.generator)
     found: list[Result] = []
     print(results.HEADING, end="")
-    for name, run in wanted.items():
-        if name in only:
-            with open_place(cores) as place:
-                new = run(place)
+    with open_place(cores) as home:
+        template = make_template(home)
+        for name in only:
+            with open_place(cores, template=template) as place:
+                new = wanted[name](place)
             found += new
             add_ratios(found)
             print("\n".join(map(results.show, new)), flush=True)
     if is_saved:
-        made = results.make_run(found, is_pinned=cores.are_pinned)
-        path = results.save(made)
-        plots.draw_run(made, path.with_suffix(".png"))
+        path = results.save(results.make_run(found, is_pinned=cores.are_pinned))
+        plots.draw(results.read(path), path)
         print(f"saved as {path.name}")
     return found
 
@@ -86,7 +91,8 @@ def add_ratios(found: Sequence[Result]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition("\n")[0] if __doc__ else "")
     names = list(runs(small_sizes()))
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="SCENARIO", help=", ".join(names))
+    usual = [name for name in names if name not in GROWTH]
+    parser.add_argument("--only", nargs="+", choices=names, default=usual, metavar="SCENARIO", help=", ".join(names))
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds of each scenario; the median is shown")
     parser.add_argument("--small", action="store_true", help="tiny counts: does it work at all?")
     parser.add_argument("--no-save", action="store_true", help="write no result file")

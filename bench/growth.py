@@ -1,7 +1,5 @@
 """The growth curve: does a delivery cost the same among more sessions and in larger rooms, and what is a session's memory?
 
-    python -m bench.growth [--small] [--no-save]          make bench-growth
-
 *Sessions*: 100 to 10,000 in rooms of ten, each count at a server of its own, all started and connected before the first round;
 *rooms*: 2,000 sessions in rooms of 2 to 2,000. Rounds of all servers take turns, five of each, so that whatever else the machine
 does meets them alike. The rate of deliveries is the same everywhere. What a server uses while it is silent is measured too, and
@@ -9,19 +7,17 @@ the cost of a delivery is given with it and without. The silent servers are on t
 servers meet it.
 """
 
-import argparse
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from time import sleep
 
-from bench import plots, results
 from bench.dialing import dial
 from bench.idle import LARGE_ROOMS, check_all_live, crowd_at, in_groups
 from bench.load import Member
-from bench.processes import Served, allow_sockets, choose_cores, pin
-from bench.scenarios import Place, Result, Size, chatty_serving, load_of, measure, median, open_place
+from bench.processes import Served, allow_sockets
+from bench.scenarios import Place, Result, Size, chatty_serving, load_of, measure, median
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,28 +32,6 @@ class GrowthSize:
     round_s: float
     rounds_count: int
     idle_s: float
-
-
-FULL = GrowthSize(
-    counts=(100, 1_000, 5_000, 10_000),
-    members_count=10,
-    members=(2, 20, 200, 2_000),
-    sessions_count=2_000,
-    deliveries_per_s=2_000,
-    round_s=5.0,
-    rounds_count=5,
-    idle_s=10.0,
-)
-SMALL = GrowthSize(
-    counts=(4, 8),
-    members_count=4,
-    members=(2, 4),
-    sessions_count=4,
-    deliveries_per_s=200,
-    round_s=0.2,
-    rounds_count=1,
-    idle_s=0.1,
-)
 
 
 @dataclass(kw_only=True)
@@ -90,6 +64,7 @@ def run_rooms(place: Place, size: GrowthSize) -> list[Result]:
 
 
 def _run(place: Place, size: GrowthSize, shapes: Sequence[tuple[int, int]], kind: str) -> list[Result]:
+    allow_sockets(sum(count for count, _ in shapes))
     with ExitStack() as stack:
         points = [_open_point(stack, place, size, kind, *shape) for shape in shapes]
         for point in points:
@@ -164,29 +139,3 @@ def _compared(found: list[Result]) -> list[Result]:
 def slope(points: Sequence[tuple[float, float]]) -> float:
     """Of the straight line that fits best."""
     return statistics.linear_regression([x for x, _ in points], [y for _, y in points]).slope
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.growth")
-    parser.add_argument("--small", action="store_true", help="tiny counts: does it work at all?")
-    parser.add_argument("--no-save", action="store_true", help="write no result file")
-    chosen = parser.parse_args()
-    size, cores = SMALL if chosen.small else FULL, choose_cores()
-    pin(cores.generator)
-    allow_sockets(max(sum(size.counts), size.sessions_count * len(size.members)))
-    found: list[Result] = []
-    print(results.HEADING, end="")
-    for run in (run_sessions, run_rooms):
-        with open_place(cores) as place:
-            new = run(place, size)
-        found += new
-        print("\n".join(map(results.show, new)), flush=True)
-    if not chosen.no_save and not chosen.small:
-        run_found = results.make_run(found, is_pinned=cores.are_pinned)
-        path = results.save(run_found, results.RESULTS / "growth")
-        plots.draw_growth(run_found, path.with_suffix(".png"))
-        print(f"saved as {path.relative_to(results.RESULTS)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -35,47 +35,51 @@ class Curve:
     points: Sequence[tuple[float, float]]
 
 
-def draw_run(run: Run, path: Path) -> None:
-    """Of the chat scenarios that ran; nothing where none did."""
+def draw(run: Run, path: Path) -> None:
+    """Beside the result file: what chat costs, and the curves of growth; of what did not run there is no picture."""
+    if any(one.path for one in run.results):
+        draw_chat(run, path.with_suffix(".png"))
+    if any(one.scenario.startswith("sessions-") for one in run.results):
+        draw_growth(run, path.with_name(f"{path.stem}-growth.png"))
+
+
+def draw_chat(run: Run, path: Path) -> None:
+    """Of the scenarios that say which path they took."""
     chat = [one for one in run.results if one.path]
-    if chat:
-        _draw(
-            [
-                Bars(
-                    title="server CPU a delivery, µs",
-                    values=[(one.scenario, one.server_us_per_delivery) for one in chat],
-                ),
-                Bars(title="50th percentile, ms", values=[(one.scenario, one.p50_ms) for one in chat]),
-                Bars(title="99th percentile, ms", values=[(one.scenario, one.p99_ms) for one in chat]),
-            ],
-            path,
-        )
+    _draw(
+        [
+            Bars(
+                title="server CPU a delivery, µs", values=[(one.scenario, one.server_us_per_delivery) for one in chat]
+            ),
+            Bars(title="50th percentile, ms", values=[(one.scenario, one.p50_ms) for one in chat]),
+            Bars(title="99th percentile, ms", values=[(one.scenario, one.p99_ms) for one in chat]),
+        ],
+        path,
+    )
 
 
 def draw_growth(run: Run, path: Path) -> None:
     sessions = [one for one in run.results if one.scenario.startswith("sessions-")]
     rooms = [one for one in run.results if one.scenario.startswith("rooms-")]
     count = "sessions_count"
-    _draw(
-        [
-            Curve(
-                title="server CPU a delivery, µs, at the same rate",
-                x_name="sessions",
-                points=[(one.extra[count], one.server_us_per_delivery) for one in sessions],
-            ),
-            Curve(
-                title="memory of the server since its start, MB",
-                x_name="sessions",
-                points=[(one.extra[count], one.extra["growth_kb"] / 1000) for one in sessions],
-            ),
-            Curve(
-                title="server CPU a delivery, µs, at the same rate",
-                x_name="members of a room",
-                points=[(one.extra["members_count"], one.server_us_per_delivery) for one in rooms],
-            ),
-        ],
-        path,
-    )
+    panels = [
+        Curve(
+            title="server CPU a delivery, µs, at the same rate",
+            x_name="sessions",
+            points=[(one.extra[count], one.server_us_per_delivery) for one in sessions],
+        ),
+        Curve(
+            title="memory of the server since its start, MB",
+            x_name="sessions",
+            points=[(one.extra[count], one.extra["growth_kb"] / 1000) for one in sessions],
+        ),
+        Curve(
+            title="server CPU a delivery, µs, at the same rate",
+            x_name="members of a room",
+            points=[(one.extra["members_count"], one.server_us_per_delivery) for one in rooms],
+        ),
+    ]
+    _draw([panel for panel in panels if panel.points], path)
 
 
 def _draw(panels: Sequence[Bars | Curve], path: Path) -> None:

@@ -54,8 +54,12 @@ def _rounded(result: Result) -> Result:
 
 
 def save(run: Run, directory: Path = RESULTS) -> Path:
+    """What an earlier run of this commit found and this one did not stays."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{run.commit}.json"
+    new = {one.scenario for one in run.results}
+    kept = [one for one in read(path).results if one.scenario not in new] if path.exists() else []
+    run = msgspec.structs.replace(run, results=kept + run.results)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=2) + b"\n")
     return path
 

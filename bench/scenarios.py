@@ -9,6 +9,7 @@ slow    A with 16 kB a message, without and with one more member, who never read
 
 import socket
 import statistics
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,19 +72,23 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where things are put and on which cores they run. directory: one that other accounts may enter."""
+    """Where things are put and on which cores they run. directory: one that other accounts may enter.
+
+    template: a data directory that servers begin with; None: each makes its own.
+    """
 
     directory: Path
     cores: Cores
+    template: Path | None = None
 
 
 @contextmanager
-def open_place(cores: Cores) -> Iterator[Place]:
+def open_place(cores: Cores, *, template: Path | None = None) -> Iterator[Place]:
     """PostgreSQL never runs as root, so its account must be able to enter; the disk is that of the temporary files."""
     with tempfile.TemporaryDirectory(prefix="chatty-bench-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         directory.chmod(0o755)
-        yield Place(directory=directory, cores=cores)
+        yield Place(directory=directory, cores=cores, template=template)
 
 
 class Metered(Protocol):
@@ -149,12 +154,12 @@ def chatty_serving(
     program: str = _UP,
     port: int | None = None,
 ) -> Iterator[tuple[Served, str, int]]:
-    """`chatty up` with everything as shipped, on the data directory `name`, empty at first; and its host and port.
+    """`chatty up` with everything as shipped, on the data directory `name`, without accounts at first; and its host and port.
 
     program: another one. port: of a server that was there before; its clients know it.
     """
     data, port = place.directory / name, port or free_port()
-    data.mkdir(mode=0o755, exist_ok=True)
+    _make_data(data, place.template)
     variables = {
         "CHATTY_DATA_DIR": str(data),
         "CHATTY_PORT": str(port),
@@ -166,6 +171,18 @@ def chatty_serving(
     with serving(arguments, cores=place.cores, log=data.with_suffix(".log"), environment=variables) as served:
         wait_for_port(served, port)
         yield served, "127.0.0.1", port
+
+
+def _make_data(data: Path, template: Path | None) -> None:
+    if not data.exists() and template is not None:
+        subprocess.run(["/bin/cp", "-a", str(template), str(data)], check=True)  # owners too: PostgreSQL's account
+    data.mkdir(mode=0o755, exist_ok=True)
+
+
+def make_template(place: Place) -> Path:
+    """The data directory of a server that was started once."""
+    with chatty_serving(place, "template"):
+        return place.directory / "template"
 
 
 def wait_for_port(served: Served, port: int) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from bench.fairness import FairnessSize
+from bench.growth import GrowthSize
 from bench.identity import IdentitySize
 from bench.idle import CrowdSize
 from bench.scenarios import Size
@@ -18,6 +19,28 @@ def _size(members_count: int, rooms_count: int, messages_count: int, *, senders_
         senders_count=senders_count,
         **{**usual, **others},
     )
+
+
+GROWTH = GrowthSize(
+    counts=(100, 1_000, 5_000, 10_000),
+    members_count=10,
+    members=(2, 20, 200, 2_000),
+    sessions_count=2_000,
+    deliveries_per_s=2_000,
+    round_s=5.0,
+    rounds_count=5,
+    idle_s=10.0,
+)
+SMALL_GROWTH = GrowthSize(
+    counts=(4, 8),
+    members_count=4,
+    members=(2,),
+    sessions_count=4,
+    deliveries_per_s=200,
+    round_s=0.2,
+    rounds_count=1,
+    idle_s=0.1,
+)
 
 
 def sizes(rounds_count: int) -> dict[str, Any]:
@@ -43,6 +66,8 @@ def sizes(rounds_count: int) -> dict[str, Any]:
             small=_size(2, 100, 3_000, senders_count=2, rate_per_s=200.0),
             large=_size(2_000, 1, 200, senders_count=8),
         ),
+        "sessions": GROWTH,
+        "rooms": GROWTH,
         "identity": identity,
         "audit": IdentitySize(
             people_count=100, operations_count=2_000, connections_count=16, sockets_count=0, rounds_count=5
@@ -63,5 +88,6 @@ def small_sizes() -> dict[str, Any]:
         "D": crowd,
         "E": crowd,
         "fairness": FairnessSize(small=replace(pairs, rate_per_s=200.0), large=one_room),
+        **dict.fromkeys(("sessions", "rooms"), SMALL_GROWTH),
         **dict.fromkeys(("identity", "audit"), identity),
     }

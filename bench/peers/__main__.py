@@ -145,8 +145,8 @@ def run_all(peers: Sequence[str], only: Sequence[str], chosen: dict[str, Any], *
             for name, all_ in found.items()
             for one in all_
         ]
-        path = results.save(results.make_run(named, is_pinned=cores.are_pinned), results.RESULTS / "peers")
-        print(f"saved as {path.relative_to(results.RESULTS)}")
+        path = results.save(results.make_run(named, is_pinned=cores.are_pinned))
+        print(f"saved as {path.name}")
 
 
 def main() -> None:

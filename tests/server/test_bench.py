@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bench import plots, results
@@ -38,9 +39,9 @@ def make_run(commit: str, server_us_per_message: float) -> Run:
     return Run(commit=commit, at=f"2026-01-01T00:00:0{commit}", python="3.11", is_pinned=True, results=[result])
 
 
-def run_bench(*arguments: str) -> dict[str, str]:
+def run_bench(*scenarios: str) -> dict[str, str]:
     """Its lines, by the scenario that each begins with."""
-    command = [sys.executable, "-m", *arguments]
+    command = [sys.executable, "-m", "bench", "--small", "--only", *scenarios]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert ran.returncode == 0, ran.stderr
     return {line.split()[0]: line for line in ran.stdout.splitlines()[2:]}
@@ -48,19 +49,13 @@ def run_bench(*arguments: str) -> dict[str, str]:
 
 @needs_proc
 def test_each_kind_of_scenario_runs_and_finds_every_message_in_order() -> None:
-    found = run_bench("bench", "--small", "--only", "send", "echo", "C", "D", "E", "F", "fairness", "identity")
-    identity = ["log_in", "refresh", "request", "connect", "hello"]
-    assert list(found) == ["echo", "send", "C", "D", "E", "F-history", "F-resume", "fairness", *identity]
+    found = run_bench("send", "C", "D", "E", "F", "fairness", "sessions")
+    growth = ["sessions-4", "sessions-8"]
+    assert list(found) == ["send", "C", "D", "E", "F-history", "F-resume", "fairness", *growth]
     assert "session_kb" in found["D"]
     assert "lost_count 0" in found["E"]
     assert "large_short_count 0" in found["fairness"]
-
-
-@needs_proc
-def test_the_curve_of_growth_has_a_point_for_each_count_and_room_size() -> None:
-    found = run_bench("bench.growth", "--small")
-    assert list(found) == ["sessions-4", "sessions-8", "rooms-2", "rooms-4"]
-    assert "session_kb" in found["sessions-8"]
+    assert "net_ratio" in found["sessions-8"]
 
 
 @pytest.mark.parametrize(("points", "per_step"), [([(1, 3), (2, 5), (3, 7)], 2.0), ([(10, 1), (20, 1)], 0.0)])
@@ -73,10 +68,19 @@ def test_the_slope_of_memory_is_that_of_the_line_through_the_points(
 def test_pictures_show_what_chat_costs_and_nothing_where_nobody_chatted(tmp_path: Path) -> None:
     chat = make_run("1", 500.0)
     chat.results[0].path = "direct"
-    plots.draw_run(chat, tmp_path / "chat.png")
-    plots.draw_run(make_run("2", 500.0), tmp_path / "none.png")
-    assert (tmp_path / "chat.png").read_bytes().startswith(b"\x89PNG")
-    assert not (tmp_path / "none.png").exists()
+    plots.draw(chat, tmp_path / "1.json")
+    plots.draw(make_run("2", 500.0), tmp_path / "2.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["1.png"]
+    assert (tmp_path / "1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_commit_was_measured_for_before_stays_in_its_results(tmp_path: Path) -> None:
+    first, again = make_run("1", 500.0), make_run("1", 250.0)
+    first.results.append(msgspec.structs.replace(first.results[0], scenario="A"))
+    results.save(first, tmp_path)
+    path = results.save(again, tmp_path)
+    found = {one.scenario: one.server_us_per_message for one in results.read(path).results}
+    assert found == {"A": 500.0, "B": 250.0}
 
 
 def test_more_sockets_than_the_system_allows_are_refused_by_name() -> None:
