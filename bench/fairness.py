@@ -2,7 +2,7 @@
 
 The large room is loaded and read by two processes of their own, with less right to the generator's core, so that the small rooms'
 times are the server's and not the scale's. Its members read without parsing, but for those who send, who are checked as ever; of
-the others it is checked that each was sent as many bytes as the messages have.
+the others it is checked that each was sent as many bytes as the events have.
 """
 
 import multiprocessing
@@ -17,11 +17,13 @@ from time import perf_counter
 from bench.crowd import Crowd
 from bench.dialing import dial
 from bench.idle import LARGE_ROOMS, check_all_live, guests_of, in_groups
+from bench.kernel import delivery
 from bench.load import Member
 from bench.processes import allow_sockets
 from bench.scenarios import Place, Result, Size, chatty_serving, load_of, measured
 
 _niceness = 10
+_header_bytes_max = 32  # of a delivery: its frame's, and what its numbers and names may be shorter than those of another
 _quiet_after_s = 3.0
 _fork = multiprocessing.get_context("fork")
 
@@ -89,7 +91,7 @@ def _loud(members: Sequence[Member], size: Size, loudness: _Loudness) -> Iterato
         yield
         load.send("enough")
         loudness.messages_count, loudness.seconds = load.recv()
-        drain.send(loudness.messages_count * size.ciphertext_bytes)
+        drain.send(loudness.messages_count * (len(delivery()) - _header_bytes_max))
         loudness.short_count = drain.recv()
     finally:
         for process in processes:
