@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from bench import baselines, fairness, growth, history, identity, idle, plots, reconnect, results, scenarios
-from bench.processes import choose_cores, pin
+from bench.processes import Cores, choose_cores, pin
 from bench.scenarios import Place, Result, make_template, open_place
 from bench.sizes import sizes, small_sizes
 
@@ -52,8 +52,7 @@ def runs(chosen: dict[str, Any]) -> dict[str, Run]:
     }
 
 
-def run_all(wanted: dict[str, Run], only: Sequence[str], *, is_saved: bool) -> list[Result]:
-    cores = choose_cores()
+def run_all(wanted: dict[str, Run], only: Sequence[str], cores: Cores, *, is_saved: bool) -> list[Result]:
     pin(cores.generator)
     found: list[Result] = []
     print(results.HEADING, end="")
@@ -94,11 +93,12 @@ def main() -> None:
     usual = [name for name in names if name not in GROWTH]
     parser.add_argument("--only", nargs="+", choices=names, default=usual, metavar="SCENARIO", help=", ".join(names))
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds of each scenario; the median is shown")
-    parser.add_argument("--small", action="store_true", help="tiny counts: does it work at all?")
+    parser.add_argument("--small", action="store_true", help="tiny counts, on any core: does it work at all?")
     parser.add_argument("--no-save", action="store_true", help="write no result file")
     chosen = parser.parse_args()
     wanted = runs(small_sizes() if chosen.small else sizes(chosen.rounds))
-    run_all(wanted, chosen.only, is_saved=not chosen.no_save and not chosen.small)
+    cores = Cores(server=None, generator=None) if chosen.small else choose_cores()
+    run_all(wanted, chosen.only, cores, is_saved=not chosen.no_save and not chosen.small)
 
 
 if __name__ == "__main__":

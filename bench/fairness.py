@@ -23,7 +23,9 @@ from bench.processes import allow_sockets
 from bench.scenarios import Place, Result, Size, chatty_serving, load_of, measured
 
 _niceness = 10
-_header_bytes_max = 32  # of a delivery: its frame's, and what its numbers and names may be shorter than those of another
+_header_bytes_max = (
+    32  # of a delivery: its frame's, and what its numbers and names may be shorter than those of another
+)
 _quiet_after_s = 3.0
 _fork = multiprocessing.get_context("fork")
 

@@ -22,7 +22,7 @@ from bench.scenarios import Place, Result, Size, chatty_serving, load_of, measur
 
 @dataclass(frozen=True, kw_only=True)
 class GrowthSize:
-    """counts: of sessions, in rooms of members_count. members: of a room, among sessions_count. round_s: how long a round takes."""
+    """counts: of sessions, in rooms of members_count. members: of a room, among sessions_count. round_s: how long one takes."""
 
     counts: Sequence[int]
     members_count: int

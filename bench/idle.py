@@ -66,6 +66,7 @@ def run_idle(place: Place, size: CrowdSize) -> Result:
             connection_kb=since_log_ins / 1000 / size.sessions_count,
             log_in_cpu_ms=logged_in.server_us_per_message / 1000,
             hello_cpu_ms=greeted.server_us_per_message / 1000,
+            online_cpu_ms=(logged_in.server_us_per_message + greeted.server_us_per_message) / 1000,
             hellos_per_s=greeted.messages_per_s,
             idle_cpu_ms_per_s=idle_ms,
         )

@@ -25,7 +25,7 @@ from bench.sizes import sizes, small_sizes
 SCENARIOS = ("A", "B", "C", "D")
 CHATTY = "chatty"
 FIGURES = ("server_us_per_delivery", "server_us_per_message", "database_us_per_message", "p50_ms", "p99_ms")
-IDLE_FIGURES = ("session_kb", "log_in_cpu_ms")
+IDLE_FIGURES = ("session_kb", "online_cpu_ms")
 
 PAUSE_S = 1.0  # for what members are told of those who came after them
 Run = Callable[[Place], Result]
@@ -94,7 +94,7 @@ def run_idle(peer: Peer, size: CrowdSize, place: Place) -> Result:
     result.extra = {
         "sessions_count": size.sessions_count,
         "session_kb": growth / 1000 / size.sessions_count,
-        "log_in_cpu_ms": result.server_us_per_message / 1000,
+        "online_cpu_ms": result.server_us_per_message / 1000,
     }
     return result
 
