@@ -16,12 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter, sleep
 from typing import Protocol
 
 from bench.peers.database import Database, open_database
 from bench.peers.xmpp import PASSWORD
 from bench.processes import Served, Usage, serving
-from bench.scenarios import Place, free_port, wait_for_port
+from bench.scenarios import Place, free_port, start_timeout_s, wait_for_port
 
 _HERE = Path(__file__).parent
 _SALT = b"bench-salt-16byt"
@@ -179,6 +180,15 @@ class Ejabberd:
         return int(database.run("SELECT count(*) FROM archive WHERE xml LIKE '%<body>#%'", database=self.name))
 
 
+def _wait_for_table(database: Database, name: str) -> None:
+    """It makes its tables itself, at some time after it began to listen. Raises: RuntimeError."""
+    deadline = perf_counter() + start_timeout_s
+    while not database.run(f"SELECT to_regclass('{name}')", database=name):
+        if perf_counter() > deadline:
+            raise RuntimeError(f"{name} has made no table within {start_timeout_s} s")
+        sleep(0.05)
+
+
 class Prosody:
     name = "prosody"
     packages = ("prosody", "lua-dbi-postgresql", "lua-event", "lua-unbound")
@@ -192,6 +202,7 @@ class Prosody:
         return ["prosody", "-F", "--config", str(path)], {}
 
     def add_accounts(self, database: Database, count: int) -> None:
+        _wait_for_table(database, self.name)
         stored, server = (key.hex() for key in _scram(10_000))
         kept = [
             ("iteration_count", "number", "10000"),
