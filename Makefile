@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .NOTPARALLEL:
-.PHONY: help run demo test test-long check format bench bench-compare interop fuzz fuzz-frames privacy lock clean
+.PHONY: help run demo test test-long check format bench bench-growth bench-peers bench-compare interop fuzz fuzz-frames privacy lock clean
 
 help:
 	@echo 'make run        start a server on http://127.0.0.1:8000, PostgreSQL included; Ctrl-C stops it'
@@ -20,6 +20,8 @@ help:
 	@echo 'make check      format, lint, types, import rules'
 	@echo 'make format     let ruff mend what it can'
 	@echo 'make bench      measure; results go to bench/results'
+	@echo 'make bench-growth   measure more sessions and larger rooms'
+	@echo 'make bench-peers    measure other chat servers beside Chatty; installs them with apt, as root'
 	@echo 'make bench-compare  the change between the two newest results'
 	@echo 'make interop    exchange messages with another implementation of the protocol'
 	@echo 'make fuzz       WebSocket conformance cases against the gateway'
@@ -67,6 +69,12 @@ format: .venv/.complete
 
 bench: .venv/.complete
 	@exec $(BIN)/python -m bench $(ARGS)
+
+bench-growth: .venv/.complete
+	@exec $(BIN)/python -m bench --only sessions rooms $(ARGS)
+
+bench-peers: .venv/.complete
+	@exec $(BIN)/python -m bench.peers $(ARGS)
 
 bench-compare: .venv/.complete
 	@exec $(BIN)/python -m bench.compare $(ARGS)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench import results
 from bench.results import Run
+from bench.scenarios import Result
 
 FIGURES = (
     "server_us_per_delivery",
@@ -27,11 +28,17 @@ def compare(old: Run, new: Run) -> list[str]:
     for now in new.results:
         if now.scenario not in before:
             continue
-        for figure in FIGURES:
-            was, is_ = getattr(before[now.scenario], figure), getattr(now, figure)
+        was_all, is_all = _figures(before[now.scenario]), _figures(now)
+        for figure in [name for name in is_all if name in was_all]:
+            was, is_ = was_all[figure], is_all[figure]
             change = f"{(is_ / was - 1) * 100:+7.1f} %" if was else "        "
-            lines.append(f"{now.scenario:7}{figure:25}{was:>12,.1f}{is_:>12,.1f}  {change}")
+            lines.append(f"{now.scenario:10}{figure:25}{was:>12,.1f}{is_:>12,.1f}  {change}")
     return lines
+
+
+def _figures(result: Result) -> dict[str, float]:
+    extra = {name: value for name, value in result.extra.items() if isinstance(value, int | float)}
+    return {name: getattr(result, name) for name in FIGURES} | extra
 
 
 def main() -> int:

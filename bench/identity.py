@@ -18,13 +18,13 @@ from statistics import median as middle
 from threading import Thread
 from typing import Any
 
-from bench.load import Outcome, greet
+from bench.load import Outcome, greet, knock
 from bench.people import Person, Town
 from bench.processes import Served
 from bench.scenarios import Place, Result, chatty_serving, measured, median
 from bench.sockets import ClientSocket
 from chatty.crypto.signatures import sign
-from chatty.wire.frames import MSGPACK_SUBPROTOCOL
+from chatty.ids import DeviceId
 from chatty.wire.signing import log_in_digest, login_bytes
 
 WITHOUT_QUOTAS = {"CHATTY_QUOTA_DEVICES": "100000000"}
@@ -73,7 +73,7 @@ class Client:
         self._login = {"user": person.user, "nonce": salt["nonce"], "dpop_thumbprint": person.dpop.thumbprint}
 
     def log_in(self, connection: http.client.HTTPConnection) -> None:
-        device = "B" + secrets.token_hex(12)
+        device = self.person.device = DeviceId("B" + secrets.token_hex(12))
         statement = login_bytes(
             **self._login, origin=self.person.origin, purpose="login", about=log_in_digest(device=device)
         )
@@ -89,9 +89,13 @@ class Client:
         self.person.access_token, self.refresh_token = tokens["access_token"], tokens["refresh_token"]
 
     def request(self, connection: http.client.HTTPConnection) -> None:
+        self.get(connection, "/v1/account")
+
+    def get(self, connection: http.client.HTTPConnection, path: str, *, query: str = "") -> Any:
         token = self.person.access_token
-        headers = {"Authorization": f"DPoP {token}", "DPoP": self._proof("GET", "/v1/account", access_token=token)}
-        _, self.nonce = _ask(connection, "/v1/account", None, headers, status=200)
+        headers = {"Authorization": f"DPoP {token}", "DPoP": self._proof("GET", path, access_token=token)}
+        answer, self.nonce = _ask(connection, path + query, None, headers, status=200)
+        return answer
 
     def _proof(self, method: str, path: str, *, access_token: str) -> str:
         return self.person.dpop.proof(
@@ -187,7 +191,7 @@ def _socket_rounds(served: Served, host: str, port: int, clients: Sequence[Clien
     sockets: list[ClientSocket] = []
 
     def connect(_: int) -> None:
-        sockets.append(ClientSocket(host, port, "/v1/ws", subprotocol=MSGPACK_SUBPROTOCOL))
+        sockets.append(knock(host, port))
 
     def say_hello(index: int) -> None:
         greet(sockets[index], clients[index % len(clients)].person, [])

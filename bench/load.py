@@ -1,4 +1,5 @@
-"""One load: message i goes to room i % rooms, from member (i // rooms) % senders of it; a window of them is in flight, over all.
+"""One load: message i goes to room i % rooms, from member (i // rooms) % senders of it; a window of them is in flight, over all,
+or with a rate each leaves when it is due, whatever is in flight.
 
 In flight: sent and not acknowledged. A delivery is one message at one member, the sender included. Every member is checked for
 every message of its room, each once, in one order for all, with the server's `seq` without a gap, and each sender's in the order
@@ -12,16 +13,19 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Protocol
 
 import msgspec
 
 from bench.people import MadeRoom, Person, megolm_message, number_of
-from bench.sockets import ClientSocket, SocketError
+from bench.sockets import ClientSocket, SocketError, open_socket
 from chatty.ids import SendNumber, Seq, UserSeq
 from chatty.wire import frames
 from chatty.wire.frames import MSGPACK_SUBPROTOCOL
 
+SOCKET_PATH = "/v1/ws"
 stalled_after_s = 30.0
+_resync_id = 1_000_000_000
 session_id = "B" * 43
 
 
@@ -71,20 +75,25 @@ def greet(socket: ClientSocket, person: Person, cursors: list[frames.Cursor]) ->
     """From the challenge to `resumed`."""
     [challenge] = frames.decode_events(socket.next_message(), encoding="msgpack")
     assert isinstance(challenge, frames.Challenge)
+    socket.send_now(make_hello(person, challenge.nonce, cursors))
+    while not is_resumed(socket.next_message()):
+        pass
+
+
+def make_hello(person: Person, nonce: str, cursors: list[frames.Cursor]) -> bytes:
     hello = frames.Hello(
         id=1,
         access_token=person.access_token,
-        dpop_proof=person.proof("GET", person.origin + "/v1/ws", nonce=challenge.nonce),
+        dpop_proof=person.proof("GET", person.origin + SOCKET_PATH, nonce=nonce),
         low=SendNumber(1),
         user_seq=UserSeq(0),
         cursors=cursors,
     )
-    socket.send_now(frames.encode(hello, encoding="msgpack"))
-    while not _is_resumed(socket.next_message()):
-        pass
+    return frames.encode(hello, encoding="msgpack")
 
 
-def _is_resumed(payload: bytes) -> bool:
+def is_resumed(payload: bytes) -> bool:
+    """Raises: SocketError when it is an error."""
     events = frames.decode_events(payload, encoding="msgpack")
     for event in events:
         if isinstance(event, frames.Error):
@@ -92,16 +101,47 @@ def _is_resumed(payload: bytes) -> bool:
     return any(isinstance(event, frames.Resumed) for event in events)
 
 
-class Member:
-    """A connected device in one room. `received`: the messages of the running load, in order."""
+class Participant(Protocol):
+    """A connected member of one room, at whatever server. `received`: the numbers of the running load, in order."""
 
-    def __init__(self, person: Person, room: MadeRoom, host: str, port: int) -> None:
+    received: list[int]
+    resync_count: int
+
+    def fileno(self) -> int: ...
+
+    def make_body(self, number: int, *, size_bytes: int) -> bytes:
+        """A message that says its number."""
+        ...
+
+    def send(self, number: int, body: bytes) -> None:
+        """Never waits."""
+        ...
+
+    def flush(self) -> bool:
+        """Go on with what the kernel did not take. Returns: whether nothing is left."""
+        ...
+
+    def read(self) -> tuple[list[int], int]:
+        """What is there: numbers that came, in order, and how many of this one's own messages were accepted.
+
+        Raises: SocketError when something is refused or out of order.
+        """
+        ...
+
+
+class Member:
+    """A connected device in one room."""
+
+    def __init__(self, person: Person, room: MadeRoom, socket: ClientSocket) -> None:
         self.person = person
         self.room = room
-        self.socket = ClientSocket(host, port, "/v1/ws", subprotocol=MSGPACK_SUBPROTOCOL)
+        self.socket = socket
         self.seq = room.seq
         self.received: list[int] = []
+        self.resync_count = 0
         self.unacknowledged: dict[int, SendNumber] = {}
+        self._numbers: list[int] = []
+        self._acked = 0
 
     def greet(self, *, after: Seq | None = None) -> None:
         """Say hello and wait until everything stored has come."""
@@ -109,12 +149,18 @@ class Member:
         greet(self.socket, self.person, [cursor])
         self.socket.go_live()
 
-    def send(self, request_id: int, body: bytes) -> None:
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def make_body(self, number: int, *, size_bytes: int) -> bytes:
+        return megolm_message(number, ciphertext_bytes=size_bytes)
+
+    def send(self, number: int, body: bytes) -> None:
         n = self.person.next_n()
-        self.unacknowledged[request_id] = n
+        self.unacknowledged[number + 1] = n
         low = next(iter(self.unacknowledged.values()))
         request = frames.Send(
-            id=request_id,
+            id=number + 1,
             n=n,
             low=low,
             room=self.room.room,
@@ -125,10 +171,36 @@ class Member:
         )
         self.socket.send(_encode(request))
 
-    def resync(self, request_id: int) -> None:
+    def flush(self) -> bool:
+        self.socket.flush()
+        return self.socket.is_flushed
+
+    def read(self) -> tuple[list[int], int]:
+        self._numbers, self._acked = [], 0
+        self.socket.receive(self._take)
+        return self._numbers, self._acked
+
+    def _take(self, payload: bytes) -> None:
+        for event in _decode(payload):
+            if type(event) is _Event:
+                if event.seq != self.seq + 1:
+                    raise SocketError(f"seq {event.seq} after {self.seq}")
+                self.seq = Seq(event.seq)
+                self._numbers.append(number_of(event.body))
+            elif type(event) is _Ack:
+                del self.unacknowledged[event.id]
+                self._acked += 1
+            elif type(event) is _Error:
+                raise SocketError(f"refused: {event.code}")
+            elif type(event) is _Lagging:
+                self._resync()
+
+    def _resync(self) -> None:
         """Told that it lags, as it may be when the generator is too slow: say where it stands."""
+        self.resync_count += 1
         cursor = frames.Cursor(room=self.room.room, seq=self.seq)
-        self.socket.send(_encode(frames.Resync(id=request_id, user_seq=UserSeq(0), cursors=[cursor])))
+        request = frames.Resync(id=_resync_id + self.resync_count, user_seq=UserSeq(0), cursors=[cursor])
+        self.socket.send(_encode(request))
 
 
 @dataclass(kw_only=True)
@@ -148,94 +220,92 @@ class Outcome:
 
 @dataclass(kw_only=True)
 class Load:
-    """rooms: the members of each, those who send first."""
+    """rooms: the members of each, those who send first. rate_per_s: messages; 0: as fast as the window lets."""
 
-    rooms: Sequence[Sequence[Member]]
+    rooms: Sequence[Sequence[Participant]]
     messages_count: int
     senders_count: int
     window: int
     ciphertext_bytes: int
+    rate_per_s: float = 0.0
     _sent_at: array[float] = field(default_factory=lambda: array("d"))
     _latencies_ms: array[float] = field(default_factory=lambda: array("d"))
     _in_flight: int = 0
     _acked: int = 0
-    _resync_count: int = 0
-    _unflushed: set[Member] = field(default_factory=set)
+    _unflushed: set[Participant] = field(default_factory=set)
+    _began_at: float = 0.0
 
-    def sender_of(self, number: int) -> Member:
+    def sender_of(self, number: int) -> Participant:
         room = self.rooms[number % len(self.rooms)]
         return room[number // len(self.rooms) % self.senders_count]
 
     def run(self) -> Outcome:
         """Raises: SocketError when something is refused, lost or out of order, or nothing moves for stalled_after_s."""
-        members = {member.socket.fileno(): member for room in self.rooms for member in room}
+        members = {member.fileno(): member for room in self.rooms for member in room}
         for member in members.values():
             member.received.clear()
-        bodies = [megolm_message(i, ciphertext_bytes=self.ciphertext_bytes) for i in range(self.messages_count)]
+        resyncs_before = sum(member.resync_count for member in members.values())
+        bodies = [self.sender_of(i).make_body(i, size_bytes=self.ciphertext_bytes) for i in range(self.messages_count)]
         wanted = sum(len(self.rooms[i % len(self.rooms)]) for i in range(self.messages_count))
         poll = select.epoll()
         for descriptor in members:
             poll.register(descriptor, select.EPOLLIN)
-        began_at = perf_counter()
-        self._fill_window(bodies)
+        self._began_at = perf_counter()
+        self._send_due(bodies)
         while self._acked < self.messages_count or len(self._latencies_ms) < wanted:
             self._turn(poll, members)
-            self._fill_window(bodies)
+            self._send_due(bodies)
         ended_at = perf_counter()
         poll.close()
         self._check()
         return Outcome(
-            seconds=ended_at - began_at,
+            seconds=ended_at - self._began_at,
             latencies_ms=self._latencies_ms,
             messages_count=self.messages_count,
             deliveries_count=wanted,
-            resync_count=self._resync_count,
+            resync_count=sum(member.resync_count for member in members.values()) - resyncs_before,
         )
 
-    def _fill_window(self, bodies: Sequence[bytes]) -> None:
-        while self._in_flight < self.window and len(self._sent_at) < self.messages_count:
+    def _next_due_s(self) -> float:
+        """Until the next message is due; 0: now; stalled_after_s: not before something came back."""
+        number = len(self._sent_at)
+        if number >= self.messages_count:
+            return stalled_after_s
+        if self.rate_per_s:
+            return max(0.0, self._began_at + number / self.rate_per_s - perf_counter())
+        return 0.0 if self._in_flight < self.window else stalled_after_s
+
+    def _send_due(self, bodies: Sequence[bytes]) -> None:
+        while self._next_due_s() == 0.0:
             number = len(self._sent_at)
             sender = self.sender_of(number)
             self._sent_at.append(perf_counter())
             self._in_flight += 1
-            sender.send(number + 1, bodies[number])
-            if not sender.socket.is_flushed:
+            sender.send(number, bodies[number])
+            if not sender.flush():
                 self._unflushed.add(sender)
 
-    def _turn(self, poll: select.epoll, members: Mapping[int, Member]) -> None:
-        ready = poll.poll(0.001 if self._unflushed else stalled_after_s)
-        if not ready and not self._unflushed:
+    def _turn(self, poll: select.epoll, members: Mapping[int, Participant]) -> None:
+        wait_s = min(self._next_due_s(), 0.001 if self._unflushed else stalled_after_s)
+        ready = poll.poll(wait_s)
+        if not ready and wait_s == stalled_after_s:
             raise SocketError(
                 f"nothing came for {stalled_after_s} s: {self._acked} of {self.messages_count} acknowledged, "
                 f"{len(self._latencies_ms)} delivered"
             )
         for member in [*self._unflushed]:
-            member.socket.flush()
-            if member.socket.is_flushed:
+            if member.flush():
                 self._unflushed.discard(member)
         for descriptor, _ in ready:
-            member = members[descriptor]
-            member.socket.receive(lambda payload, member=member: self._take(member, payload))  # type: ignore[misc]
+            self._read(members[descriptor])
 
-    def _take(self, member: Member, payload: bytes) -> None:
+    def _read(self, member: Participant) -> None:
         now = perf_counter()
-        for event in _decode(payload):
-            if type(event) is _Event:
-                if event.seq != member.seq + 1:
-                    raise SocketError(f"seq {event.seq} after {member.seq}")
-                member.seq = Seq(event.seq)
-                number = number_of(event.body, ciphertext_bytes=self.ciphertext_bytes)
-                member.received.append(number)
-                self._latencies_ms.append((now - self._sent_at[number]) * 1000)
-            elif type(event) is _Ack:
-                del member.unacknowledged[event.id]
-                self._in_flight -= 1
-                self._acked += 1
-            elif type(event) is _Error:
-                raise SocketError(f"refused: {event.code}")
-            elif type(event) is _Lagging:
-                self._resync_count += 1
-                member.resync(self.messages_count + self._resync_count)
+        numbers, acked_count = member.read()
+        member.received += numbers
+        self._latencies_ms.extend([(now - self._sent_at[number]) * 1000 for number in numbers])
+        self._in_flight -= acked_count
+        self._acked += acked_count
 
     def _check(self) -> None:
         for index, room in enumerate(self.rooms):
@@ -253,7 +323,13 @@ class Load:
 
 
 def connect(room: MadeRoom, people: Sequence[Person], *, host: str, port: int) -> list[Member]:
-    members = [Member(person, room, host, port) for person in people]
+    """One after the other."""
+    members = [Member(person, room, knock(host, port)) for person in people]
     for member in members:
         member.greet()
     return members
+
+
+def knock(host: str, port: int) -> ClientSocket:
+    """A socket on which nobody has said hello."""
+    return open_socket(host, port, SOCKET_PATH, subprotocol=MSGPACK_SUBPROTOCOL)

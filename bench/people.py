@@ -162,76 +162,89 @@ class Town:
         return MadeRoom(room=room, epoch=committed.epoch, seq=committed.seq)
 
     def _create(self, creator: Person, *, direct: Person | None) -> tuple[RoomCommitted, RoomId]:
-        pair = tuple(sorted((creator.user, direct.user))) if direct is not None else None
-        n = creator.next_n()
-        create = CreateContent(
-            domain="chatty.create.v1",
-            server=self.server_name,
-            creator=creator.user,
-            creator_identity=creator.identity,
-            device=creator.device,
-            nonce=encode_base64(secrets.token_bytes(16)),
-            policy=Policy(),
-            direct=msgspec.convert(pair, tuple[UserId, UserId] | None),
-            n=n,
-        )
-        room = chain.room_id(body_bytes(create))
-        members = [self._change(creator, Action.JOIN, creator, room, n=creator.next_n())]
+        create, room = sign_create(creator, direct, server=self.server_name)
+        members = [sign_change(creator, Action.JOIN, creator, room, server=self.server_name)]
         if direct is not None:
-            members.append(self._change(creator, Action.ADD, direct, room, n=creator.next_n()))
-        signed = SignedCreate(signed=create, signature=sign(creator.device_seed, signed_bytes(create)))
-        body = RoomCreation(create=signed, members=members)
-        return self._post("/v1/rooms", body, RoomCommitted, by=creator, n=n), room
-
-    def _change(
-        self,
-        by: Person,
-        action: Action,
-        target: Person,
-        room: RoomId,
-        *,
-        n: SendNumber,
-        invitation: SignedInvitation | None = None,
-    ) -> SignedMemberChange:
-        """Everybody here stands at the room's beginning: the position that is checked is head(0)."""
-        change = MemberChange(
-            domain="chatty.member.v1",
-            server=self.server_name,
-            room=room,
-            action=action,
-            sender=by.user,
-            device=by.device,
-            target=target.user,
-            target_identity=target.identity,
-            last_seq=Seq(0),
-            last_head=encode_base64(chain.empty_head(room)),
-            n=n,
-            invitation=invitation,
-        )
-        return SignedMemberChange(signed=change, signature=sign(by.device_seed, signed_bytes(change)))
+            members.append(sign_change(creator, Action.ADD, direct, room, server=self.server_name))
+        body = RoomCreation(create=create, members=members)
+        return self._post("/v1/rooms", body, RoomCommitted, by=creator, n=create.signed.n), room
 
     def _invite(self, by: Person, target: Person, room: RoomId) -> SignedInvitation:
-        invitation = Invitation(
-            domain="chatty.invitation.v1",
-            server=self.server_name,
-            room=room,
-            sender=by.user,
-            device=by.device,
-            target=target.user,
-            target_identity=target.identity,
-            last_seq=Seq(0),
-            last_head=encode_base64(chain.empty_head(room)),
-            n=by.next_n(),
-        )
-        signature = sign(by.device_seed, signed_bytes(invitation))
-        body = SignedInvitationBody(signed=invitation, signature=signature)
-        self._post(f"/v1/rooms/{room}/invitations", body, dict[str, Any], by=by, n=invitation.n)
-        return SignedInvitation(signed=invitation, signature=signature)
+        invitation = sign_invitation(by, target, room, server=self.server_name)
+        body = SignedInvitationBody(signed=invitation.signed, signature=invitation.signature)
+        path = f"/v1/rooms/{room}/invitations"
+        self._post(path, body, dict[str, Any], by=by, n=invitation.signed.n)
+        return invitation
 
     def _join(self, member: Person, invitation: SignedInvitation, room: RoomId) -> RoomCommitted:
-        n = member.next_n()
-        change = self._change(member, Action.JOIN, member, room, n=n, invitation=invitation)
-        return self._post(f"/v1/rooms/{room}/members", change, RoomCommitted, by=member, n=n)
+        change = sign_change(member, Action.JOIN, member, room, server=self.server_name, invitation=invitation)
+        return self._post(f"/v1/rooms/{room}/members", change, RoomCommitted, by=member, n=change.signed.n)
+
+
+# What people sign. Everybody here stands at the room's beginning: the position that is checked is head(0). -----------
+
+
+def sign_create(creator: Person, direct: Person | None, *, server: str) -> tuple[SignedCreate, RoomId]:
+    """The creation, which is the room's id."""
+    pair = tuple(sorted((creator.user, direct.user))) if direct is not None else None
+    create = CreateContent(
+        domain="chatty.create.v1",
+        server=server,
+        creator=creator.user,
+        creator_identity=creator.identity,
+        device=creator.device,
+        nonce=encode_base64(secrets.token_bytes(16)),
+        policy=Policy(),
+        direct=msgspec.convert(pair, tuple[UserId, UserId] | None),
+        n=creator.next_n(),
+    )
+    signature = sign(creator.device_seed, signed_bytes(create))
+    return SignedCreate(signed=create, signature=signature), chain.room_id(body_bytes(create))
+
+
+def sign_change(
+    by: Person,
+    action: Action,
+    target: Person,
+    room: RoomId,
+    *,
+    server: str,
+    invitation: SignedInvitation | None = None,
+) -> SignedMemberChange:
+    change = MemberChange(
+        domain="chatty.member.v1",
+        server=server,
+        room=room,
+        action=action,
+        sender=by.user,
+        device=by.device,
+        target=target.user,
+        target_identity=target.identity,
+        last_seq=Seq(0),
+        last_head=encode_base64(chain.empty_head(room)),
+        n=by.next_n(),
+        invitation=invitation,
+    )
+    return SignedMemberChange(signed=change, signature=sign(by.device_seed, signed_bytes(change)))
+
+
+def sign_invitation(by: Person, target: Person, room: RoomId, *, server: str) -> SignedInvitation:
+    invitation = Invitation(
+        domain="chatty.invitation.v1",
+        server=server,
+        room=room,
+        sender=by.user,
+        device=by.device,
+        target=target.user,
+        target_identity=target.identity,
+        last_seq=Seq(0),
+        last_head=encode_base64(chain.empty_head(room)),
+        n=by.next_n(),
+    )
+    return SignedInvitation(signed=invitation, signature=sign(by.device_seed, signed_bytes(invitation)))
+
+
+# What people send ----------------------------------------------------------------------------------------------------
 
 
 def _varint(value: int) -> bytes:
@@ -242,18 +255,19 @@ def _varint(value: int) -> bytes:
     return out + bytes((value,))
 
 
-NUMBER_BYTES = 8  # of a message's ciphertext: which message of the load it is
 _MAC_AND_SIGNATURE_BYTES = 8 + 64
 
 
 def megolm_message(number: int, *, ciphertext_bytes: int) -> bytes:
-    """Shaped like a Megolm message; its ciphertext, a multiple of 16 bytes, begins with `number`."""
-    ciphertext = number.to_bytes(NUMBER_BYTES, "big") + secrets.token_bytes(ciphertext_bytes - NUMBER_BYTES)
-    head = b"\x03\x08" + _varint(number & 0xFFFF_FFFF) + b"\x12" + _varint(ciphertext_bytes)
-    return head + ciphertext + secrets.token_bytes(_MAC_AND_SIGNATURE_BYTES)
+    """Shaped like a Megolm message of this index; its ciphertext is a multiple of 16 bytes."""
+    head = b"\x03\x08" + _varint(number) + b"\x12" + _varint(ciphertext_bytes)
+    return head + secrets.token_bytes(ciphertext_bytes + _MAC_AND_SIGNATURE_BYTES)
 
 
-def number_of(body: bytes, *, ciphertext_bytes: int) -> int:
-    """The inverse."""
-    at = len(body) - _MAC_AND_SIGNATURE_BYTES - ciphertext_bytes
-    return int.from_bytes(body[at : at + NUMBER_BYTES], "big")
+def number_of(body: bytes) -> int:
+    """The index."""
+    at, number = 2, body[2] & 0x7F
+    while body[at] & 0x80:
+        at += 1
+        number |= (body[at] & 0x7F) << 7 * (at - 2)
+    return number

@@ -5,6 +5,7 @@ the tree by its name and counted apart. On a machine with one core, or without s
 """
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
+_other_descriptors_count = 512  # of a process: libraries, pipes, PostgreSQL
 stop_timeout_s = 15.0
 
 
@@ -43,6 +46,22 @@ def pin(core: int | None) -> None:
     """This thread, and every process that it starts from now on."""
     if core is not None:
         os.sched_setaffinity(0, {core})
+
+
+def allow_sockets(count: int) -> None:
+    """For this process and those that it starts. Raises: SystemExit where the system does not allow so many."""
+    wanted = count + _other_descriptors_count
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    try:
+        is_enough = hard == resource.RLIM_INFINITY or hard >= wanted
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard if is_enough else wanted))
+    except (OSError, ValueError):
+        raise SystemExit(
+            f"{count:,} sockets need {wanted:,} file descriptors, and the hard limit is {hard:,}: raise it, as root with "
+            f"`ulimit -Hn {wanted}`, or choose other scenarios with --only"
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,20 +173,33 @@ def _processes() -> dict[int, _Process]:
 
 @contextmanager
 def serving(
-    arguments: Sequence[str], *, cores: Cores, log: Path, environment: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    *,
+    cores: Cores,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    program: str = sys.executable,
+    account: tuple[int, int] | None = None,
 ) -> Iterator[Served]:
-    """`python arguments` on the server's core; its stderr goes to `log`. Stopped at the end of the block."""
+    """`program arguments` on the server's core; its stderr goes to `log`. Stopped at the end of the block.
+
+    account: user and group that it runs as; None: ours.
+    """
+    identity: dict[str, Any] = {}
+    if account is not None:
+        identity = {"user": account[0], "group": account[1], "extra_groups": []}
     pin(cores.server)
     try:
         with log.open("ab") as errors:
             child = subprocess.Popen(
-                [sys.executable, *arguments],
+                [program, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
                 env={**os.environ, **(environment or {})},
                 process_group=0,
+                **identity,
             )
     finally:
         pin(cores.generator)

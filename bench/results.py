@@ -54,8 +54,12 @@ def _rounded(result: Result) -> Result:
 
 
 def save(run: Run, directory: Path = RESULTS) -> Path:
+    """What an earlier run of this commit found and this one did not stays."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{run.commit}.json"
+    new = {one.scenario for one in run.results}
+    kept = [one for one in read(path).results if one.scenario not in new] if path.exists() else []
+    run = msgspec.structs.replace(run, results=kept + run.results)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=2) + b"\n")
     return path
 
@@ -74,12 +78,12 @@ def show(result: Result) -> str:
     extras = result.extra | ({"resyncs": result.resync_count} if result.resync_count else {})
     extra = "".join(f"  {name} {value:.4g}" for name, value in extras.items() if isinstance(value, int | float))
     return (
-        f"{result.scenario:8}{result.deliveries_per_s:>9,.0f}/s{result.server_us_per_delivery:>9.1f} µs"
+        f"{result.scenario:9}{result.deliveries_per_s:>9,.0f}/s{result.server_us_per_delivery:>9.1f} µs"
         f"{result.messages_per_s:>9,.0f}/s{result.server_us_per_message:>9.0f} µs{result.database_us_per_message:>7.0f} µs"
-        f"{result.p50_ms:>8.1f}{result.p99_ms:>8.1f} ms{extra}"
+        f"{result.p50_ms:>8.1f}{result.p99_ms:>8.1f} ms{result.generator_share:>6.0%}{extra}"
     )
 
 
-HEADING = """          deliveries     server    messages     server     db     p50     p99
-                     a delivery               a message
+HEADING = """           deliveries      server     messages   server       db     p50     p99     generator's
+                       a delivery            a message                              share of its core
 """

@@ -2,27 +2,27 @@
 
 echo    Quart-Trio alone: one message in and out          A       50 members in one room
 insert  the journal's inserts alone, groups of 64         B       100 rooms of two
-A-plain, B-plain   the same with CHATTY_DIRECT_PATH=off
+send    the kernel alone: a delivery's bytes written      C       A at 100 messages a second
+A-plain, B-plain, C-plain   the same with CHATTY_DIRECT_PATH=off
 slow    A with 16 kB a message, without and with one more member, who never reads
 """
 
 import socket
 import statistics
-from array import array
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter, sleep
-from typing import Any
+from time import perf_counter, process_time, sleep
+from typing import Any, Protocol
 
 import msgspec
 
-from bench.insert import GROUP_ROWS
-from bench.load import Load, Member, Outcome, connect
+from bench.load import Load, Member, Outcome, Participant, connect, knock
 from bench.people import MadeRoom, Person, Town
 from bench.processes import Cores, Served, Usage, serving
-from bench.sockets import ClientSocket
 from chatty.config import limiters
 
 start_timeout_s = 60.0
@@ -32,7 +32,9 @@ WITHOUT_LIMITS = {f"CHATTY_LIMIT_{name.upper()}": "off" for name in limiters()} 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """rounds: measured ones; the first, not measured, warms up. window: messages in flight over all rooms."""
+    """rounds: measured ones; the first, not measured, warms up. window: messages in flight over all rooms.
+    rate_per_s: messages, whatever is in flight; 0: as the window lets.
+    """
 
     members_count: int
     rooms_count: int
@@ -42,12 +44,14 @@ class Size:
     window: int
     rounds_count: int
     warm_up_count: int
+    rate_per_s: float = 0.0
 
 
 class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One scenario's medians. path: of the sockets, direct or plain; empty for what is no chat.
 
-    server: the process tree without PostgreSQL; µs are of CPU, ms of the clock at the clients.
+    server: the process tree without PostgreSQL; µs are of CPU, ms of the clock at the clients. generator_share: of its core,
+    used by what measures; near 1 the rate is the generator's.
     """
 
     scenario: str
@@ -59,6 +63,7 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
     database_us_per_message: float
     p50_ms: float
     p99_ms: float
+    generator_share: float = 0.0
     messages_count: int = 0
     rounds_count: int = 1
     resync_count: int = 0
@@ -67,23 +72,43 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where things are put and on which cores they run. directory: one that other accounts may enter."""
+    """Where things are put and on which cores they run. directory: one that other accounts may enter.
+
+    template: a data directory that servers begin with; None: each makes its own.
+    """
 
     directory: Path
     cores: Cores
+    template: Path | None = None
 
 
-def measure(name: str, served: Served, load: Load) -> Result:
+@contextmanager
+def open_place(cores: Cores, *, template: Path | None = None) -> Iterator[Place]:
+    """PostgreSQL never runs as root, so its account must be able to enter; the disk is that of the temporary files."""
+    with tempfile.TemporaryDirectory(prefix="chatty-bench-", ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield Place(directory=directory, cores=cores, template=template)
+
+
+class Metered(Protocol):
+    """Whatever says what it has used."""
+
+    def usage(self) -> Usage: ...
+
+
+def measure(name: str, served: Metered, load: Load) -> Result:
     return measured(name, served, load.run)
 
 
-def measured(name: str, served: Served, run: Callable[[], Outcome]) -> Result:
-    before = served.usage()
+def measured(name: str, served: Metered, run: Callable[[], Outcome]) -> Result:
+    before, own_s = served.usage(), process_time()
     outcome = run()
-    return _result(name, outcome, served.usage() - before)
+    own_s, used = process_time() - own_s, served.usage() - before
+    return make_result(name, outcome, used, generator_share=own_s / used.at_s)
 
 
-def _result(name: str, outcome: Outcome, used: Usage) -> Result:
+def make_result(name: str, outcome: Outcome, used: Usage, *, generator_share: float = 0.0) -> Result:
     return Result(
         scenario=name,
         deliveries_per_s=outcome.deliveries_count / outcome.seconds,
@@ -93,6 +118,7 @@ def _result(name: str, outcome: Outcome, used: Usage) -> Result:
         database_us_per_message=used.database_s * 1e6 / outcome.messages_count,
         p50_ms=outcome.percentile(0.5),
         p99_ms=outcome.percentile(0.99),
+        generator_share=generator_share,
         messages_count=outcome.messages_count,
         resync_count=outcome.resync_count,
     )
@@ -113,7 +139,7 @@ def median(results: Sequence[Result], **extra: Any) -> Result:
 # A chat server -------------------------------------------------------------------------------------------------------
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -121,11 +147,19 @@ def _free_port() -> int:
 
 @contextmanager
 def chatty_serving(
-    place: Place, name: str, *, environment: Mapping[str, str] | None = None, program: str = _UP
+    place: Place,
+    name: str,
+    *,
+    environment: Mapping[str, str] | None = None,
+    program: str = _UP,
+    port: int | None = None,
 ) -> Iterator[tuple[Served, str, int]]:
-    """`chatty up` with everything as shipped, on an empty data directory; and its host and port. program: another one."""
-    data, port = place.directory / name, _free_port()
-    data.mkdir(mode=0o755)
+    """`chatty up` with everything as shipped, on the data directory `name`, without accounts at first; and its host and port.
+
+    program: another one. port: of a server that was there before; its clients know it.
+    """
+    data, port = place.directory / name, port or free_port()
+    _make_data(data, place.template)
     variables = {
         "CHATTY_DATA_DIR": str(data),
         "CHATTY_PORT": str(port),
@@ -135,11 +169,23 @@ def chatty_serving(
     }
     arguments = ["-c", program, "up"]
     with serving(arguments, cores=place.cores, log=data.with_suffix(".log"), environment=variables) as served:
-        _wait_for_port(served, port)
+        wait_for_port(served, port)
         yield served, "127.0.0.1", port
 
 
-def _wait_for_port(served: Served, port: int) -> None:
+def _make_data(data: Path, template: Path | None) -> None:
+    if not data.exists() and template is not None:
+        subprocess.run(["/bin/cp", "-a", str(template), str(data)], check=True)  # owners too: PostgreSQL's account
+    data.mkdir(mode=0o755, exist_ok=True)
+
+
+def make_template(place: Place) -> Path:
+    """The data directory of a server that was started once."""
+    with chatty_serving(place, "template"):
+        return place.directory / "template"
+
+
+def wait_for_port(served: Served, port: int) -> None:
     deadline = perf_counter() + start_timeout_s
     while perf_counter() < deadline:
         served.check_running()
@@ -171,23 +217,25 @@ def settle(host: str, port: int, size: Size) -> Settled:
     return Settled(rooms=members, made=made, people=people)
 
 
-def _load(settled: Settled, size: Size, *, messages_count: int | None = None) -> Load:
+def load_of(rooms: Sequence[Sequence[Participant]], size: Size, *, messages_count: int | None = None) -> Load:
+    """messages_count: other than the size's, to warm up, which is done at no rate."""
     return Load(
-        rooms=settled.rooms,
+        rooms=rooms,
         messages_count=messages_count or size.messages_count,
         senders_count=size.senders_count,
         window=size.window,
         ciphertext_bytes=size.ciphertext_bytes,
+        rate_per_s=0.0 if messages_count else size.rate_per_s,
     )
 
 
 def run_chat(name: str, path: str, place: Place, size: Size) -> Result:
-    """Scenarios A and B."""
+    """Scenarios A, B and C."""
     environment = {"CHATTY_DIRECT_PATH": "auto" if path == "direct" else "off"}
     with chatty_serving(place, name, environment=environment) as (served, host, port):
         settled = settle(host, port, size)
-        _load(settled, size, messages_count=size.warm_up_count).run()
-        results = [measure(name, served, _load(settled, size)) for _ in range(size.rounds_count)]
+        load_of(settled.rooms, size, messages_count=size.warm_up_count).run()
+        results = [measure(name, served, load_of(settled.rooms, size)) for _ in range(size.rounds_count)]
         found = median(results, rss_mb=served.rss_bytes() / 1e6)
         return msgspec.structs.replace(found, path=path)
 
@@ -203,10 +251,10 @@ def run_slow(place: Place, size: Size) -> Result:
         made = town.make_room(people)
         town.close()
         settled = Settled(rooms=[connect(made, people[:-1], host=host, port=port)], made=[made], people=[people])
-        _load(settled, size).run()
+        load_of(settled.rooms, size).run()
         alone, beside, growths = [], [], []
         for _ in range(size.rounds_count):
-            alone.append(measure("slow", served, _load(settled, size)))
+            alone.append(measure("slow", served, load_of(settled.rooms, size)))
             one, growth = _measure_beside_silent(served, settled, size, host=host, port=port)
             beside.append(one)
             growths.append(growth)
@@ -224,80 +272,12 @@ def run_slow(place: Place, size: Size) -> Result:
 
 def _measure_beside_silent(served: Served, settled: Settled, size: Size, *, host: str, port: int) -> tuple[Result, int]:
     """The silent one is connected and up to date, and reads nothing from then on."""
-    silent = Member(settled.people[0][-1], settled.made[0], host, port)
+    silent = Member(settled.people[0][-1], settled.made[0], knock(host, port))
     try:
         silent.greet(after=settled.rooms[0][0].seq)
         served.forget_rss_peak()
         before = served.rss_bytes()
-        result = measure("slow", served, _load(settled, size))
+        result = measure("slow", served, load_of(settled.rooms, size))
         return result, served.rss_peak_bytes() - before
     finally:
         silent.socket.close()
-
-
-# Baselines -----------------------------------------------------------------------------------------------------------
-
-
-def run_echo(place: Place, size: Size) -> Result:
-    log = place.directory / "echo.log"
-    with serving(["-m", "bench.echo"], cores=place.cores, log=log) as served:
-        port = int(served.read_line())
-        sockets = [ClientSocket("127.0.0.1", port, "/") for _ in range(size.window)]
-        for one in sockets:
-            one.go_live()
-        _echo_round(sockets, size.warm_up_count, size.ciphertext_bytes)
-        results = []
-        for _ in range(size.rounds_count):
-            before = served.usage()
-            outcome = _echo_round(sockets, size.messages_count, size.ciphertext_bytes)
-            results.append(_result("echo", outcome, served.usage() - before))
-        return median(results)
-
-
-def _echo_round(sockets: Sequence[ClientSocket], messages_count: int, payload_bytes: int) -> Outcome:
-    """One message in flight on each socket."""
-    payload = b"e" * payload_bytes
-    latencies_ms = array("d")
-    began = perf_counter()
-    sent_at = dict.fromkeys(sockets, began)
-    for one in sockets:
-        one.send(payload)
-
-    def take(one: ClientSocket) -> None:
-        now = perf_counter()
-        latencies_ms.append((now - sent_at[one]) * 1000)
-        sent_at[one] = now
-        if len(latencies_ms) + len(sockets) <= messages_count:
-            one.send(payload)
-
-    messages_count = max(messages_count, len(sockets))
-    while len(latencies_ms) < messages_count:
-        for one in sockets:
-            one.receive(lambda _, one=one: take(one))  # type: ignore[misc]
-    return Outcome(
-        seconds=perf_counter() - began,
-        latencies_ms=latencies_ms,
-        messages_count=messages_count,
-        deliveries_count=messages_count,
-    )
-
-
-def run_insert(place: Place, size: Size) -> Result:
-    """Latencies are those of a whole group, on average."""
-    directory = place.directory / "insert"
-    directory.mkdir(mode=0o755)
-    groups_count = max(1, size.messages_count // GROUP_ROWS)
-    rows_count = groups_count * GROUP_ROWS
-    arguments = ["-m", "bench.insert", str(directory / "postgres"), str(rows_count)]
-    with serving(arguments, cores=place.cores, log=place.directory / "insert.log") as served:
-        assert served.read_line() == "ready"
-        before = served.usage()
-        served.tell_line()
-        seconds = float(served.read_line())
-        used = served.usage() - before
-        served.tell_line()
-        group_ms = seconds * 1000 / groups_count
-        outcome = Outcome(
-            seconds=seconds, latencies_ms=[group_ms], messages_count=rows_count, deliveries_count=rows_count
-        )
-        return _result("insert", outcome, used)

@@ -30,15 +30,57 @@ def masked_frame(payload: bytes, *, first: int = _BINARY) -> bytes:
     return header + b"\x00\x00\x00\x00" + payload
 
 
-class ClientSocket:
-    """One connection. Blocking until `go_live()`; then `receive()` gives what is there, and `send()` never waits."""
+def upgrade_request(host: str, port: int, path: str, *, subprotocol: str = "") -> bytes:
+    """What a client says first."""
+    key = base64.b64encode(os.urandom(16)).decode()
+    wanted = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
+    request = (
+        f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{wanted}\r\n"
+    )
+    return request.encode()
 
-    def __init__(self, host: str, port: int, path: str, *, subprotocol: str = "") -> None:
-        self._socket = socket.create_connection((host, port), connect_timeout_s)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._left = b""
+
+def after_upgrade(answer: bytes) -> bytes | None:
+    """What came behind the 101; None: it is not here whole. Raises: SocketError when it is another answer."""
+    head, end, rest = answer.partition(b"\r\n\r\n")
+    if not end:
+        return None
+    status = head.split(b"\r\n")[0]
+    if b" 101 " not in status:
+        raise SocketError(f"no upgrade: {status.decode(errors='replace')}")
+    return rest
+
+
+def open_socket(host: str, port: int, path: str, *, subprotocol: str = "") -> "ClientSocket":
+    """Blocking, to the 101."""
+    connected = socket.create_connection((host, port), connect_timeout_s)
+    connected.sendall(upgrade_request(host, port, path, subprotocol=subprotocol))
+    answer, rest = b"", None
+    while rest is None:
+        answer += _receive_some(connected)
+        rest = after_upgrade(answer)
+    return ClientSocket(connected, rest)
+
+
+def _receive_some(connected: socket.socket) -> bytes:
+    data = connected.recv(receive_bytes_max)
+    if not data:
+        raise SocketError("closed by the server")
+    return data
+
+
+class ClientSocket:
+    """One open WebSocket; left: what was read behind the 101.
+
+    Blocking until `go_live()`; then `receive()` gives what is there, and `send()` never waits.
+    """
+
+    def __init__(self, connected: socket.socket, left: bytes = b"") -> None:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = connected
+        self._left = left
         self._unsent = b""
-        self._shake_hands(host, port, path, subprotocol)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -46,33 +88,12 @@ class ClientSocket:
     def close(self) -> None:
         self._socket.close()
 
-    def _shake_hands(self, host: str, port: int, path: str, subprotocol: str) -> None:
-        key = base64.b64encode(os.urandom(16)).decode()
-        wanted = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
-        request = (
-            f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{wanted}\r\n"
-        )
-        self._socket.sendall(request.encode())
-        answer = b""
-        while b"\r\n\r\n" not in answer:
-            answer += self._receive_some()
-        head, _, self._left = answer.partition(b"\r\n\r\n")
-        if b" 101 " not in head.split(b"\r\n")[0]:
-            raise SocketError(f"no upgrade: {head[:200]!r}")
-
-    def _receive_some(self) -> bytes:
-        data = self._socket.recv(receive_bytes_max)
-        if not data:
-            raise SocketError("closed by the server")
-        return data
-
     def next_message(self) -> bytes:
         """Blocking: the next data frame's payload."""
         while True:
             if found := self._take_frames(count_max=1):
                 return found[0]
-            self._left += self._receive_some()
+            self._left += _receive_some(self._socket)
 
     def send_now(self, payload: bytes) -> None:
         """Blocking."""
@@ -101,10 +122,14 @@ class ClientSocket:
     def receive(self, take: Callable[[bytes], None]) -> None:
         """Give the payload of each frame that has come to `take`."""
         try:
-            data = self._receive_some()
+            data = _receive_some(self._socket)
         except BlockingIOError:
             return
         self._left = self._left + data if self._left else data
+        self.take_left(take)
+
+    def take_left(self, take: Callable[[bytes], None]) -> None:
+        """The frames that were read already."""
         for payload in self._take_frames():
             take(payload)
         if self._unsent:

@@ -1,19 +1,27 @@
 """The scale still works: tiny counts, no timing. What it measures is checked by itself, every member for every message."""
 
+import select
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from bench import results
+from bench import plots, results
 from bench.compare import compare
+from bench.growth import slope
+from bench.peers.xmpp import XmppMember
 from bench.people import megolm_message, number_of
 from bench.results import Run
 from bench.scenarios import Result
 from chatty.wire.megolm import check_megolm
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="CPU is read from /proc")
 
 
 def make_run(commit: str, server_us_per_message: float) -> Run:
@@ -31,20 +39,91 @@ def make_run(commit: str, server_us_per_message: float) -> Run:
     return Run(commit=commit, at=f"2026-01-01T00:00:0{commit}", python="3.11", is_pinned=True, results=[result])
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="CPU is read from /proc")
+def start_bench(*scenarios: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "bench", "--small", "--only", *scenarios]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def lines_of(bench: "subprocess.Popen[str]") -> dict[str, str]:
+    """By the scenario that each begins with."""
+    printed, errors = bench.communicate(timeout=100)
+    assert bench.returncode == 0, errors
+    return {line.split()[0]: line for line in printed.splitlines()[2:]}
+
+
+@needs_proc
 def test_each_kind_of_scenario_runs_and_finds_every_message_in_order() -> None:
-    command = [sys.executable, "-m", "bench", "--small", "--only", "echo", "B", "slow", "identity", "audit"]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert ran.returncode == 0, ran.stderr
-    chat = ["echo", "B", "slow"]
-    identity = ["log_in", "refresh", "request", "connect", "hello", "audit", "no_audit"]
-    assert [line.split()[0] for line in ran.stdout.splitlines()[2:]] == chat + identity
+    both = start_bench("send", "C", "D", "F"), start_bench("E", "fairness", "rooms")
+    found = lines_of(both[0]) | lines_of(both[1])
+    assert list(found) == ["send", "C", "D", "F-history", "F-resume", "E", "fairness", "rooms-2"]
+    assert "session_kb" in found["D"]
+    assert "lost_count 0" in found["E"]
+    assert "large_short_count 0" in found["fairness"]
+    assert "net_us_per_delivery" in found["rooms-2"]
+
+
+@pytest.mark.parametrize(("points", "per_step"), [([(1, 3), (2, 5), (3, 7)], 2.0), ([(10, 1), (20, 1)], 0.0)])
+def test_the_slope_of_memory_is_that_of_the_line_through_the_points(
+    points: list[tuple[float, float]], per_step: float
+) -> None:
+    assert slope(points) == pytest.approx(per_step)
+
+
+def test_pictures_show_what_chat_costs_and_nothing_where_nobody_chatted(tmp_path: Path) -> None:
+    chat = make_run("1", 500.0)
+    chat.results[0].path = "direct"
+    plots.draw(chat, tmp_path / "1.json")
+    plots.draw(make_run("2", 500.0), tmp_path / "2.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["1.png"]
+    assert (tmp_path / "1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_commit_was_measured_for_before_stays_in_its_results(tmp_path: Path) -> None:
+    first, again = make_run("1", 500.0), make_run("1", 250.0)
+    first.results.append(msgspec.structs.replace(first.results[0], scenario="A"))
+    results.save(first, tmp_path)
+    path = results.save(again, tmp_path)
+    found = {one.scenario: one.server_us_per_message for one in results.read(path).results}
+    assert found == {"A": 500.0, "B": 250.0}
+
+
+def test_more_sockets_than_the_system_allows_are_refused_by_name() -> None:
+    code = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+resource.setrlimit = lambda *_: (_ for _ in ()).throw(ValueError)
+from bench.processes import allow_sockets
+allow_sockets(10_000)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert ran.returncode == 1
+    assert "10,000 sockets" in ran.stderr
+    assert "ulimit -Hn" in ran.stderr
+
+
+def test_who_speaks_xmpp_knows_messages_apart_and_whose_they_are() -> None:
+    presence = b"<presence from='b0@conference.localhost/n7' to='h0@localhost/b'><x/></presence>"
+    message = (
+        b"<message to='h0@localhost/b' from='b0@conference.localhost/n%d'><stanza-id/><body>#%07d x</body></message>"
+    )
+    listener = socket.create_server(("127.0.0.1", 0))
+    member = XmppMember("127.0.0.1", listener.getsockname()[1], user="h0", room="b0@conference.localhost", index=3)
+    server, _ = listener.accept()
+    with listener, server:
+        member.go_live()
+        server.sendall(presence + message % (3, 40) + message % (4, 41) + (message % (3, 42))[:60])
+        select.select([member.fileno()], [], [], 5)
+        assert member.read() == ([40, 41], 1)
+        server.sendall((message % (3, 42))[60:])
+        select.select([member.fileno()], [], [], 5)
+        assert member.read() == ([42], 1)
+        member.close()
 
 
 def test_what_is_sent_has_the_shape_that_the_server_wants_and_says_which_message_it_is() -> None:
     body = megolm_message(300, ciphertext_bytes=256)
     assert check_megolm(body) == 300
-    assert number_of(body, ciphertext_bytes=256) == 300
+    assert number_of(body) == 300
 
 
 def test_the_change_between_the_two_newest_results_is_shown(tmp_path: Path) -> None:
