@@ -101,7 +101,7 @@ class _Dial:
     def _take(self, payload: bytes) -> None:
         assert self.socket is not None
         if self._has_greeted:
-            self.is_live = self.is_live or is_resumed(payload)
+            self.is_live = self.is_live or is_resumed(self.guest.person, payload)
             return
         [challenge] = frames.decode_events(payload, encoding="msgpack")
         if not isinstance(challenge, frames.Challenge):

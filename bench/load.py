@@ -76,7 +76,7 @@ def greet(socket: ClientSocket, person: Person, cursors: list[frames.Cursor]) ->
     [challenge] = frames.decode_events(socket.next_message(), encoding="msgpack")
     assert isinstance(challenge, frames.Challenge)
     socket.send_now(make_hello(person, challenge.nonce, cursors))
-    while not is_resumed(socket.next_message()):
+    while not is_resumed(person, socket.next_message()):
         pass
 
 
@@ -86,18 +86,20 @@ def make_hello(person: Person, nonce: str, cursors: list[frames.Cursor]) -> byte
         access_token=person.access_token,
         dpop_proof=person.proof("GET", person.origin + SOCKET_PATH, nonce=nonce),
         low=SendNumber(1),
-        user_seq=UserSeq(0),
+        user_seq=person.user_seq,
         cursors=cursors,
     )
     return frames.encode(hello, encoding="msgpack")
 
 
-def is_resumed(payload: bytes) -> bool:
-    """Raises: SocketError when it is an error."""
+def is_resumed(person: Person, payload: bytes) -> bool:
+    """Takes what came of the person's own stream. Raises: SocketError when it is an error."""
     events = frames.decode_events(payload, encoding="msgpack")
     for event in events:
         if isinstance(event, frames.Error):
             raise SocketError(f"refused: {event.code}")
+        if isinstance(event, frames.UserEvent):
+            person.user_seq = event.seq
     return any(isinstance(event, frames.Resumed) for event in events)
 
 

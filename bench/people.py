@@ -18,7 +18,7 @@ import nacl.bindings
 from chatty.crypto.dpop import DpopKey
 from chatty.crypto.passwords import DEFAULT_DERIVATION
 from chatty.crypto.signatures import public_key, sign
-from chatty.ids import DeviceId, RoomId, SendNumber, Seq, UserId
+from chatty.ids import DeviceId, RoomId, SendNumber, Seq, UserId, UserSeq
 from chatty.wire import chain
 from chatty.wire.accounts import NewDevice, Registration, Salt, SaltRequest, Tokens
 from chatty.wire.canonical import encode_base64
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 @dataclass(kw_only=True)
 class Person:
-    """One user with one device. `tokens` are there after enrol()."""
+    """One user with one device. `tokens` are there after enrol(). user_seq: how far its own stream has come."""
 
     user: UserId
     origin: str
@@ -50,6 +50,7 @@ class Person:
     identity_seed: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     device_seed: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     access_token: str = ""
+    user_seq: UserSeq = UserSeq(0)
 
     def __post_init__(self) -> None:
         self._numbers = count(1)
