@@ -369,6 +369,39 @@ class InvitationVoid(ChattyError):
     http_status = 403
 
 
+class Banned(ChattyError):
+    """Whoever is banned from a room comes in by nothing until somebody lifts the ban."""
+
+    code = "banned"
+    http_status = 403
+
+
+class LinkUnknown(ChattyError):
+    """This room has no such link: it is another room's, or nobody's."""
+
+    code = "link_unknown"
+    http_status = 403
+
+
+class LinkExpired(ChattyError):
+    code = "link_expired"
+    http_status = 403
+
+
+class LinkUsedUp(ChattyError):
+    """As many as it is good for have joined by it."""
+
+    code = "link_used_up"
+    http_status = 403
+
+
+class LinkRevoked(ChattyError):
+    """Somebody who may has ended the link before its time."""
+
+    code = "link_revoked"
+    http_status = 403
+
+
 class LastOwner(ChattyError):
     """The last owner of a room cannot leave while others are members; that of the server keeps role and access."""
 

@@ -46,6 +46,8 @@ FEATURES = frozenset(
         "registration",
         "requests",
         "resume",
+        "room_directory",
+        "room_links",
         "rooms",
         "second_factors",
         "server",

@@ -34,6 +34,7 @@ from chatty.services.preferences import PreferenceSteps
 from chatty.services.quotas import Quotas, make_quotas
 from chatty.services.receipts import ReceiptSteps
 from chatty.services.registration import RegistrationSteps
+from chatty.services.room_directory import DirectorySteps
 from chatty.services.rooms import RoomSteps
 from chatty.services.second_factors import SecondFactorSteps
 from chatty.services.sessions import SessionSteps
@@ -82,6 +83,7 @@ class Steps:
     keys: KeySteps
     mailbox: MailboxSteps
     rooms: RoomSteps
+    directory: DirectorySteps
     streams: StreamSteps
     checkpoints: Checkpoints
     policy: Policy
@@ -123,6 +125,7 @@ def make_steps(
         keys=make.keys(),
         mailbox=make.mailbox(),
         rooms=make.rooms(),
+        directory=DirectorySteps(store.units),
         streams=StreamSteps(store.units),
         checkpoints=make.checkpoints(),
         policy=Policy(admin_networks=settings.operator_networks, step_up_lifetime_s=settings.step_up_lifetime_s),

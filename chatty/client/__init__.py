@@ -27,6 +27,7 @@ from chatty.client.reasons import (
 )
 from chatty.client.relations import Edit, Reaction, Reply, Retraction, Thread
 from chatty.client.room import Room
+from chatty.client.room_links import InvitationLink
 from chatty.client.second_factors import (
     PRF_INPUT,
     FactorAsked,
@@ -63,6 +64,7 @@ __all__ = [
     "Edit",
     "Expired",
     "FactorAsked",
+    "InvitationLink",
     "Invited",
     "Lie",
     "MembershipChanged",

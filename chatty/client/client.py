@@ -31,6 +31,7 @@ from chatty.client.own_factors import OwnFactors
 from chatty.client.passwords import OwnPassword
 from chatty.client.reasons import Lie, NotSignedIn, Reason
 from chatty.client.room import Room, member_change, sign, take_number, target_identity
+from chatty.client.room_links import InvitationLink, parse_link
 from chatty.client.second_factors import AskForFactor, SignByPasskey
 from chatty.client.store import LocalStore, store_salt
 from chatty.client.update_queue import UpdateQueue
@@ -45,7 +46,7 @@ from chatty.wire.canonical import encode_base64
 from chatty.wire.deletions import Receipt
 from chatty.wire.events import Action, CreateContent, Policy, RoomRole
 from chatty.wire.frames import Encoding
-from chatty.wire.rooms import RoomCreation, SignedCreate, SignedMemberChange
+from chatty.wire.rooms import Directory, RoomCreation, SignedCreate, SignedMemberChange
 from chatty.wire.signing import body_bytes
 
 
@@ -381,9 +382,28 @@ class Client:
             raise NotFound(f"no invitation to {room_id}")
         await self._engine.wait_published()
         room = Room(self._engine, room_id)
-        await room.join(invitation)
+        await room.join(invitation=invitation)
         self._engine.user_stream.forget_invitation(room_id)
         return room
+
+    async def join_by_link(self, link: InvitationLink | str) -> Room:
+        """Raises: BadRequest (no link), NotFound, Banned, LinkExpired, LinkUsedUp, LinkRevoked, InvitationVoid."""
+        taken = parse_link(link) if isinstance(link, str) else link
+        await self._engine.wait_published()
+        room = Room(self._engine, taken.room)
+        await room.join(link=taken)
+        return room
+
+    async def join_listed(self, room_id: RoomId) -> Room:
+        """A room of the directory. Raises: NotFound (not listed, or no more), Banned, InvitationVoid."""
+        await self._engine.wait_published()
+        room = Room(self._engine, room_id)
+        await room.join()
+        return room
+
+    async def directory(self, *, title: str = "", after: str = "") -> Directory:
+        """Rooms that everybody of the server may join, a page after this room id; title: a part of theirs. The server's word."""
+        return await self._engine.api.directory(after=after, title=title)
 
     # What happens
 

@@ -6,8 +6,8 @@ same call with the same n settles it.
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
-from urllib.parse import quote
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote, urlencode
 
 import httpx
 import msgspec
@@ -42,13 +42,14 @@ from chatty.wire.keys import ClaimedKeys, KeyAnswer, KeyClaim, KeyCounts, KeyQue
 from chatty.wire.limits import page_events_max
 from chatty.wire.preferences import Preferences
 from chatty.wire.rooms import (
+    Directory,
     Page,
     RoomCommitted,
     RoomCreation,
+    SignedAnyPolicy,
     SignedDeletion,
     SignedInvitationBody,
     SignedMemberChange,
-    SignedPolicyChange,
     UserPage,
 )
 from chatty.wire.second_factors import (
@@ -63,6 +64,7 @@ from chatty.wire.second_factors import (
 )
 
 T = TypeVar("T")
+PolicyPath = Literal["policy", "links", "links/revoke", "listing"]
 Sink = Callable[[bytes], Awaitable[None]]
 
 try_timeout_s = 20.0
@@ -216,14 +218,18 @@ class Api:
         return await self._call("POST", f"/v1/rooms/{room}/members", RoomCommitted, body=request, number=(n, low))
 
     async def change_policy(
-        self, room: RoomId, request: SignedPolicyChange, *, n: SendNumber, low: SendNumber
+        self, room: RoomId, what: PolicyPath, request: SignedAnyPolicy, *, n: SendNumber, low: SendNumber
     ) -> RoomCommitted:
-        return await self._call("POST", f"/v1/rooms/{room}/policy", RoomCommitted, body=request, number=(n, low))
+        return await self._call("POST", f"/v1/rooms/{room}/{what}", RoomCommitted, body=request, number=(n, low))
 
     async def delete_message(
         self, room: RoomId, request: SignedDeletion, *, n: SendNumber, low: SendNumber
     ) -> RoomCommitted:
         return await self._call("POST", f"/v1/rooms/{room}/deletions", RoomCommitted, body=request, number=(n, low))
+
+    async def directory(self, *, after: str, title: str) -> Directory:
+        query = urlencode({"after": after, "title": title})
+        return await self._call("GET", f"/v1/directory?{query}", Directory)
 
     async def events(self, room: RoomId, *, after: Seq) -> Page:
         return await self._call("GET", f"/v1/rooms/{room}/events?after={after}&limit={page_events_max}", Page)

@@ -40,6 +40,10 @@ class Reason(Enum):
     FORGED_ROLE = "forged_role"  # a promotion or demotion by nobody who may
     FORGED_POLICY = "forged_policy"
     FORGED_DELETION = "forged_deletion"  # of somebody else's message, by no admin
+    FORGED_LINK = "forged_link"  # an invitation link made or ended by nobody who may
+    FORGED_LISTING = "forged_listing"  # a room called open to everybody, or no more, by nobody who may
+    BANNED_MEMBER = "banned_member"  # somebody was let in who is banned
+    VOID_LINK = "void_link"  # somebody was let in by a link that is expired, used up, revoked or none of this room
     UNAUTHORIZED_MEMBER = "unauthorized_member"  # a message, receipt or typing of somebody who is no member
     NOT_WATCHED = "not_watched"  # presence of somebody of whom this client did not ask it
 

@@ -1,12 +1,17 @@
 """One room, as an application sees it: its verified members, sending, and signed changes of members, policy and messages."""
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
+from typing import Any
 
+import msgspec
 import trio
 
 from chatty.client.details import RoomDetails, made_details, may_name
 from chatty.client.engine import Engine
+from chatty.client.http import PolicyPath
 from chatty.client.messages import Writing, new_mid
 from chatty.client.reasons import Reason, RoomFrozen
 from chatty.client.relations import (
@@ -20,6 +25,7 @@ from chatty.client.relations import (
     mentions_max,
     reaction_bytes_max,
 )
+from chatty.client.room_links import InvitationLink, new_link
 from chatty.client.rooms import RoomVerifier
 from chatty.client.update_queue import history_max
 from chatty.client.updates import Message, Sent
@@ -37,16 +43,23 @@ from chatty.wire.events import (
     RoomRole,
     SignedInvitation,
 )
+from chatty.wire.room_directory import Listing
+from chatty.wire.room_links import Link, LinkRevocation, NewLink
 from chatty.wire.rooms import (
     RoomCommitted,
+    SignedAnyPolicy,
     SignedDeletion,
     SignedInvitationBody,
+    SignedLinkRevocation,
+    SignedListing,
     SignedMemberChange,
+    SignedNewLink,
     SignedPolicyChange,
 )
 from chatty.wire.signing import Signable, signed_bytes
 
 settle_timeout_s = 15.0
+link_lifetime_s = 7 * 86_400.0
 
 
 class Room:
@@ -68,6 +81,18 @@ class Room:
     def policy(self) -> Policy | None:
         state = self._verifier.state
         return None if state is None else state.policy
+
+    @property
+    def public_title(self) -> str:
+        """Under which everybody of the server may find and join the room; empty: it is not listed."""
+        state = self._verifier.state
+        return "" if state is None else state.public_title
+
+    @property
+    def links(self) -> Mapping[str, Link]:
+        """All invitation links that were ever made, by their public keys; what opens them is not here."""
+        state = self._verifier.state
+        return MappingProxyType({} if state is None else state.links)
 
     @property
     def direct_with(self) -> tuple[UserId, UserId] | None:
@@ -235,25 +260,12 @@ class Room:
 
     async def set_policy(self, policy: Policy) -> None:
         """Sign another policy, timer and retention with it. Raises: Forbidden, NotAMember, RoomFrozen."""
-        engine = self._engine
 
-        async def ask(n: SendNumber) -> RoomCommitted:
-            position = self._trusted().position
-            change = PolicyChange(
-                domain="chatty.policy.v1",
-                server=engine.identity.server_name,
-                room=self.id,
-                sender=engine.identity.user,
-                device=engine.identity.device,
-                policy=policy,
-                last_seq=position.seq,
-                last_head=encode_base64(position.head),
-                n=n,
-            )
-            body = SignedPolicyChange(signed=change, signature=sign(engine, change))
-            return await engine.api.change_policy(self.id, body, n=n, low=engine.numbers.low)
+        def signed(signer: dict[str, Any]) -> SignedAnyPolicy:
+            change = PolicyChange(domain="chatty.policy.v1", policy=policy, **signer)
+            return SignedPolicyChange(signed=change, signature=sign(self._engine, change))
 
-        await self._commit(ask)
+        await self._change_policy("policy", signed)
 
     async def _commit(self, ask: Callable[[SendNumber], Awaitable[RoomCommitted]]) -> None:
         """Have one signed change committed, and wait until it was read back and verified."""
@@ -287,6 +299,61 @@ class Room:
         finally:
             self._engine.numbers.settle(n)
 
+    async def make_link(self, *, uses_max: int = 1, lifetime_s: float = link_lifetime_s) -> InvitationLink:
+        """A link by which so many may join, until it ends. Hand on its text, and only to those who are meant.
+
+        Raises: InvitationVoid (may not invite), QuotaExceeded, RoomFrozen.
+        """
+        link = new_link(self._engine.api.origin, self.id)
+        expires_at = int((time.time() + lifetime_s) * 1000)
+
+        def signed(signer: dict[str, Any]) -> SignedAnyPolicy:
+            new = NewLink(domain="chatty.link.v1", link=link.key, expires_at=expires_at, uses_max=uses_max, **signer)
+            return SignedNewLink(signed=new, signature=sign(self._engine, new))
+
+        await self._change_policy("links", signed)
+        return link
+
+    async def revoke_link(self, key: str) -> None:
+        """End a link before its time. Raises: LinkUnknown, LinkRevoked, LinkExpired, LinkUsedUp, Forbidden, RoomFrozen."""
+
+        def signed(signer: dict[str, Any]) -> SignedAnyPolicy:
+            revocation = LinkRevocation(domain="chatty.link_revocation.v1", link=key, **signer)
+            return SignedLinkRevocation(signed=revocation, signature=sign(self._engine, revocation))
+
+        await self._change_policy("links/revoke", signed)
+
+    async def list_publicly(self, title: str) -> None:
+        """Let everybody of this server find and join the room, under a title that the server reads too; empty: no more.
+
+        Raises: Forbidden, RoomFrozen.
+        """
+
+        def signed(signer: dict[str, Any]) -> SignedAnyPolicy:
+            listing = Listing(domain="chatty.listing.v1", title=title, **signer)
+            return SignedListing(signed=listing, signature=sign(self._engine, listing))
+
+        await self._change_policy("listing", signed)
+
+    async def _change_policy(self, what: PolicyPath, signed: Callable[[dict[str, Any]], SignedAnyPolicy]) -> None:
+        """signed: makes the body, of the fields that say who signs, under which n, at the last position that was verified."""
+        engine = self._engine
+
+        async def ask(n: SendNumber) -> RoomCommitted:
+            position = self._trusted().position
+            signer = {
+                "server": engine.identity.server_name,
+                "room": self.id,
+                "sender": engine.identity.user,
+                "device": engine.identity.device,
+                "last_seq": position.seq,
+                "last_head": encode_base64(position.head),
+                "n": n,
+            }
+            return await engine.api.change_policy(self.id, what, signed(signer), n=n, low=engine.numbers.low)
+
+        await self._commit(ask)
+
     async def leave(self) -> None:
         """Raises: LastOwner, NotAMember."""
         await self.change(Action.LEAVE, self._engine.identity.user)
@@ -307,10 +374,17 @@ class Room:
         """Make another member admin or member. Raises: Forbidden, NotAMember."""
         await self.change(Action.ROLE, user, role=role)
 
-    async def join(self, invitation: SignedInvitation) -> None:
-        """Raises: InvitationVoid, RoomFrozen."""
+    async def hand_over(self, user: UserId) -> None:
+        """Make another member the owner, and be admin from then on. Raises: Forbidden, NotAMember, NotFound."""
+        await self.change(Action.TRANSFER, user)
+
+    async def join(self, *, invitation: SignedInvitation | None = None, link: InvitationLink | None = None) -> None:
+        """With neither: a listed room.
+
+        Raises: NotFound, InvitationVoid, Banned, LinkUnknown, LinkExpired, LinkUsedUp, LinkRevoked, RoomFrozen.
+        """
         self._engine.book.add(self.id)
-        await self.change(Action.JOIN, self._engine.identity.user, invitation=invitation)
+        await self.change(Action.JOIN, self._engine.identity.user, invitation=invitation, link=link)
 
     async def change(
         self,
@@ -319,13 +393,16 @@ class Room:
         *,
         role: RoomRole | None = None,
         invitation: SignedInvitation | None = None,
+        link: InvitationLink | None = None,
     ) -> None:
         """Sign one change, have it committed, and wait until it was read back and verified."""
         engine, identity_key = self._engine, await target_identity(self._engine, target)
 
         async def ask(n: SendNumber) -> RoomCommitted:
             self._trusted()
-            signed = member_change(engine, self.id, action, target, identity_key, n=n, role=role, invitation=invitation)
+            signed = member_change(
+                engine, self.id, action, target, identity_key, n=n, role=role, invitation=invitation, link=link
+            )
             return await engine.api.change_member(self.id, signed, n=n, low=engine.numbers.low)
 
         await self._commit(ask)
@@ -379,6 +456,7 @@ def member_change(
     n: SendNumber,
     role: RoomRole | None = None,
     invitation: SignedInvitation | None = None,
+    link: InvitationLink | None = None,
 ) -> SignedMemberChange:
     """Signed, with the last position of the room that this client verified."""
     position = engine.book.get(room).position
@@ -397,4 +475,6 @@ def member_change(
         role=role,
         invitation=invitation,
     )
+    if link is not None:
+        change = msgspec.structs.replace(change, link=link.proof(change))
     return SignedMemberChange(signed=change, signature=sign(engine, change))

@@ -32,7 +32,16 @@ from chatty.client.taken_changes import TakenChanges
 from chatty.client.tombstones import Tombstone, is_explained_by, tombstone_of
 from chatty.crypto.events import ServerKey, verify_event
 from chatty.crypto.signatures import verify
-from chatty.errors import BadRequest, BadSignature, ChattyError
+from chatty.errors import (
+    BadRequest,
+    BadSignature,
+    Banned,
+    ChattyError,
+    LinkExpired,
+    LinkRevoked,
+    LinkUnknown,
+    LinkUsedUp,
+)
 from chatty.ids import ListVersion, RoomId, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.authority import (
@@ -63,6 +72,8 @@ from chatty.wire.events import (
     signers_of,
 )
 from chatty.wire.frames import Erased, Gap, Horizon, HorizonMark, PlacedEntry, RoomEntry, Stretch
+from chatty.wire.room_directory import ListingContent
+from chatty.wire.room_links import LinkContent, LinkRevocationContent
 from chatty.wire.signing import horizon_bytes
 
 recent_heads_max = 512
@@ -302,7 +313,7 @@ class RoomVerifier:
             else:
                 raise BadRequest("before the room was created")
         except ChattyError as error:
-            raise Lie(_forged(verified.content), f"at {seq}: {error}", room=self.room) from None
+            raise Lie(_refused(error, verified.content), f"at {seq}: {error}", room=self.room) from None
 
     def check_claims(self, seq: Seq, content: Content) -> None:
         for last_seq, last_head in claims_of(content):
@@ -500,14 +511,10 @@ def claims_of(content: Content) -> list[tuple[Seq, str]]:
             invitation = change.invitation.signed if change.invitation is not None else None
             invited = [(invitation.last_seq, invitation.last_head)] if invitation is not None else []
             return [(change.last_seq, change.last_head), *invited]
-        case PolicyContent(signed=policy):
-            return [(policy.last_seq, policy.last_head)]
-        case RemovalContent(signed=removal):
-            return [(removal.last_seq, removal.last_head)]
-        case DeletionContent(signed=deletion):
-            return [(deletion.last_seq, deletion.last_head)]
-        case _:
+        case CreateContent() | DevicesContent():
             return []
+        case _:
+            return [(content.signed.last_seq, content.signed.last_head)]
 
 
 def identities_of(content: Content) -> list[tuple[UserId, str]]:
@@ -548,13 +555,28 @@ def _misshapen(event: TimelineEvent) -> Reason:
     return Reason.MALFORMED_EVENT
 
 
+def _refused(error: ChattyError, content: Content) -> Reason:
+    """Who was let in against a ban, or by a link that lets nobody in, is told apart from other forgeries."""
+    match error, content:
+        case Banned(), _:
+            return Reason.BANNED_MEMBER
+        case LinkUnknown() | LinkExpired() | LinkUsedUp() | LinkRevoked(), MemberContent():
+            return Reason.VOID_LINK
+        case _:
+            return _forged(content)
+
+
 def _forged(content: Content) -> Reason:
     match content:
-        case MemberContent(signed=change) if change.action is Action.ROLE:
+        case MemberContent(signed=change) if change.action in (Action.ROLE, Action.TRANSFER):
             return Reason.FORGED_ROLE
         case PolicyContent():
             return Reason.FORGED_POLICY
         case DeletionContent():
             return Reason.FORGED_DELETION
+        case LinkContent() | LinkRevocationContent():
+            return Reason.FORGED_LINK
+        case ListingContent():
+            return Reason.FORGED_LISTING
         case _:
             return Reason.FORGED_MEMBERSHIP

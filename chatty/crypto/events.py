@@ -16,6 +16,7 @@ from chatty.wire.events import (
     CreateContent,
     DeletionContent,
     DevicesContent,
+    MemberChange,
     MemberContent,
     PolicyContent,
     Removal,
@@ -24,7 +25,9 @@ from chatty.wire.events import (
     TimelineEvent,
     decode_content,
 )
-from chatty.wire.signing import body_bytes, signed_bytes
+from chatty.wire.room_directory import ListingContent
+from chatty.wire.room_links import LinkContent, LinkProof, LinkRevocationContent
+from chatty.wire.signing import body_bytes, link_proof_bytes, signed_bytes
 
 DeviceKey = Callable[[UserId, DeviceId], str | None]  # the device's Ed25519 key, unpadded base64; None: unknown
 ServerKey = Callable[[str], str | None]  # the server's Ed25519 key of this id, unpadded base64; None: unknown
@@ -72,8 +75,11 @@ def verify_event(
             )
             if change.invitation is not None:
                 verify_invitation(change.invitation, server=server, device_key=device_key)
+            if change.link is not None:
+                verify_link_proof(change, change.link)
             return VerifiedEvent(event=event, content=content, signer=(change.sender, change.device))
-        case PolicyContent(signed=policy):
+        case PolicyContent() | LinkContent() | LinkRevocationContent() | ListingContent():
+            policy = content.signed
             _verify_envelope(event, policy.sender, policy.device, policy.n, target="")
             _verify_room(event, policy.room, policy.server, server)
             verify(
@@ -110,6 +116,14 @@ def verify_invitation(invitation: SignedInvitation, *, server: str, device_key: 
     signed = invitation.signed
     _verify_server(signed.server, server)
     verify(_key_of(device_key, signed.sender, signed.device), signed_bytes(signed), invitation.signature)
+
+
+def verify_link_proof(change: MemberChange, proof: LinkProof) -> None:
+    """Did whoever has the link's key mean this very join? Whether the room has such a link is for wire.authority to say.
+
+    Raises: BadSignature.
+    """
+    verify(proof.link, link_proof_bytes(change, proof.link), proof.signature)
 
 
 def _key_of(device_key: DeviceKey, user: UserId, device: DeviceId) -> str:
@@ -163,5 +177,7 @@ def _verify_member_form(content: MemberContent) -> None:
         raise BadRequest("exactly joins and adds carry a device list")
     if (change.role is not None) != (change.action is Action.ROLE):
         raise BadRequest("exactly a role change carries a role")
-    if change.invitation is not None and change.action is not Action.JOIN:
-        raise BadRequest("only a join carries an invitation")
+    if change.action is not Action.JOIN and (change.invitation is not None or change.link is not None):
+        raise BadRequest("only a join carries an invitation or a link")
+    if change.invitation is not None and change.link is not None:
+        raise BadRequest("a join is by an invitation or by a link")

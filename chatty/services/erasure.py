@@ -18,7 +18,7 @@ from chatty.services.rooms import LockedRoom, Rooms
 from chatty.services.timeline import NewEvent, RoomHead, append
 from chatty.services.units import Transactions
 from chatty.wire import chain
-from chatty.wire.authority import authorize, change_membership
+from chatty.wire.authority import authorize, change_memberships
 from chatty.wire.canonical import encode_base64
 from chatty.wire.events import (
     Action,
@@ -148,11 +148,10 @@ class EraseAccounts:
             appended.event, server=self._server_name, device_key=lambda *_: None, server_key=self._own_key
         )
         authorize(locked, verified)
-        changed = change_membership(locked, verified)
-        assert changed is not None
+        changed = change_memberships(locked, verified)
         await unit.rooms.write(locked.head, [appended])
         seq = appended.event.seq
-        await unit.rooms.set_membership(locked.head.room_number, owed.user_number, changed[1], seq=seq)
+        await unit.rooms.set_membership(locked.head.room_number, owed.user_number, changed[owed.user], seq=seq)
         return seq
 
     def _own_key(self, key_id: str) -> str | None:

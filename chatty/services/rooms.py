@@ -14,14 +14,19 @@ from typing import Protocol
 
 import msgspec
 
-from chatty.crypto.events import verify_event, verify_invitation
+from chatty.crypto.events import verify_event, verify_invitation, verify_link_proof
 from chatty.errors import (
     BadRequest,
     BadSignature,
+    Banned,
     ChattyError,
     Forbidden,
     InvitationVoid,
     LastOwner,
+    LinkExpired,
+    LinkRevoked,
+    LinkUnknown,
+    LinkUsedUp,
     MessageGone,
     NotAMember,
     NotFound,
@@ -34,14 +39,18 @@ from chatty.services.limits import Limits, count_lookups
 from chatty.services.messages import Clock
 from chatty.services.quotas import Quotas
 from chatty.services.requests import Requests
+from chatty.services.room_links import RoomDirectory, RoomLinks, check_open_count, link_of, policy_act
 from chatty.services.timeline import Appended, NewEvent, RoomHead, append, new_room_head
 from chatty.services.units import Audit
 from chatty.wire import chain
 from chatty.wire.authority import (
     Membership,
     RoomState,
+    Standing,
+    VerifiedEvent,
     authorize,
-    change_membership,
+    change_link,
+    change_memberships,
     check_creation,
     created_room,
     may_invite,
@@ -50,6 +59,8 @@ from chatty.wire.canonical import canonical_json, decode_base64, encode_base64
 from chatty.wire.events import (
     REMOVALS,
     Action,
+    AnyPolicyChange,
+    AnyPolicyContent,
     CreateContent,
     Deletion,
     DeletionContent,
@@ -64,19 +75,23 @@ from chatty.wire.events import (
 )
 from chatty.wire.frames import Erased, PlacedEntry
 from chatty.wire.limits import send_window
+from chatty.wire.room_directory import Listing, ListingContent
+from chatty.wire.room_links import Link, LinkContent, LinkRevocation, LinkRevocationContent, NewLink
 from chatty.wire.rooms import (
     Members,
     RoomCommitted,
     RoomCreation,
     RoomSummary,
+    SignedAnyPolicy,
     SignedDeletion,
     SignedInvitationBody,
     SignedMemberChange,
-    SignedPolicyChange,
 )
 from chatty.wire.signing import body_bytes
 
-_FINAL = (Forbidden, NotAMember, InvitationVoid, LastOwner, MessageGone, BadSignature, BadRequest)
+_LINK_ERRORS = (LinkUnknown, LinkExpired, LinkUsedUp, LinkRevoked)
+_ROOM_ERRORS = (Forbidden, NotAMember, InvitationVoid, Banned, *_LINK_ERRORS, LastOwner, MessageGone)
+_FINAL = (*_ROOM_ERRORS, BadSignature, BadRequest)
 _BY_CODE: dict[str, type[ChattyError]] = {error.code: error for error in _FINAL}
 _additions = (Action.JOIN, Action.ADD)
 
@@ -95,16 +110,24 @@ class UserRow:
 
 @dataclass(kw_only=True)
 class LockedRoom:
-    """A room under its lock, as the authority rule asks for it: memberships of those concerned, and of all owners."""
+    """A room under its lock, as the authority rule asks for it: memberships of those concerned, and of all owners.
+
+    links: the one that the change is about, if there is such a one.
+    """
 
     head: RoomHead
     create: CreateContent
     policy: Policy
+    public_title: str = ""
     memberships: dict[UserId, Membership] = field(default_factory=dict)
     joined_count: int = 0
+    links: dict[str, Link] = field(default_factory=dict)
 
     def membership(self, user: UserId) -> Membership | None:
         return self.memberships.get(user)
+
+    def link(self, key: str) -> Link | None:
+        return self.links.get(key)
 
     def is_last_owner(self, user: UserId) -> bool:
         owners = [name for name, one in self.memberships.items() if one.is_joined and one.role.value == "owner"]
@@ -125,8 +148,11 @@ class Rooms(Protocol):
     async def room_number(self, room: RoomId) -> RoomNumber | None: ...
     async def user(self, user: UserId) -> UserRow | None: ...
     async def lock_users(self, users: Iterable[UserNumber]) -> None: ...
-    async def lock(self, room: RoomNumber, concerned: Iterable[UserId]) -> LockedRoom:
-        """The room's row locked, then the memberships of `concerned` and of the owners read. Raises: NotFound."""
+    async def lock(self, room: RoomNumber, concerned: Iterable[UserId], *, link: str = "") -> LockedRoom:
+        """The room's row locked, then the link read, and the memberships of `concerned`, of the owners and of its maker.
+
+        Raises: NotFound.
+        """
         ...
 
     async def insert(self, head: RoomHead, create: CreateContent, body: bytes) -> RoomNumber:
@@ -173,6 +199,10 @@ class Rooms(Protocol):
 class RoomUnit(Protocol):
     @property
     def rooms(self) -> Rooms: ...
+    @property
+    def links(self) -> RoomLinks: ...
+    @property
+    def directory(self) -> RoomDirectory: ...
     @property
     def requests(self) -> Requests: ...
     @property
@@ -344,10 +374,11 @@ class RoomSteps:
     async def change_member(
         self, caller: Caller, room: RoomId, request: SignedMemberChange, *, low: SendNumber
     ) -> RoomCommitted:
-        """Join, add, leave, kick, ban, unban or role: as the authority rule allows.
+        """Join, add, leave, kick, ban, unban, role or transfer: as the authority rule allows.
 
-        Raises: NotFound (room or target, or none of the caller's business), Forbidden, NotAMember, InvitationVoid, LastOwner,
-        BadSignature, BadRequest, QuotaExceeded (room_members), RateLimited, and as (device, n) does.
+        Raises: NotFound (room or target, or none of the caller's business), Forbidden, NotAMember, InvitationVoid, Banned,
+        LinkUnknown, LinkExpired, LinkUsedUp, LinkRevoked, LastOwner, BadSignature, BadRequest, QuotaExceeded (room_members),
+        RateLimited, and as (device, n) does.
         """
         signed = request.signed
         _check_signer(caller, room, signed)
@@ -356,7 +387,7 @@ class RoomSteps:
         change = _change(caller, "change_member", request, n=signed.n, low=low)
 
         async def act(unit: RoomUnit) -> tuple[RoomCommitted, Doorbell]:
-            number = await self._visible_room(unit, room, caller, invitation=signed.invitation)
+            number = await self._visible_room(unit, room, caller, joining=signed)
             target = await self._require_target(unit, signed)
             await unit.rooms.lock_users([target.user_number])
             if (recorded := await self._recorded(unit, change)) is not None:
@@ -376,7 +407,8 @@ class RoomSteps:
         if signed.invitation is not None:
             concerned.add(signed.invitation.signed.sender)
             signers.append((signed.invitation.signed.sender, signed.invitation.signed.device))
-        locked = await unit.rooms.lock(number, concerned)
+        link = signed.link.link if signed.link is not None else ""
+        locked = await unit.rooms.lock(number, concerned, link=link)
         target = await self._require_target(unit, signed)  # read again: now under its lock
         await self._check_position(unit, locked, signed.last_seq, signed.last_head)
         if signed.target_identity != target.identity_key:
@@ -387,14 +419,20 @@ class RoomSteps:
         verified = verify_event(appended.event, server=self._server_name, device_key=keys)
         authorize(locked, verified)
         await self._check_members_count(unit, locked, signed.action)
-        before, changed = locked.membership(target.user), change_membership(locked, verified)
-        assert changed is not None
+        before, changed = locked.membership(target.user), change_memberships(locked, verified)
         await unit.rooms.write(locked.head, [appended])
-        await unit.rooms.set_membership(number, target.user_number, changed[1], seq=appended.event.seq)
+        numbers = {caller.user: caller.user_number, target.user: target.user_number}
+        for user, membership in changed.items():
+            await unit.rooms.set_membership(number, numbers[user], membership, seq=appended.event.seq)
+        await self._put_link(unit, locked, verified)
         if signed.action in _additions or (before is not None and before.is_joined):
             await self._tell_target(unit, target, signed.action, appended)
-        await self._audit(unit, signed, locked.head.room, before=before, after=changed[1])
+        await self._audit(unit, signed, locked.head.room, before=before, after=changed[target.user])
         return RoomCommitted(room=locked.head.room, seq=appended.event.seq, epoch=locked.head.epoch)
+
+    async def _put_link(self, unit: RoomUnit, locked: LockedRoom, verified: VerifiedEvent) -> None:
+        if (changed := change_link(locked, verified)) is not None:
+            await unit.links.put(locked.head.room_number, *changed)
 
     async def _check_members_count(self, unit: RoomUnit, locked: LockedRoom, action: Action) -> None:
         """Not a final refusal: the same request succeeds once somebody has left."""
@@ -405,7 +443,7 @@ class RoomSteps:
     async def _audit(
         self, unit: RoomUnit, signed: MemberChange, room: RoomId, *, before: Membership | None, after: Membership
     ) -> None:
-        if signed.action in (Action.KICK, Action.BAN, Action.UNBAN, Action.ROLE):
+        if signed.action in (Action.KICK, Action.BAN, Action.UNBAN, Action.ROLE, Action.TRANSFER):
             await unit.audit.record(
                 actor=signed.sender,
                 device=signed.device,
@@ -435,7 +473,7 @@ class RoomSteps:
         change = _change(caller, "invite", request, n=signed.n, low=low)
 
         async def act(unit: RoomUnit) -> tuple[RoomCommitted, Doorbell]:
-            number = await self._visible_room(unit, room, caller, invitation=None)
+            number = await self._visible_room(unit, room, caller)
             target = await self._require_user(unit, signed.target)
             await unit.rooms.lock_users([target.user_number])
             if (recorded := await self._recorded(unit, change)) is not None:
@@ -451,6 +489,8 @@ class RoomSteps:
             may_invite(locked, signed.sender)
             if (there := locked.membership(signed.target)) is not None and there.is_joined:
                 raise Forbidden("is a member already")
+            if there is not None and there.standing is Standing.BANNED:
+                raise Banned("lift the ban first")
             doorbell = Doorbell()
             if not await unit.blocks.is_blocked(caller.user_number, by=target.user_number):
                 content: dict[str, object] = {"invitation": msgspec.to_builtins(invitation)}
@@ -464,33 +504,26 @@ class RoomSteps:
         await self._settle(change, act)
 
     async def change_policy(
-        self, caller: Caller, room: RoomId, request: SignedPolicyChange, *, low: SendNumber
+        self, caller: Caller, room: RoomId, request: SignedAnyPolicy, *, low: SendNumber
     ) -> RoomCommitted:
-        """Raises: as change_member()."""
+        """The policy, a link, or the listing. Raises: as change_member(); QuotaExceeded (room_links_max)."""
         signed = request.signed
         _check_signer(caller, room, signed)
         change = _change(caller, "change_policy", request, n=signed.n, low=low)
 
         async def act(unit: RoomUnit) -> tuple[RoomCommitted, Doorbell]:
-            number = await self._visible_room(unit, room, caller, invitation=None)
+            number = await self._visible_room(unit, room, caller)
             if (answer := await self._recorded(unit, change)) is not None:
                 return answer, Doorbell()
-            locked = await unit.rooms.lock(number, {signed.sender})
+            locked = await unit.rooms.lock(number, {signed.sender}, link=link_of(signed))
             await self._check_position(unit, locked, signed.last_seq, signed.last_head)
             keys = await self._device_keys(unit, [(signed.sender, signed.device)])
             new = _policy_event(caller, request, previous=locked.head.state_seq)
             appended = append(locked.head, new, now_ms=self._clock())
-            authorize(locked, verify_event(appended.event, server=self._server_name, device_key=keys))
+            verified = verify_event(appended.event, server=self._server_name, device_key=keys)
+            authorize(locked, verified)
             await unit.rooms.write(locked.head, [appended])
-            await unit.rooms.set_policy(number, signed.policy)
-            await unit.audit.record(
-                actor=caller.user,
-                device=caller.device,
-                action="room.policy_changed",
-                object_=room,
-                before=msgspec.to_builtins(locked.policy),
-                after=msgspec.to_builtins(signed.policy),
-            )
+            await self._store_policy(unit, locked, verified, signed)
             committed = RoomCommitted(room=room, seq=appended.event.seq, epoch=locked.head.epoch)
             return await self._record(unit, change, committed), Doorbell(rooms=[number])
 
@@ -509,7 +542,7 @@ class RoomSteps:
         change = _change(caller, "delete_message", request, n=signed.n, low=low)
 
         async def act(unit: RoomUnit) -> tuple[RoomCommitted, Doorbell]:
-            number = await self._visible_room(unit, room, caller, invitation=None)
+            number = await self._visible_room(unit, room, caller)
             if (answer := await self._recorded(unit, change)) is not None:
                 return answer, Doorbell()
             locked = await unit.rooms.lock(number, {signed.sender})
@@ -534,6 +567,32 @@ class RoomSteps:
 
         return await self._settle(change, act)
 
+    async def _store_policy(
+        self, unit: RoomUnit, locked: LockedRoom, verified: VerifiedEvent, signed: AnyPolicyChange
+    ) -> None:
+        """What the authorized event changes, and its audit row."""
+        number = locked.head.room_number
+        match signed:
+            case PolicyChange(policy=policy):
+                await unit.rooms.set_policy(number, policy)
+            case Listing(title=title):
+                await unit.directory.set_title(number, title)
+            case NewLink():
+                check_open_count(await unit.links.open_count(number, at_ms=verified.event.time))
+                await self._put_link(unit, locked, verified)
+            case LinkRevocation():
+                await self._put_link(unit, locked, verified)
+        act = policy_act(signed, before=locked.policy, was_listed=bool(locked.public_title))
+        await unit.audit.record(
+            actor=signed.sender,
+            device=signed.device,
+            action=act.action,
+            object_=locked.head.room,
+            detail=act.detail,
+            before=act.before,
+            after=act.after,
+        )
+
     # Reading -------------------------------------------------------------------------------------------------------
 
     async def rooms_of(self, caller: Caller, *, after: str, count_max: int) -> list[RoomSummary]:
@@ -550,16 +609,36 @@ class RoomSteps:
     # Shared --------------------------------------------------------------------------------------------------------
 
     async def _visible_room(
-        self, unit: RoomUnit, room: RoomId, caller: Caller, *, invitation: SignedInvitation | None
+        self, unit: RoomUnit, room: RoomId, caller: Caller, *, joining: MemberChange | None = None
     ) -> RoomNumber:
-        """Raises NotFound for no room, and for a room that is none of the caller's business: the two are not told apart."""
+        """Raises NotFound for no room, and for a room that is none of the caller's business: the two are not told apart.
+
+        joining: what the caller shows of a right to know of the room, whether it still counts or not.
+        """
         number = await unit.rooms.room_number(room)
         if number is not None:
             if await unit.rooms.is_joined(number, caller.user_number):
                 return number
-            if invitation is not None and await self._is_from_inside(unit, number, room, invitation):
+            if joining is not None and joining.action is Action.JOIN and await self._is_let_know(unit, number, joining):
                 return number
         raise NotFound("no such room")
+
+    async def _is_let_know(self, unit: RoomUnit, number: RoomNumber, joining: MemberChange) -> bool:
+        if joining.invitation is not None and await self._is_from_inside(
+            unit, number, joining.room, joining.invitation
+        ):
+            return True
+        return await self._has_link(unit, number, joining) or await unit.directory.is_listed(number)
+
+    async def _has_link(self, unit: RoomUnit, number: RoomNumber, joining: MemberChange) -> bool:
+        """Does the caller hold the key of a link that was made for this room?"""
+        proof = joining.link
+        if proof is None or not await unit.links.has(number, proof.link):
+            return False
+        with suppress(BadSignature):
+            verify_link_proof(joining, proof)
+            return True
+        return False
 
     async def _is_from_inside(
         self, unit: RoomUnit, number: RoomNumber, room: RoomId, invitation: SignedInvitation
@@ -575,7 +654,7 @@ class RoomSteps:
         return False
 
     async def _joined_room(self, unit: RoomUnit, room: RoomId, caller: Caller) -> RoomNumber:
-        return await self._visible_room(unit, room, caller, invitation=None)
+        return await self._visible_room(unit, room, caller)
 
     async def _require_user(self, unit: RoomUnit, user: UserId) -> UserRow:
         """To be let in. Raises: NotFound for nobody, and for a locked user."""
@@ -585,8 +664,8 @@ class RoomSteps:
         return row
 
     async def _require_target(self, unit: RoomUnit, signed: MemberChange) -> UserRow:
-        """A locked user can be put out. Raises: NotFound."""
-        if signed.action in _additions:
+        """A locked user can be put out, and not be given a room. Raises: NotFound."""
+        if signed.action in (*_additions, Action.TRANSFER):
             return await self._require_user(unit, signed.target)
         row = await unit.rooms.user(signed.target)
         if row is None:
@@ -672,7 +751,7 @@ def check_target(signed: Deletion, place: StoredPlace | None) -> None:
         raise MessageGone("deleted or expired before")
 
 
-def _check_signer(caller: Caller, room: RoomId, signed: MemberChange | Invitation | PolicyChange | Deletion) -> None:
+def _check_signer(caller: Caller, room: RoomId, signed: MemberChange | Invitation | AnyPolicyChange | Deletion) -> None:
     if (signed.sender, signed.device) != (caller.user, caller.device):
         raise BadSignature("signed by another device")
     if signed.room != room:
@@ -715,10 +794,22 @@ def _member_event(caller: Caller, request: SignedMemberChange, target: UserRow, 
     )
 
 
-def _policy_event(caller: Caller, request: SignedPolicyChange, *, previous: Seq) -> NewEvent:
+def _policy_content(signed: AnyPolicyChange, previous: Seq) -> AnyPolicyContent:
+    match signed:
+        case PolicyChange():
+            return PolicyContent(signed=signed, previous=previous)
+        case NewLink():
+            return LinkContent(signed=signed, previous=previous)
+        case LinkRevocation():
+            return LinkRevocationContent(signed=signed, previous=previous)
+        case Listing():
+            return ListingContent(signed=signed, previous=previous)
+
+
+def _policy_event(caller: Caller, request: SignedAnyPolicy, *, previous: Seq) -> NewEvent:
     return NewEvent(
         kind=Kind.POLICY,
-        body=body_bytes(PolicyContent(signed=request.signed, previous=previous)),
+        body=body_bytes(_policy_content(request.signed, previous)),
         sender=caller.user,
         sender_number=caller.user_number,
         device=caller.device,

@@ -222,6 +222,7 @@ class PostgresDeletions(Deletions):
             await self._erase(_WHOLE, "owed_devices", (stretch.room,))
             await self._erase(_WHOLE, "erasures", (stretch.room,))
             await self._erase(_WHOLE, "read_cursors", (stretch.room,))
+            await self._erase(_WHOLE, "room_links", (stretch.room,))
             return {table: await self._erase(_WHOLE, table, (stretch.room,)) for table in tables}
         user = (stretch.room, stretch.user_number)
         await self._connection.execute(_DONE, user)

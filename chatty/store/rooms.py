@@ -12,6 +12,7 @@ from chatty.services.timeline import Appended, RoomHead
 from chatty.store import locks
 from chatty.store.connection import TrioConnection
 from chatty.store.receipts import READ_SEQ, UNREAD_COUNT
+from chatty.store.room_links import read_link
 from chatty.store.streams import EVENT, JOINS, append_user_event, placed
 from chatty.store.timeline import write_appended
 from chatty.wire.authority import Membership, Standing
@@ -22,9 +23,8 @@ from chatty.wire.rooms import Member, Members, RoomSummary
 _ROOM_NUMBER = "SELECT room_number FROM rooms WHERE room_id = %s"
 _USER = """SELECT user_id, user_number, identity_key, list_version, list_digest, is_locked FROM users
 WHERE user_id = %s AND NOT is_deleted"""
-_LOCK = """SELECT room_number, room_id, seq, head, epoch, state_seq, last_time, create_body, policy::text, retention_days
-FROM rooms
-WHERE room_number = %s FOR NO KEY UPDATE"""
+_LOCK = """SELECT room_number, room_id, seq, head, epoch, state_seq, last_time, create_body, policy::text, retention_days,
+public_title FROM rooms WHERE room_number = %s FOR NO KEY UPDATE"""
 _CONCERNED = """SELECT u.user_id, m.standing, m.role, m.changed_seq, m.removed_seq, m.list_version, m.list_digest, m.identity
 FROM members m JOIN users u ON u.user_number = m.user_number
 WHERE m.room_number = %s AND (u.user_id = ANY(%s) OR (m.standing = 'joined' AND m.role = 'owner'))"""
@@ -93,7 +93,7 @@ class PostgresRooms(Rooms):
     async def lock_users(self, users: Iterable[UserNumber]) -> None:
         await locks.lock_users(self._connection, list(users))
 
-    async def lock(self, room: RoomNumber, concerned: Iterable[UserId]) -> LockedRoom:
+    async def lock(self, room: RoomNumber, concerned: Iterable[UserId], *, link: str = "") -> LockedRoom:
         row = await self._row(_LOCK, room)
         if row is None:
             raise NotFound("no such room")  # its only member's account was deleted meanwhile
@@ -109,12 +109,22 @@ class PostgresRooms(Rooms):
         )
         create = msgspec.json.decode(row[7], type=CreateContent)
         policy = msgspec.json.decode(row[8], type=Policy)
+        found_link = await read_link(self._connection, room, link) if link else None
+        users = {*concerned, *([found_link.maker] if found_link is not None else [])}
         memberships = {
-            UserId(found[0]): _membership(found[1:]) for found in await self._rows(_CONCERNED, room, sorted(concerned))
+            UserId(found[0]): _membership(found[1:]) for found in await self._rows(_CONCERNED, room, sorted(users))
         }
         count = await self._row(_JOINED_COUNT, room)
         assert count is not None
-        return LockedRoom(head=head, create=create, policy=policy, memberships=memberships, joined_count=count[0])
+        return LockedRoom(
+            head=head,
+            create=create,
+            policy=policy,
+            public_title=row[10],
+            memberships=memberships,
+            joined_count=count[0],
+            links={} if found_link is None else {link: found_link},
+        )
 
     async def insert(self, head: RoomHead, create: CreateContent, body: bytes) -> RoomNumber:
         pair = " ".join(create.direct) if create.direct is not None else None

@@ -20,6 +20,8 @@ from chatty.store.preferences import PostgresPreferences
 from chatty.store.receipts import PostgresReadCursors
 from chatty.store.registration import PostgresRegistrations
 from chatty.store.requests import PostgresRequests
+from chatty.store.room_directory import PostgresRoomDirectory
+from chatty.store.room_links import PostgresRoomLinks
 from chatty.store.rooms import PostgresRooms
 from chatty.store.second_factors import PostgresSecondFactors
 from chatty.store.server import PostgresServer
@@ -50,6 +52,8 @@ class PostgresUnit(Unit):
         self._keys = PostgresKeys(connection)
         self._mailbox = PostgresMailbox(connection)
         self._rooms = PostgresRooms(connection)
+        self._links = PostgresRoomLinks(connection)
+        self._directory = PostgresRoomDirectory(connection)
         self._streams = PostgresStreams(connection)
         self._read_cursors = PostgresReadCursors(connection)
         self._preferences = PostgresPreferences(connection)
@@ -122,6 +126,14 @@ class PostgresUnit(Unit):
     @property
     def rooms(self) -> PostgresRooms:
         return self._rooms
+
+    @property
+    def links(self) -> PostgresRoomLinks:
+        return self._links
+
+    @property
+    def directory(self) -> PostgresRoomDirectory:
+        return self._directory
 
     @property
     def streams(self) -> PostgresStreams:

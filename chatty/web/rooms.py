@@ -8,10 +8,15 @@ from msgspec import Meta
 from chatty.errors import (
     BadRequest,
     BadSignature,
+    Banned,
     DeviceSetStale,
     ExpiryRefused,
     InvitationVoid,
     LastOwner,
+    LinkExpired,
+    LinkRevoked,
+    LinkUnknown,
+    LinkUsedUp,
     MessageGone,
     MessageIdClosed,
     MessageIdConflict,
@@ -57,7 +62,8 @@ AfterField = Annotated[str, Meta(pattern=r"^(![A-Za-z0-9_-]{43})?$(?!\n)")]
 AppendDraft = Callable[..., Awaitable[Committed]]
 
 _number_errors = (MessageIdConflict, MessageIdClosed, SendWindowFull, OutcomeUnknown)
-_change_errors = (NotFound, NotAMember, InvitationVoid, LastOwner, BadSignature, QuotaExceeded, *_number_errors)
+link_errors = (LinkUnknown, LinkExpired, LinkUsedUp, LinkRevoked)
+change_errors = (NotFound, NotAMember, InvitationVoid, Banned, LastOwner, BadSignature, QuotaExceeded, *_number_errors)
 
 
 def routes(rooms: RoomSteps, streams: StreamSteps, checkpoints: Checkpoints, append: AppendDraft) -> list[Route]:
@@ -68,39 +74,39 @@ def _changes(rooms: RoomSteps) -> list[Route]:
     @route("POST", "/v1/rooms", permission=CHAT, statuses=(201, 200), errors=(NotFound, BadSignature))
     async def create(caller: Caller, body: RoomCreation, request: NumberedRequest) -> Reply[RoomCommitted]:
         """Create a room; 200 and is_new false for a direct room that exists, or the same creation again."""
-        _require_n(request, body.create.signed.n)
+        require_n(request, body.create.signed.n)
         committed = await rooms.create(caller, body, low=request.low)
         return Reply(committed, 201 if committed.is_new else 200)
 
-    @route("POST", "/v1/rooms/{room}/members", permission=CHAT, errors=_change_errors)
+    @route("POST", "/v1/rooms/{room}/members", permission=CHAT, errors=(*change_errors, *link_errors))
     async def change_member(
         caller: Caller, room: RoomIdField, body: SignedMemberChange, request: NumberedRequest
     ) -> RoomCommitted:
-        """Join, add, leave, kick, ban, unban or change a role."""
-        _require_n(request, body.signed.n)
+        """Join, add, leave, kick, ban, unban, change a role or hand over ownership."""
+        require_n(request, body.signed.n)
         return await rooms.change_member(caller, room, body, low=request.low)
 
-    @route("POST", "/v1/rooms/{room}/invitations", permission=CHAT, errors=_change_errors)
+    @route("POST", "/v1/rooms/{room}/invitations", permission=CHAT, errors=change_errors)
     async def invite(caller: Caller, room: RoomIdField, body: SignedInvitationBody, request: NumberedRequest) -> Empty:
         """Put a signed invitation into the target's stream."""
-        _require_n(request, body.signed.n)
+        require_n(request, body.signed.n)
         await rooms.invite(caller, room, body, low=request.low)
         return Empty()
 
-    @route("POST", "/v1/rooms/{room}/policy", permission=CHAT, errors=_change_errors)
+    @route("POST", "/v1/rooms/{room}/policy", permission=CHAT, errors=change_errors)
     async def change_policy(
         caller: Caller, room: RoomIdField, body: SignedPolicyChange, request: NumberedRequest
     ) -> RoomCommitted:
         """Change the room's policy."""
-        _require_n(request, body.signed.n)
+        require_n(request, body.signed.n)
         return await rooms.change_policy(caller, room, body, low=request.low)
 
-    @route("POST", "/v1/rooms/{room}/deletions", permission=CHAT, errors=(*_change_errors, MessageGone))
+    @route("POST", "/v1/rooms/{room}/deletions", permission=CHAT, errors=(*change_errors, MessageGone))
     async def delete_message(
         caller: Caller, room: RoomIdField, body: SignedDeletion, request: NumberedRequest
     ) -> RoomCommitted:
         """Delete a message: its ciphertext goes, and who deleted it is written in its place's stead."""
-        _require_n(request, body.signed.n)
+        require_n(request, body.signed.n)
         return await rooms.delete_message(caller, room, body, low=request.low)
 
     return [create, change_member, invite, change_policy, delete_message]
@@ -152,7 +158,7 @@ def _sending(streams: StreamSteps, append: AppendDraft) -> list[Route]:
     return [send]
 
 
-def _require_n(request: NumberedRequest, n: SendNumber) -> None:
+def require_n(request: NumberedRequest, n: SendNumber) -> None:
     """The signed object names its n; the header that makes it idempotent names the same."""
     if request.n != n:
         raise BadRequest("Idempotency-Key is not the signed n")

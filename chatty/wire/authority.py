@@ -4,28 +4,34 @@ State is a fold over the room's create, member, policy and devices events in seq
 shares keys only with members whose whole history passes here; the server refuses what does not. The rule takes `VerifiedEvent`s,
 and only crypto.verify_event() makes one, after it has checked the signature.
 
-| action | who                                         | of whom                                     |
-|--------|---------------------------------------------|---------------------------------------------|
-| join   | the creator at seq 2; the invited           | themselves                                  |
-| add    | the creator of a direct room                | the other of its pair, who never was inside |
-| leave  | a member; the last owner only when alone    | themselves                                  |
-| kick   | owner, admin                                | a member of lower rank                      |
-| ban    | owner, admin                                | anybody of lower rank                       |
-| unban  | owner, admin                                | a banned user                               |
-| role   | owner                                       | another member: admin or member             |
-| policy | owner, admin; never in a direct room        |                                             |
-| remove | the server                                  | whoever is or was a member                  |
-| delete | a member; owner, admin                      | own messages; anybody's                     |
+| action   | who                                            | of whom                                     |
+|----------|------------------------------------------------|---------------------------------------------|
+| join     | the creator at seq 2; the invited; who has an  | themselves, unless banned                   |
+|          | open link; everybody, into a listed room       |                                             |
+| add      | the creator of a direct room                   | the other of its pair, who never was inside |
+| leave    | a member; the last owner only when alone       | themselves                                  |
+| kick     | owner, admin                                   | a member of lower rank                      |
+| ban      | owner, admin                                   | anybody of lower rank                       |
+| unban    | owner, admin                                   | a banned user                               |
+| role     | owner                                          | another member: admin or member             |
+| transfer | owner, who becomes admin                       | another member, who becomes owner           |
+| policy   | owner, admin; never in a direct room           |                                             |
+| link     | who may invite                                 |                                             |
+| its end  | owner, admin, its maker while a member         |                                             |
+| listing  | owner; to take off also admin; never in a      |                                             |
+|          | direct room                                    |                                             |
+| remove   | the server                                     | whoever is or was a member                  |
+| delete   | a member; owner, admin                         | own messages; anybody's                     |
 
 Removing is all that the server may do by itself (an account was deleted or locked); it adds and promotes nobody.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
 
-from chatty.errors import BadRequest, Forbidden, InvitationVoid, LastOwner, NotAMember
+from chatty.errors import BadRequest, Banned, Forbidden, InvitationVoid, LastOwner, LinkUnknown, NotAMember
 from chatty.ids import DeviceId, ListVersion, Seq, UserId
 from chatty.wire.events import (
     Action,
@@ -42,6 +48,18 @@ from chatty.wire.events import (
     TimelineEvent,
     action_of,
     changes_epoch,
+)
+from chatty.wire.room_directory import Listing, ListingContent
+from chatty.wire.room_links import (
+    Link,
+    LinkContent,
+    LinkProof,
+    LinkRevocation,
+    LinkRevocationContent,
+    check_open,
+    made,
+    revoked,
+    used,
 )
 
 _RANK = {RoomRole.OWNER: 3, RoomRole.ADMIN: 2, RoomRole.MEMBER: 1}
@@ -86,7 +104,13 @@ class RoomFacts(Protocol):
     def create(self) -> CreateContent: ...
     @property
     def policy(self) -> Policy: ...
+    @property
+    def public_title(self) -> str:
+        """Of a listed room, which everybody of the server may join; empty: it is not listed."""
+        ...
+
     def membership(self, user: UserId) -> Membership | None: ...
+    def link(self, key: str) -> Link | None: ...
     def is_last_owner(self, user: UserId) -> bool:
         """The only owner, while somebody else is a member."""
         ...
@@ -100,17 +124,19 @@ def check_creation(create: CreateContent) -> None:
 
 
 def authorize(room: RoomFacts, verified: VerifiedEvent) -> None:
-    """Check one member, policy or devices event, or deletion, against the room before it.
+    """Check one member, policy or devices event, or deletion, against the room before it, at the event's own time.
 
-    Raises: NotAMember, Forbidden, InvitationVoid, LastOwner. A create event is right at seq 1 only.
+    Raises: NotAMember, Forbidden, InvitationVoid, Banned, LinkUnknown, LinkRevoked, LinkExpired, LinkUsedUp, LastOwner. A create
+    event is right at seq 1 only.
     """
+    at_ms = verified.event.time
     match verified.content:
         case CreateContent():
             raise Forbidden("a room is created once")
         case MemberContent(signed=change):
             if verified.signer is None:
                 raise Forbidden("the server only removes")
-            _authorize_member(room, change)
+            _authorize_member(room, change, at_ms=at_ms)
         case RemovalContent(signed=removal):
             if room.membership(removal.target) is None:
                 raise NotAMember(f"{removal.target} never was a member")
@@ -121,15 +147,24 @@ def authorize(room: RoomFacts, verified: VerifiedEvent) -> None:
         case DeletionContent(signed=deletion):
             is_own = deletion.target_sender == deletion.sender
             _require_rank(room, deletion.sender, RoomRole.MEMBER if is_own else RoomRole.ADMIN)
+        case LinkContent(signed=new):
+            may_invite(room, new.sender)
+            if room.link(new.link) is not None:
+                raise Forbidden("this link was made before")
+            check_open(made(verified.content, seq=verified.event.seq), at_ms=at_ms)
+        case LinkRevocationContent(signed=revocation):
+            _authorize_revocation(room, revocation, at_ms=at_ms)
+        case ListingContent(signed=listing):
+            _authorize_listing(room, listing)
         case DevicesContent(user=user):
             if (membership := room.membership(user)) is None or not membership.is_joined:
                 raise NotAMember(f"{user} is no member")
 
 
-def _authorize_member(room: RoomFacts, change: MemberChange) -> None:
+def _authorize_member(room: RoomFacts, change: MemberChange, *, at_ms: int) -> None:
     match change.action:
         case Action.JOIN:
-            _authorize_join(room, change)
+            _authorize_join(room, change, at_ms=at_ms)
         case Action.ADD:
             _authorize_add(room, change)
         case Action.LEAVE:
@@ -146,24 +181,30 @@ def _authorize_member(room: RoomFacts, change: MemberChange) -> None:
                 raise Forbidden(f"{change.target} is not banned")
         case Action.ROLE:
             _authorize_role(room, change)
+        case Action.TRANSFER:
+            _require_rank(room, change.sender, RoomRole.OWNER)
+            _require_other(room, change)
         case Action.REMOVE:
             raise Forbidden("only the server removes; a member kicks")
 
 
-def _authorize_join(room: RoomFacts, change: MemberChange) -> None:
+def _authorize_join(room: RoomFacts, change: MemberChange, *, at_ms: int) -> None:
     _require_self(change)
     target = room.membership(change.target)
     if target is not None and target.is_joined:
         raise Forbidden("is a member already")
     if target is not None and target.standing is Standing.BANNED:
-        raise InvitationVoid("is banned")
+        raise Banned("is banned")
     if change.target == room.create.creator and target is None:
         if change.target_identity != room.create.creator_identity:
             raise InvitationVoid("another identity created this room")
         return
-    if change.invitation is None:
-        raise InvitationVoid("no invitation")
-    check_invitation(room, change)
+    if change.invitation is not None:
+        check_invitation(room, change)
+    elif change.link is not None:
+        check_link(room, change.link, change.target, at_ms=at_ms)
+    elif not room.public_title:
+        raise InvitationVoid("no invitation, and the room is not listed")
 
 
 def check_invitation(room: RoomFacts, change: MemberChange) -> None:
@@ -181,6 +222,23 @@ def check_invitation(room: RoomFacts, change: MemberChange) -> None:
     if target is not None and invitation.last_seq < target.removed_seq:
         raise InvitationVoid("older than the removal")
     may_invite(room, invitation.sender)
+
+
+def check_link(room: RoomFacts, proof: LinkProof, target: UserId, *, at_ms: int) -> None:
+    """Does the link let this user in now? That its key was there was checked by verify_event.
+
+    Like an invitation it is void once its maker may not invite. Whoever has left or was put out since it was made comes back by
+    another one only, be it the maker, whose links end with that, or the one who joins.
+    """
+    link = room.link(proof.link)
+    if link is None:
+        raise LinkUnknown("this room has no such link")
+    check_open(link, at_ms=at_ms)
+    for user in (target, link.maker):
+        before = room.membership(user)
+        if before is not None and link.made_seq < before.removed_seq:
+            raise InvitationVoid(f"older than the removal of {user}")
+    may_invite(room, link.maker)
 
 
 def may_invite(room: RoomFacts, user: UserId) -> None:
@@ -210,9 +268,29 @@ def _authorize_leave(room: RoomFacts, change: MemberChange) -> None:
 
 def _authorize_role(room: RoomFacts, change: MemberChange) -> None:
     _require_rank(room, change.sender, RoomRole.OWNER)
+    if change.role not in (RoomRole.ADMIN, RoomRole.MEMBER):
+        raise Forbidden("an owner makes others admin or member; ownership is handed over")
+    _require_other(room, change)
+
+
+def _authorize_revocation(room: RoomFacts, revocation: LinkRevocation, *, at_ms: int) -> None:
+    rank = _RANK[_require_joined(room, revocation.sender).role]
+    link = room.link(revocation.link)
+    if link is None:
+        raise LinkUnknown("this room has no such link")
+    if link.maker != revocation.sender and rank < _RANK[RoomRole.ADMIN]:
+        raise Forbidden("only its maker, an admin or the owner ends a link")
+    check_open(link, at_ms=at_ms)
+
+
+def _authorize_listing(room: RoomFacts, listing: Listing) -> None:
+    _require_rank(room, listing.sender, RoomRole.OWNER if listing.title else RoomRole.ADMIN)
+
+
+def _require_other(room: RoomFacts, change: MemberChange) -> None:
     _require_joined(room, change.target)
-    if change.target == change.sender or change.role not in (RoomRole.ADMIN, RoomRole.MEMBER):
-        raise Forbidden("an owner makes others admin or member")
+    if change.target == change.sender:
+        raise Forbidden("not of oneself")
 
 
 def _require_self(change: MemberChange) -> None:
@@ -248,34 +326,46 @@ def may_send(room: RoomFacts, user: UserId) -> None:
     _require_joined(room, user)
 
 
-def change_membership(room: RoomFacts, verified: VerifiedEvent) -> tuple[UserId, Membership] | None:
-    """The membership that an authorized member or devices event leaves behind; None for other kinds."""
+def change_memberships(room: RoomFacts, verified: VerifiedEvent) -> dict[UserId, Membership]:
+    """The memberships that an authorized member or devices event leaves behind, the target's first; none for other kinds.
+
+    Two of them only after a transfer.
+    """
     content, seq = verified.content, verified.event.seq
     match content:
+        case MemberContent(signed=change) if change.action is Action.TRANSFER:
+            roles = {change.target: RoomRole.OWNER, change.sender: RoomRole.ADMIN}
+            inside = {user: membership for user in roles if (membership := room.membership(user)) is not None}
+            return {user: replace(membership, role=roles[user]) for user, membership in inside.items()}
         case MemberContent(signed=change):
-            return change.target, _after_member_event(room, content, seq)
+            return {change.target: _after_member_event(room, content, seq)}
         case RemovalContent(signed=removal):
             before = room.membership(removal.target)
             is_banned = before is not None and before.standing is Standing.BANNED
             standing = Standing.BANNED if is_banned else Standing.LEFT
-            return removal.target, Membership(standing=standing, role=RoomRole.MEMBER, changed_seq=seq, removed_seq=seq)
+            left = Membership(standing=standing, role=RoomRole.MEMBER, changed_seq=seq, removed_seq=seq)
+            return {removal.target: left}
         case DevicesContent(user=user):
             joined = _require_joined(room, user)
-            return user, _with_list(joined, content.list_version, content.list_digest, seq)
+            version, digest = content.list_version, content.list_digest
+            return {user: replace(joined, changed_seq=seq, list_version=version, list_digest=digest)}
+        case _:
+            return {}
+
+
+def change_link(room: RoomFacts, verified: VerifiedEvent) -> tuple[str, Link] | None:
+    """The link that an authorized event makes, uses or ends, by its key; None for other events."""
+    match verified.content:
+        case LinkContent(signed=new):
+            return new.link, made(verified.content, seq=verified.event.seq)
+        case LinkRevocationContent(signed=revocation) if (link := room.link(revocation.link)) is not None:
+            return revocation.link, revoked(link)
+        case MemberContent(signed=change) if (
+            change.link is not None and (link := room.link(change.link.link)) is not None
+        ):
+            return change.link.link, used(link)
         case _:
             return None
-
-
-def _with_list(before: Membership, version: ListVersion, digest: str, seq: Seq) -> Membership:
-    return Membership(
-        standing=before.standing,
-        role=before.role,
-        changed_seq=seq,
-        removed_seq=before.removed_seq,
-        list_version=version,
-        list_digest=digest,
-        identity=before.identity,
-    )
 
 
 def _after_member_event(room: RoomFacts, content: MemberContent, seq: Seq) -> Membership:
@@ -302,15 +392,9 @@ def _after_member_event(room: RoomFacts, content: MemberContent, seq: Seq) -> Me
         case Action.ROLE:
             assert before is not None
             assert change.role is not None
-            return Membership(
-                standing=before.standing,
-                role=change.role,
-                changed_seq=before.changed_seq,
-                removed_seq=before.removed_seq,
-                list_version=before.list_version,
-                list_digest=before.list_digest,
-                identity=before.identity,
-            )
+            return replace(before, role=change.role)
+        case Action.TRANSFER:
+            raise AssertionError("two memberships change")
 
 
 @dataclass(kw_only=True)
@@ -325,6 +409,11 @@ class RoomState:
     seq: Seq = Seq(1)
     epoch: Seq = Seq(0)
     memberships: dict[UserId, Membership] = field(default_factory=dict)
+    public_title: str = ""
+    links: dict[str, Link] = field(default_factory=dict)
+
+    def link(self, key: str) -> Link | None:
+        return self.links.get(key)
 
     def membership(self, user: UserId) -> Membership | None:
         return self.memberships.get(user)
@@ -342,11 +431,14 @@ class RoomState:
 
     def take(self, verified: VerifiedEvent) -> None:
         """Take an authorized event into the state."""
-        changed = change_membership(self, verified)
-        if changed is not None:
-            self.memberships[changed[0]] = changed[1]
-        if isinstance(verified.content, PolicyContent):
-            self.policy = verified.content.signed.policy
+        if (changed := change_link(self, verified)) is not None:
+            self.links[changed[0]] = changed[1]
+        self.memberships |= change_memberships(self, verified)
+        match verified.content:
+            case PolicyContent(signed=policy):
+                self.policy = policy.policy
+            case ListingContent(signed=listing):
+                self.public_title = listing.title
         if changes_epoch(verified.event.kind, action_of(verified.content)):
             self.epoch = verified.event.seq
         self.seq = verified.event.seq

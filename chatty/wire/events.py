@@ -16,6 +16,8 @@ from msgspec import Meta, Struct
 
 from chatty.ids import DeviceId, SendNumber, Seq, UserId
 from chatty.wire import limits
+from chatty.wire.room_directory import Listing, ListingContent
+from chatty.wire.room_links import LinkContent, LinkProof, LinkRevocation, LinkRevocationContent, NewLink
 from chatty.wire.types import (
     DeviceIdField,
     EventIdField,
@@ -57,13 +59,14 @@ class RoomRole(Enum):
 class Action(Enum):
     """What a member event does to its target."""
 
-    JOIN = "join"  # by the target, with an invitation (or as the room's creator)
+    JOIN = "join"  # by the target, with an invitation or a link, into a listed room, or as the room's creator
     ADD = "add"  # the creator of a direct room adds the other one of its pair, once
     LEAVE = "leave"  # by the target
     KICK = "kick"
     BAN = "ban"
     UNBAN = "unban"
     ROLE = "role"
+    TRANSFER = "transfer"  # the owner makes the target owner, and is admin from then on
     REMOVE = "remove"  # by the server alone: an account was deleted or locked
 
 
@@ -159,6 +162,7 @@ class MemberChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     n: SendNumberField
     role: RoomRole | None = None  # with ROLE: the new one
     invitation: SignedInvitation | None = None  # with JOIN
+    link: LinkProof | None = None  # with JOIN, in place of an invitation
 
 
 class MemberContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -253,10 +257,13 @@ class DeletionContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     signed: Deletion
 
 
-StateContent = CreateContent | MemberContent | RemovalContent | PolicyContent | DevicesContent
+# All that a policy event may hold, told apart by the domain of what is signed.
+AnyPolicyChange = PolicyChange | NewLink | LinkRevocation | Listing
+AnyPolicyContent = PolicyContent | LinkContent | LinkRevocationContent | ListingContent
+StateContent = CreateContent | MemberContent | RemovalContent | AnyPolicyContent | DevicesContent
 Content = StateContent | DeletionContent
 
-# Kinds that change who must be able to read; of MEMBER, a ROLE change does not.
+# Kinds that change who must be able to read; of MEMBER, a ROLE change or a TRANSFER does not.
 EPOCH_ACTIONS = frozenset({Action.JOIN, Action.ADD, Action.LEAVE, Action.KICK, Action.BAN, Action.REMOVE})
 REMOVALS = frozenset({Action.LEAVE, Action.KICK, Action.BAN, Action.REMOVE})
 
@@ -268,19 +275,39 @@ LASTING_KINDS = STATE_KINDS | {Kind.DELETION}
 _CONTENTS: dict[Kind, msgspec.json.Decoder[Content]] = {
     Kind.CREATE: msgspec.json.Decoder(CreateContent),
     Kind.MEMBER: msgspec.json.Decoder(MemberContent),
-    Kind.POLICY: msgspec.json.Decoder(PolicyContent),
     Kind.DEVICES: msgspec.json.Decoder(DevicesContent),
     Kind.DELETION: msgspec.json.Decoder(DeletionContent),
 }
 
 
+class _Domain(Struct):
+    domain: str
+
+
+class _Signed(Struct):
+    signed: _Domain
+
+
+_DOMAIN = msgspec.json.Decoder(_Signed)
+_POLICIES: dict[str, msgspec.json.Decoder[AnyPolicyContent]] = {
+    "chatty.policy.v1": msgspec.json.Decoder(PolicyContent),
+    "chatty.link.v1": msgspec.json.Decoder(LinkContent),
+    "chatty.link_revocation.v1": msgspec.json.Decoder(LinkRevocationContent),
+    "chatty.listing.v1": msgspec.json.Decoder(ListingContent),
+}
 _REMOVAL = msgspec.json.Decoder(RemovalContent)
 
 
 def decode_content(event: TimelineEvent) -> Content:
-    """The content of a state event or a deletion. Raises: msgspec.ValidationError, or KeyError for kinds without content."""
+    """The content of a state event or a deletion.
+
+    Raises: msgspec.ValidationError, or KeyError for kinds and domains without content.
+    """
+    body = event.body or b""
+    if event.kind is Kind.POLICY:
+        return _POLICIES[_DOMAIN.decode(body).signed.domain].decode(body)
     decoder = _REMOVAL if event.kind is Kind.MEMBER and not event.sender else _CONTENTS[event.kind]
-    return decoder.decode(event.body or b"")
+    return decoder.decode(body)
 
 
 def action_of(content: Content) -> Action | None:
@@ -303,12 +330,10 @@ def signers_of(content: Content) -> list[tuple[UserId, DeviceId]]:
             invitation = change.invitation.signed if change.invitation is not None else None
             inviters = [(invitation.sender, invitation.device)] if invitation is not None else []
             return [(change.sender, change.device), *inviters]
-        case PolicyContent(signed=policy):
-            return [(policy.sender, policy.device)]
-        case DeletionContent(signed=deletion):
-            return [(deletion.sender, deletion.device)]
         case RemovalContent() | DevicesContent():
             return []
+        case _:
+            return [(content.signed.sender, content.signed.device)]
 
 
 def changes_epoch(kind: Kind, action: Action | None) -> bool:

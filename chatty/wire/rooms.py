@@ -8,6 +8,8 @@ from chatty.wire import limits
 from chatty.wire.accounts import HttpBody
 from chatty.wire.events import CreateContent, Deletion, Invitation, MemberChange, Policy, PolicyChange, RoomRole
 from chatty.wire.frames import RoomEntry, UserEvent
+from chatty.wire.room_directory import Listing, TitleField
+from chatty.wire.room_links import LinkRevocation, NewLink
 from chatty.wire.types import (
     DeviceIdField,
     HeadField,
@@ -41,6 +43,30 @@ class SignedDeletion(HttpBody, frozen=True, kw_only=True):
 
     signed: Deletion
     signature: SignatureField
+
+
+class SignedNewLink(HttpBody, frozen=True, kw_only=True):
+    """POST /v1/rooms/{room}/links."""
+
+    signed: NewLink
+    signature: SignatureField
+
+
+class SignedLinkRevocation(HttpBody, frozen=True, kw_only=True):
+    """POST /v1/rooms/{room}/links/revoke."""
+
+    signed: LinkRevocation
+    signature: SignatureField
+
+
+class SignedListing(HttpBody, frozen=True, kw_only=True):
+    """POST /v1/rooms/{room}/listing."""
+
+    signed: Listing
+    signature: SignatureField
+
+
+SignedAnyPolicy = SignedPolicyChange | SignedNewLink | SignedLinkRevocation | SignedListing
 
 
 class SignedInvitationBody(HttpBody, frozen=True, kw_only=True):
@@ -102,6 +128,21 @@ class RoomSummary(HttpBody, frozen=True, kw_only=True):
 
 class Rooms(HttpBody, frozen=True, kw_only=True):
     rooms: list[RoomSummary]
+    next_after: str = ""
+
+
+class ListedRoom(HttpBody, frozen=True, kw_only=True):
+    """As the server has it; who joins reads the signed title in the room."""
+
+    room: RoomIdField
+    title: TitleField
+    members_count: int
+
+
+class Directory(HttpBody, frozen=True, kw_only=True):
+    """GET /v1/directory: in room-id order. next_after: where the next page begins; empty: the end."""
+
+    rooms: list[ListedRoom]
     next_after: str = ""
 
 

@@ -13,21 +13,16 @@ from chatty.ids import RoomId, Seq, UserId
 from chatty.wire.accounts import KeyDerivation
 from chatty.wire.canonical import canonical_json, encode_base64
 from chatty.wire.events import (
+    AnyPolicyChange,
+    Content,
     CreateContent,
     Deletion,
-    DeletionContent,
-    DevicesContent,
     Invitation,
     MemberChange,
-    MemberContent,
-    PolicyChange,
-    PolicyContent,
     Removal,
-    RemovalContent,
 )
 
-Signable = CreateContent | Invitation | MemberChange | PolicyChange | Removal | Deletion
-Body = CreateContent | MemberContent | RemovalContent | PolicyContent | DevicesContent | DeletionContent
+Signable = CreateContent | Invitation | MemberChange | AnyPolicyChange | Removal | Deletion
 
 
 def signed_bytes(signable: Signable) -> bytes:
@@ -35,7 +30,22 @@ def signed_bytes(signable: Signable) -> bytes:
     return canonical_json(msgspec.to_builtins(signable))
 
 
-def body_bytes(content: Body) -> bytes:
+def link_proof_bytes(change: MemberChange, link: str) -> bytes:
+    """What a link's key signs about one join: nobody else, no other device, room or n can show it again. link: its public key."""
+    statement = {
+        "domain": "chatty.link_proof.v1",
+        "server": change.server,
+        "room": change.room,
+        "link": link,
+        "user": change.target,
+        "identity": change.target_identity,
+        "device": change.device,
+        "n": change.n,
+    }
+    return canonical_json(statement)
+
+
+def body_bytes(content: Content) -> bytes:
     """The body of a state event or a deletion: canonical JSON of its content."""
     return canonical_json(msgspec.to_builtins(content))
 

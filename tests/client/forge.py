@@ -4,6 +4,7 @@ import base64
 import secrets
 from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import Any, TypeVar
 
 import msgspec
 import nacl.bindings
@@ -40,8 +41,11 @@ from chatty.wire.events import (
 )
 from chatty.wire.frames import Erased, Gap, Horizon, HorizonMark
 from chatty.wire.keys import DeviceKeys, DeviceList, KeyAnswer, SignedKey
-from chatty.wire.signing import body_bytes, horizon_bytes, matrix_signed_bytes, signed_bytes
+from chatty.wire.room_directory import Listing, ListingContent
+from chatty.wire.room_links import LinkContent, LinkProof, LinkRevocation, LinkRevocationContent, NewLink
+from chatty.wire.signing import body_bytes, horizon_bytes, link_proof_bytes, matrix_signed_bytes, signed_bytes
 
+T = TypeVar("T", bound=msgspec.Struct)
 SERVER = "example.org"
 SERVER_KEY = SigningKey(b"\x0c" * 32)
 
@@ -218,9 +222,11 @@ class ForgedRoom:
         *,
         role: RoomRole | None = None,
         invitation: SignedInvitation | None = None,
+        link: bytes | None = None,
         last_head: bytes | None = None,
     ) -> MemberChange:
-        return MemberChange(
+        """link: the seed of one."""
+        change = MemberChange(
             domain="chatty.member.v1",
             server=SERVER,
             room=self.room,
@@ -235,6 +241,11 @@ class ForgedRoom:
             role=role,
             invitation=invitation,
         )
+        if link is None:
+            return change
+        key = public_key(link)
+        proof = LinkProof(link=key, signature=sign(link, link_proof_bytes(change, key)))
+        return msgspec.structs.replace(change, link=proof)
 
     def change(
         self,
@@ -244,12 +255,28 @@ class ForgedRoom:
         *,
         role: RoomRole | None = None,
         invitation: SignedInvitation | None = None,
+        link: bytes | None = None,
         last_head: bytes | None = None,
         signature: str | None = None,
         is_by_server: bool = False,
     ) -> TimelineEvent:
         """A member event; unless a lie is asked for, as an honest one."""
-        change = self.signed_change(by, action, target, role=role, invitation=invitation, last_head=last_head)
+        change = self.signed_change(
+            by, action, target, role=role, invitation=invitation, link=link, last_head=last_head
+        )
+        return self.place(by, change, target, signature=signature, is_by_server=is_by_server)
+
+    def place(
+        self,
+        by: Person,
+        change: MemberChange,
+        target: Person,
+        *,
+        signature: str | None = None,
+        is_by_server: bool = False,
+    ) -> TimelineEvent:
+        """What was signed, as the server appends it."""
+        action = change.action
         is_addition = action in (Action.JOIN, Action.ADD)
         content = MemberContent(
             signed=change,
@@ -262,12 +289,48 @@ class ForgedRoom:
             event = self._append_state(Kind.MEMBER, content, None, target=target.user)
         else:
             event = self._append_state(Kind.MEMBER, content, by, signature=signed, n=change.n, target=target.user)
-        if action is not Action.ROLE:
+        if action not in (Action.ROLE, Action.TRANSFER):
             self.epoch = event.seq
         return event
 
     def join(self, target: Person, *, invited_by: Person) -> TimelineEvent:
         return self.change(target, Action.JOIN, target, invitation=self.invitation(invited_by, target))
+
+    def join_by(self, target: Person, link: bytes | None) -> TimelineEvent:
+        """None: into a listed room."""
+        return self.change(target, Action.JOIN, target, link=link)
+
+    def _signer(self, by: Person) -> dict[str, Any]:
+        return {
+            "server": SERVER,
+            "room": self.room,
+            "sender": by.user,
+            "device": by.device,
+            "last_seq": self.seq,
+            "last_head": encode_base64(self.heads[-1]),
+            "n": by.n(),
+        }
+
+    def link(self, by: Person, seed: bytes, *, uses_max: int = 1, expires_at: int = 1_000_000) -> TimelineEvent:
+        new = NewLink(
+            domain="chatty.link.v1",
+            link=public_key(seed),
+            uses_max=uses_max,
+            expires_at=expires_at,
+            **self._signer(by),
+        )
+        content = LinkContent(signed=new, previous=self.state_seq)
+        return self._append_state(Kind.POLICY, content, by, signature=sign(by.seed, signed_bytes(new)), n=new.n)
+
+    def revocation(self, by: Person, seed: bytes) -> TimelineEvent:
+        signed = LinkRevocation(domain="chatty.link_revocation.v1", link=public_key(seed), **self._signer(by))
+        content = LinkRevocationContent(signed=signed, previous=self.state_seq)
+        return self._append_state(Kind.POLICY, content, by, signature=sign(by.seed, signed_bytes(signed)), n=signed.n)
+
+    def listing(self, by: Person, title: str) -> TimelineEvent:
+        signed = Listing(domain="chatty.listing.v1", title=title, **self._signer(by))
+        content = ListingContent(signed=signed, previous=self.state_seq)
+        return self._append_state(Kind.POLICY, content, by, signature=sign(by.seed, signed_bytes(signed)), n=signed.n)
 
     def policy(self, by: Person, policy: Policy) -> TimelineEvent:
         change = PolicyChange(
@@ -416,5 +479,5 @@ def tombstone(event: TimelineEvent, *, deletion_seq: int = 0) -> TimelineEvent:
     return altered(event, body=None, body_hash=chain.body_hash(event), deletion_seq=Seq(deletion_seq))
 
 
-def altered(event: TimelineEvent, **changes: object) -> TimelineEvent:
-    return msgspec.structs.replace(event, **changes)
+def altered(value: T, **changes: object) -> T:
+    return msgspec.structs.replace(value, **changes)

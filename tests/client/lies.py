@@ -15,6 +15,7 @@ import msgspec
 from chatty.client.device_lists import DeviceLists, UserKeys
 from chatty.client.reasons import KeysNeeded, Lie, Reason
 from chatty.client.rooms import RoomVerifier
+from chatty.crypto.signatures import public_key
 from chatty.crypto.tokens import SigningKey
 from chatty.ids import DeviceId, ListVersion, SendNumber, Seq, UserId
 from chatty.wire import chain
@@ -690,6 +691,155 @@ def lets_another_identity_join(world: World, reader: Reader) -> None:
     reader.read(world.room.join(other, invited_by=world.ann))
 
 
+# Administration
+
+LINK, OTHER_LINK = b"l" * 32, b"m" * 32
+
+
+def lets_a_banned_user_in_by_an_invitation(world: World, reader: Reader) -> None:
+    reader.read(world.room.change(world.ann, Action.BAN, world.cleo))
+    reader.read(world.room.join(world.cleo, invited_by=world.ann))
+
+
+def lets_a_banned_member_back_in(world: World, reader: Reader) -> None:
+    reader.read(world.room.link(world.ann, LINK), world.room.change(world.ann, Action.BAN, world.bob))
+    reader.read(world.room.join_by(world.bob, LINK))
+
+
+def lets_a_banned_user_in_by_a_link(world: World, reader: Reader) -> None:
+    reader.read(world.room.change(world.ann, Action.BAN, world.cleo), world.room.link(world.ann, LINK))
+    reader.read(world.room.join_by(world.cleo, LINK))
+
+
+def lets_a_banned_user_into_a_listed_room(world: World, reader: Reader) -> None:
+    reader.read(world.room.listing(world.ann, "Open"), world.room.change(world.ann, Action.BAN, world.cleo))
+    reader.read(world.room.join_by(world.cleo, None))
+
+
+def lets_somebody_in_by_an_expired_link(world: World, reader: Reader) -> None:
+    link = world.room.link(world.ann, LINK, expires_at=1_000 + world.room.seq + 1)
+    join = world.room.join_by(world.cleo, LINK)
+    assert link.time + 1 == join.time
+    reader.read(link, join)
+
+
+def lets_more_in_by_a_link_than_it_is_good_for(world: World, reader: Reader) -> None:
+    reader.read(world.room.link(world.ann, LINK, uses_max=1), world.room.join_by(world.cleo, LINK))
+    reader.read(world.room.join_by(world.ghost, LINK))
+
+
+def lets_somebody_in_by_a_revoked_link(world: World, reader: Reader) -> None:
+    reader.read(world.room.link(world.ann, LINK), world.room.revocation(world.ann, LINK))
+    reader.read(world.room.join_by(world.cleo, LINK))
+
+
+def lets_somebody_in_by_a_link_of_another_room(world: World, reader: Reader) -> None:
+    reader.read(world.room.link(world.ann, LINK))
+    ForgedRoom(world.ann).link(world.ann, OTHER_LINK)
+    reader.read(world.room.join_by(world.cleo, OTHER_LINK))
+
+
+def says_that_somebody_had_a_link(world: World, reader: Reader) -> None:
+    """It knows the link's public key, and has another one to sign with."""
+    reader.read(world.room.link(world.ann, LINK))
+    honest = world.room.signed_change(world.ghost, Action.JOIN, world.ghost, link=OTHER_LINK)
+    assert honest.link is not None
+    named = msgspec.structs.replace(honest, link=msgspec.structs.replace(honest.link, link=public_key(LINK)))
+    reader.read(world.room.place(world.ghost, named, world.ghost))
+
+
+def shows_anothers_proof_of_a_link(world: World, reader: Reader) -> None:
+    reader.read(world.room.link(world.ann, LINK, uses_max=2))
+    proof = world.room.signed_change(world.cleo, Action.JOIN, world.cleo, link=LINK).link
+    join = world.room.signed_change(world.ghost, Action.JOIN, world.ghost)
+    reader.read(world.room.place(world.ghost, msgspec.structs.replace(join, link=proof), world.ghost))
+
+
+def shows_a_proof_of_a_link_for_another_device(world: World, reader: Reader) -> None:
+    """By a device that the server added to the user's list, after the user had shown the link."""
+    reader.read(world.room.link(world.ann, LINK, uses_max=2))
+    join = world.room.signed_change(world.cleo, Action.JOIN, world.cleo, link=LINK)
+    fake = Person("cleo", identity_seed=world.cleo.identity_seed)
+    world.people[2] = fake
+    reader.read(world.room.place(fake, msgspec.structs.replace(join, device=fake.device), fake))
+
+
+def shows_a_proof_of_a_link_for_another_room(world: World, reader: Reader) -> None:
+    reader.read(world.room.link(world.ann, LINK))
+    other = ForgedRoom(world.ann)
+    proof = other.signed_change(world.cleo, Action.JOIN, world.cleo, link=LINK).link
+    join = world.room.signed_change(world.cleo, Action.JOIN, world.cleo)
+    reader.read(world.room.place(world.cleo, msgspec.structs.replace(join, link=proof), world.cleo))
+
+
+def lets_somebody_in_by_a_link_of_who_was_kicked(world: World, reader: Reader) -> None:
+    reader.read(world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.ADMIN))
+    reader.read(world.room.link(world.bob, LINK), world.room.change(world.ann, Action.KICK, world.bob))
+    reader.read(world.room.join_by(world.cleo, LINK))
+
+
+def lets_a_link_outlive_a_kick(world: World, reader: Reader) -> None:
+    reader.read(world.room.link(world.ann, LINK), world.room.change(world.ann, Action.KICK, world.bob))
+    reader.read(world.room.join_by(world.bob, LINK))
+
+
+def makes_a_link_in_a_members_name(world: World, reader: Reader) -> None:
+    reader.read(world.room.link(world.bob, LINK))
+
+
+def makes_a_link_in_the_owners_name(world: World, reader: Reader) -> None:
+    reader.read(world.room.link(world.ann.with_other_keys(), LINK))
+
+
+def opens_a_link_again(world: World, reader: Reader) -> None:
+    reader.read(world.room.link(world.ann, LINK), world.room.revocation(world.ann, LINK))
+    reader.read(world.room.link(world.ann, LINK))
+
+
+def ends_a_link_in_a_members_name(world: World, reader: Reader) -> None:
+    reader.read(world.room.link(world.ann, LINK))
+    reader.read(world.room.revocation(world.bob, LINK))
+
+
+def ends_a_link_that_never_was(world: World, reader: Reader) -> None:
+    reader.read(world.room.revocation(world.ann, LINK))
+
+
+def hides_the_end_of_a_link_from_a_newcomer(world: World, reader: Reader) -> None:
+    world.room.link(world.ann, LINK)
+    revocation = world.room.revocation(world.ann, LINK)
+    state = newcomer(world, reader, first_hidden=revocation.seq).verifier.state
+    assert state is not None
+    assert not state.links[public_key(LINK)].is_revoked
+
+
+def lists_a_room_in_an_admins_name(world: World, reader: Reader) -> None:
+    reader.read(world.room.change(world.ann, Action.ROLE, world.bob, role=RoomRole.ADMIN))
+    reader.read(world.room.listing(world.bob, "Open to all"))
+
+
+def lists_a_room_in_the_owners_name(world: World, reader: Reader) -> None:
+    reader.read(world.room.listing(world.ann.with_other_keys(), "Open to all"))
+
+
+def lets_somebody_into_a_room_that_is_listed_no_more(world: World, reader: Reader) -> None:
+    reader.read(world.room.listing(world.ann, "Open"), world.room.listing(world.ann, ""))
+    reader.read(world.room.join_by(world.cleo, None))
+
+
+def hands_a_room_over_in_a_members_name(world: World, reader: Reader) -> None:
+    reader.read(world.room.change(world.bob, Action.TRANSFER, world.ann))
+
+
+def hands_a_room_over_to_somebody_outside(world: World, reader: Reader) -> None:
+    reader.read(world.room.change(world.ann, Action.TRANSFER, world.cleo))
+
+
+def hands_a_room_over_again(world: World, reader: Reader) -> None:
+    transfer = world.room.change(world.ann, Action.TRANSFER, world.bob)
+    reader.read(transfer, world.room.change(world.bob, Action.TRANSFER, world.ann), world.room.again(transfer))
+
+
 # What has no content can be read by nobody: these pass nowhere, checked or not.
 LIES_OF_FORM: list[tuple[Lies, Reason]] = [
     (withholds_the_content_of_a_change, Reason.CONTENT_WITHHELD_BY_SERVER),
@@ -786,5 +936,31 @@ LIES: list[tuple[Lies, Reason, tuple[str, ...]]] = [
     (shows_another_list_than_the_chain_names, Reason.DEVICE_LIST_MISMATCH, ("check_named_digest",)),
     (goes_back_to_an_older_list, Reason.DEVICE_LIST_MISMATCH, ("check_device_list",)),
     (shows_another_identity, Reason.IDENTITY_CHANGED, ("check_identity",)),
+    (lets_a_banned_user_in_by_an_invitation, Reason.BANNED_MEMBER, ("check_authority",)),
+    (lets_a_banned_member_back_in, Reason.BANNED_MEMBER, ("check_authority",)),
+    (lets_a_banned_user_in_by_a_link, Reason.BANNED_MEMBER, ("check_authority",)),
+    (lets_a_banned_user_into_a_listed_room, Reason.BANNED_MEMBER, ("check_authority",)),
+    (lets_somebody_in_by_an_expired_link, Reason.VOID_LINK, ("check_authority",)),
+    (lets_more_in_by_a_link_than_it_is_good_for, Reason.VOID_LINK, ("check_authority",)),
+    (lets_somebody_in_by_a_revoked_link, Reason.VOID_LINK, ("check_authority",)),
+    (lets_somebody_in_by_a_link_of_another_room, Reason.VOID_LINK, ("check_authority",)),
+    (says_that_somebody_had_a_link, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (shows_anothers_proof_of_a_link, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (shows_a_proof_of_a_link_for_another_device, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (shows_a_proof_of_a_link_for_another_room, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (lets_somebody_in_by_a_link_of_who_was_kicked, Reason.FORGED_MEMBERSHIP, ("check_authority",)),
+    (lets_a_link_outlive_a_kick, Reason.FORGED_MEMBERSHIP, ("check_authority",)),
+    (makes_a_link_in_a_members_name, Reason.FORGED_LINK, ("check_authority",)),
+    (makes_a_link_in_the_owners_name, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (opens_a_link_again, Reason.FORGED_LINK, ("check_authority",)),
+    (ends_a_link_in_a_members_name, Reason.FORGED_LINK, ("check_authority",)),
+    (ends_a_link_that_never_was, Reason.FORGED_LINK, ("check_authority",)),
+    (hides_the_end_of_a_link_from_a_newcomer, Reason.WRONG_PREVIOUS, ("check_previous",)),
+    (lists_a_room_in_an_admins_name, Reason.FORGED_LISTING, ("check_authority",)),
+    (lists_a_room_in_the_owners_name, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (lets_somebody_into_a_room_that_is_listed_no_more, Reason.FORGED_MEMBERSHIP, ("check_authority",)),
+    (hands_a_room_over_in_a_members_name, Reason.FORGED_ROLE, ("check_authority",)),
+    (hands_a_room_over_to_somebody_outside, Reason.FORGED_ROLE, ("check_authority",)),
+    (hands_a_room_over_again, Reason.DUPLICATE_EVENT, ("check_not_repeated",)),
     (lets_another_identity_join, Reason.IDENTITY_CHANGED, ("check_identities", "check_identity")),
 ]

@@ -43,6 +43,8 @@ from chatty.wire.events import (
 )
 from chatty.wire.frames import ClientFrame, Encoding, ServerFrame
 from chatty.wire.megolm import check_megolm
+from chatty.wire.room_directory import Listing
+from chatty.wire.room_links import LinkProof, LinkRevocation, NewLink
 
 FOLDER = Path(__file__).parents[1] / "vectors"
 VECTORS: dict[str, Any] = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(FOLDER.glob("*.json"))}
@@ -52,6 +54,9 @@ DOMAINS: dict[str, type[msgspec.Struct]] = {
     "chatty.invitation.v1": Invitation,
     "chatty.member.v1": MemberChange,
     "chatty.policy.v1": PolicyChange,
+    "chatty.link.v1": NewLink,
+    "chatty.link_revocation.v1": LinkRevocation,
+    "chatty.listing.v1": Listing,
     "chatty.removal.v1": Removal,
 }
 
@@ -218,6 +223,19 @@ def check_signature(case: dict[str, Any]) -> None:
 def test_a_signed_object_is_signed_over_its_canonical_json(case: dict[str, Any]) -> None:
     signable: Any = msgspec.convert(case["object"], DOMAINS[case["object"]["domain"]])
     assert signing.signed_bytes(signable) == canonical(case["object"]) == case["message"].encode()
+    check_signature(case)
+
+
+def test_a_links_key_signs_who_joins_which_room_with_which_device_and_n() -> None:
+    case = VECTORS["signatures"]["link_proof"]
+    [join] = [one["object"] for one in VECTORS["signatures"]["objects"] if one["name"] == "join by link"]
+    change = msgspec.convert(join, MemberChange)
+    statement = {"domain": "chatty.link_proof.v1", "link": case["public_key"], "user": join["target"]}
+    statement |= {"identity": join["target_identity"]} | {
+        name: join[name] for name in ("server", "room", "device", "n")
+    }
+    assert signing.link_proof_bytes(change, case["public_key"]) == canonical(statement) == case["message"].encode()
+    assert change.link == LinkProof(link=case["public_key"], signature=case["signature"])
     check_signature(case)
 
 
