@@ -35,6 +35,8 @@ from chatty.wire.events import (
     TimelineEvent,
     changes_epoch,
 )
+from chatty.wire.room_directory import ListingContent
+from chatty.wire.room_links import LinkContent, LinkRevocationContent
 from chatty.wire.signing import body_bytes, signed_bytes
 
 SERVER = "example.org"
@@ -42,6 +44,11 @@ CHEAP = KeyDerivation(algorithm="argon2id", memory_bytes=8_192, passes=1)
 CHEAP_LIMITS = DerivationLimits(memory_bytes_min=8_192, passes_min=1)
 GENERATION = frames.Generation(number=Seq(1), id="first")
 one_time_keys_max = 50
+_POLICIES: dict[tuple[str, ...], tuple[Any, Any]] = {  # body and content, by the end of the path
+    ("links",): (rooms.SignedNewLink, LinkContent),
+    ("links", "revoke"): (rooms.SignedLinkRevocation, LinkRevocationContent),
+    ("listing",): (rooms.SignedListing, ListingContent),
+}
 
 
 @dataclass(kw_only=True)
@@ -230,6 +237,9 @@ class SmallServer:
             case ("POST", ["rooms", room, "members"]):
                 signed = read(rooms.SignedMemberChange)
                 answer = await self.change(self.rooms[RoomId(room)], signed)
+            case ("POST", ["rooms", room, *what]) if tuple(what) in _POLICIES:
+                body, content = _POLICIES[tuple(what)]
+                answer = await self.change_policy(self.rooms[RoomId(room)], read(body), content)
             case ("GET", ["rooms", room, "events"]):
                 return self._page(caller, self.rooms[RoomId(room)], int(request.url.params["after"]))
             case _:
@@ -403,8 +413,24 @@ class SmallServer:
         placed = await self.append(room, event, joining=change.target if is_addition else None, action=change.action)
         if is_addition:
             await self.user_event(change.target, "room_joined", {"room": room.id, "seq": placed.seq})
-        elif change.action is not Action.ROLE:
+        elif change.action not in (Action.ROLE, Action.TRANSFER):
             room.members[change.target] = (room.members[change.target][0], placed.seq)
+        return rooms.RoomCommitted(room=room.id, seq=placed.seq, epoch=room.epoch)
+
+    async def change_policy(self, room: StoredRoom, request: Any, content: Any) -> rooms.RoomCommitted:
+        signed = request.signed
+        event = TimelineEvent(
+            room=room.id,
+            seq=Seq(0),
+            time=0,
+            kind=Kind.POLICY,
+            sender=signed.sender,
+            device=signed.device,
+            n=signed.n,
+            signature=_raw(request.signature),
+            body=body_bytes(content(signed=signed, previous=room.state_seq)),
+        )
+        placed = await self.append(room, event)
         return rooms.RoomCommitted(room=room.id, seq=placed.seq, epoch=room.epoch)
 
     async def remove(self, room: StoredRoom, target: UserId) -> TimelineEvent:

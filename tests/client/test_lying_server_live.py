@@ -10,6 +10,7 @@ from chatty.client import Client, Invited, Lie, Message, Reason, RoomFrozen, Ser
 from chatty.client.device_lists import DeviceLists
 from chatty.client.olm import OlmAccount
 from chatty.client.room import Room
+from chatty.client.room_links import InvitationLink
 from chatty.client.rooms import RoomVerifier
 from chatty.client.streams import UserStreamIntake
 from chatty.ids import RoomId, Seq, UserId, UserSeq
@@ -18,7 +19,7 @@ from chatty.wire.events import Action, TimelineEvent
 from chatty.wire.frames import Ack, RoomEntry, Stretch, UserEvent
 from chatty.wire.keys import KeyQuery
 from chatty.wire.rooms import RoomCommitted
-from tests.client.conftest import Open, lied, pair, text, until
+from tests.client.conftest import Open, lied, pair, seq_of, text, until
 from tests.client.forge import Person
 from tests.client.lies import REMOVABLE
 from tests.client.small_server import Device, SmallServer
@@ -68,6 +69,82 @@ async def test_without_the_check_the_ghost_gets_the_key_and_reads(
         await room.send("secret")
         assert await text(ghost) == "secret"
         assert keys_given(server.devices[ghost.device])
+
+
+async def enter_by(entering: Client, room: RoomId, link: InvitationLink | None) -> None:
+    """As enter_uninvited(), by a link or into a listed room."""
+    try:
+        await entering.room(room).join(link=link)
+    except RoomFrozen:
+        return
+
+
+async def banned(ann: Client, bob: Client) -> Room:
+    room, _ = await pair(ann, bob)
+    await room.list_publicly("Open to all but Bob")
+    await room.ban(bob.user)
+    return room
+
+
+async def test_whom_the_server_lets_in_against_a_ban_gets_no_key(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob:
+        room = await banned(ann, bob)
+        await enter_by(bob, room.id, None)
+        for client_ in (ann, bob):
+            caught = await lied(client_)
+            assert (caught.reason, caught.room) == (Reason.BANNED_MEMBER, room.id)
+        with pytest.raises(RoomFrozen):
+            await room.send("not for Bob")
+        assert not keys_given(server.devices[bob.device])
+
+
+async def test_without_the_check_the_banned_one_gets_the_key_and_reads(
+    open_one: Open, server: SmallServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RoomVerifier, "check_authority", REMOVABLE["check_authority"])
+    async with open_one("ann") as ann, open_one("bob") as bob:
+        room = await banned(ann, bob)
+        await enter_by(bob, room.id, None)
+        await room.read_up_to(Seq(len(server.rooms[room.id].events)))
+        await room.send("not for Bob")
+        assert await text(bob) == "not for Bob"
+
+
+async def used_up(ann: Client, bob: Client) -> tuple[Room, InvitationLink]:
+    """Bob has come in by a link that was good for one."""
+    await ann.register("ann", "a password")
+    await bob.register("bob", "another password")
+    room = await ann.create_room()
+    link = await room.make_link(uses_max=1)
+    same = await bob.join_by_link(link.text)
+    await room.read_up_to(seq_of(same))
+    return room, link
+
+
+async def test_whom_the_server_lets_in_by_a_used_up_link_gets_no_key(open_one: Open, server: SmallServer) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob, open_one("ghost") as ghost:
+        room, link = await used_up(ann, bob)
+        await ghost.register("ghost", "has the link too")
+        await enter_by(ghost, room.id, link)
+        for client_ in (ann, bob, ghost):
+            caught = await lied(client_)
+            assert (caught.reason, caught.room) == (Reason.VOID_LINK, room.id)
+        with pytest.raises(RoomFrozen):
+            await room.send("secret")
+        assert not keys_given(server.devices[ghost.device])
+
+
+async def test_without_the_check_a_used_up_link_lets_in_and_read(
+    open_one: Open, server: SmallServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RoomVerifier, "check_authority", REMOVABLE["check_authority"])
+    async with open_one("ann") as ann, open_one("bob") as bob, open_one("ghost") as ghost:
+        room, link = await used_up(ann, bob)
+        await ghost.register("ghost", "has the link too")
+        await enter_by(ghost, room.id, link)
+        await room.read_up_to(Seq(len(server.rooms[room.id].events)))
+        await room.send("secret")
+        assert await text(ghost) == "secret"
 
 
 async def test_an_altered_message_is_refused_and_the_fork_is_seen(open_one: Open, server: SmallServer) -> None:

@@ -11,6 +11,7 @@ import inspect
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, get_args
 
 import httpx
@@ -37,10 +38,12 @@ from chatty.wire.events import Action, Deletion, Invitation, Policy, PolicyChang
 from chatty.wire.frames import ClientFrame
 from chatty.wire.presence import SetPresence, WatchPresence
 from chatty.wire.receipts import Read
+from chatty.wire.room_directory import Listing
+from chatty.wire.room_links import LinkRevocation, NewLink
 from chatty.wire.typing_notices import Typing
 from tests.people import new_device_id
 from tests.server.wire_client import SESSION_ID, UNPROVEN, ciphertext
-from tests.server.wire_people import SERVER_NAME, WireDevice
+from tests.server.wire_people import SERVER_NAME, WireDevice, WireLink
 
 Json = dict[str, Any]
 _NO_HEADERS: Mapping[str, str] = {}
@@ -334,6 +337,45 @@ def _message_deletion(by: WireDevice, things: Things) -> Json:
     return by.signed(deletion)
 
 
+def _signer(by: WireDevice, things: Things) -> dict[str, Any]:
+    return {
+        "server": SERVER_NAME,
+        "room": things.room,
+        "sender": by.user,
+        "device": by.device,
+        "last_seq": things.start[0],
+        "last_head": encode_base64(things.start[1]),
+        "n": by.take_n(),
+    }
+
+
+def _link(by: WireDevice, things: Things) -> Json:
+    new = NewLink(domain="chatty.link.v1", link=WireLink().key, expires_at=2**50, uses_max=1, **_signer(by, things))
+    return by.signed(new)
+
+
+def link_of(room: RoomId) -> WireLink:
+    """That whoever makes the room makes with it, so that it can be ended."""
+    return WireLink(sha256(room.encode()).digest())
+
+
+def _link_revocation(by: WireDevice, things: Things) -> Json:
+    key, signer = link_of(things.room).key, _signer(by, things)
+    return by.signed(LinkRevocation(domain="chatty.link_revocation.v1", link=key, **signer))
+
+
+def _listing(by: WireDevice, things: Things) -> Json:
+    """Off the list again, where it never was: so that nobody finds it there."""
+    return by.signed(Listing(domain="chatty.listing.v1", title="", **_signer(by, things)))
+
+
+def _join_by_link(by: WireDevice, things: Things) -> Json:
+    """With a link that was made up; who is inside, as one's own room says, shuts out once more whom _ban shut out."""
+    if things.user == by.user:
+        return by.signed(by.change(things.room, Action.BAN, things.peer, things.start))
+    return by.signed(WireLink().prove(by.change(things.room, Action.JOIN, by, things.start)))
+
+
 def _message(by: WireDevice, things: Things) -> Json:
     return {
         "low": by.take_n(),
@@ -364,10 +406,13 @@ BODIES: Mapping[str, list[Example]] = {
     ],
     "post_v1_to_device": [_to_device],
     "post_v1_rooms": [_room, _direct_room],
-    "post_v1_rooms_room_members": [_ban, _join],
+    "post_v1_rooms_room_members": [_ban, _join_by_link, _join],
     "post_v1_rooms_room_invitations": [_invitation],
     "post_v1_rooms_room_policy": [_policy],
     "post_v1_rooms_room_deletions": [_message_deletion],
+    "post_v1_rooms_room_links": [_link],
+    "post_v1_rooms_room_links_revoke": [_link_revocation],
+    "post_v1_rooms_room_listing": [_listing],
     "post_v1_rooms_room_messages": [_message],
     "put_v1_admin_users_user_role": [lambda by, things: {"role": "bot"}],
     "put_v1_admin_users_user_lock": [

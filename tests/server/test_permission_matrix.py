@@ -43,6 +43,7 @@ from tests.server.operations import (
     examples_of,
     frame_of,
     in_path,
+    link_of,
     request_of,
 )
 from tests.server.thing_slots import slots
@@ -165,6 +166,7 @@ INSERT INTO passkeys OVERRIDING SYSTEM VALUE SELECT * FROM standing_passkeys ON 
 INSERT INTO registration_requests OVERRIDING SYSTEM VALUE SELECT * FROM standing_requests ON CONFLICT DO NOTHING;
 INSERT INTO registration_tokens SELECT * FROM standing_tokens ON CONFLICT DO NOTHING;
 UPDATE device_send SET is_live = true WHERE NOT is_live;
+UPDATE room_links SET is_revoked = false WHERE is_revoked;
 UPDATE refresh_families SET is_revoked = false, stepped_up_at = now() - make_interval(secs => {age_s});
 DELETE FROM revocations"""
 _FAMILY = "SELECT family_id FROM refresh_families JOIN devices USING (device_number) WHERE device_id = %s"
@@ -253,11 +255,13 @@ async def _things_of(world: World, one: WireDevice, bystander: WireDevice, appli
     [family] = await world.execute(_FAMILY, one.device)
     [invitation] = await world.execute(_INVITE, one.user)
     [mailbox_id] = await world.execute(_MAILBOX_ID, one.device)
+    room = await one.create_room()
+    await room.make_link(one, link=link_of(room.id), lifetime_s=86_400)
     return Things(
         user=one.user,
         peer=Peer(user=bystander.user, identity_key=bystander.identity_key),
         device=one.device,
-        room=(await one.create_room()).id,
+        room=room.id,
         family=FamilyId(family),
         passkey=PasskeyId(f"PasskeyOf{one.person.name}"),
         application=application,

@@ -94,6 +94,8 @@ class Day:
         phone = await sign_in(ann)
         room = await ann.create_room(bob)
         await room.invite(ann, eve)
+        await room.make_link(ann)
+        await room.list_publicly(ann, "Lunch")
         async with open_live_socket(bob) as socket, open_raw_socket(self.chat.origin) as stranger:
             await socket.send(room.id, ciphertext(), epoch=room.epoch)
             with pytest.raises(Refused):

@@ -213,7 +213,8 @@ async def test_a_banned_user_stays_out_until_the_ban_is_lifted(chat: RunningApp)
     ann, bob = await chat.sign_up_all("ann", "bob")
     room = await ann.create_room(bob)
     await room.change(ann, Action.BAN, bob)
-    with pytest.raises(HttpRefused, match="invitation_void"):
+    assert await names(ann, room) == ["ann"]
+    with pytest.raises(HttpRefused, match="banned"):
         await room.join(bob, invited_by=ann)
     await room.change(ann, Action.UNBAN, bob)
     await room.join(bob, invited_by=ann)
@@ -228,6 +229,50 @@ async def test_the_last_owner_stays_while_others_do(chat: RunningApp) -> None:
     await room.leave(bob)
     await room.leave(ann)
     assert (await ann.get("/v1/rooms"))["rooms"] == []
+
+
+async def test_a_room_is_handed_over_at_one_stroke(chat: RunningApp) -> None:
+    ann, bob, cid = await chat.sign_up_all("ann", "bob", "cid")
+    room = await ann.create_room(bob)
+    for by, target, code in ((bob, ann, "forbidden"), (ann, cid, "not_a_member"), (ann, ann, "forbidden")):
+        with pytest.raises(HttpRefused, match=code):
+            await room.change(by, Action.TRANSFER, target)
+    before = room.epoch
+    committed = await room.change(ann, Action.TRANSFER, bob)
+    roles = {one["user"]: one["role"] for one in (await ann.get(f"/v1/rooms/{room.id}/members"))["members"]}
+    assert (roles, committed.epoch) == ({ann.user: "admin", bob.user: "owner"}, before)
+    with pytest.raises(HttpRefused, match="last_owner"):
+        await room.leave(bob)
+    await room.leave(ann)
+
+
+async def test_a_room_is_not_handed_over_to_a_locked_account(chat: RunningApp) -> None:
+    ann, bob = await chat.sign_up_all("ann", "bob")
+    room = await ann.create_room(bob)
+    await chat.execute("UPDATE users SET is_locked = true WHERE user_id = %s", bob.user)
+    with pytest.raises(HttpRefused, match="not_found"):
+        await room.change(ann, Action.TRANSFER, bob)
+    await room.kick(ann, bob)
+
+
+async def test_a_room_is_handed_over_once_however_often_at_once(chat: RunningApp) -> None:
+    ann, bob, cid = await chat.sign_up_all("ann", "bob", "cid")
+    room = await ann.create_room(bob, cid)
+    found: list[str] = []
+
+    async def hand_over(target: WireDevice) -> None:
+        try:
+            await room.change(ann, Action.TRANSFER, target)
+            found.append("done")
+        except HttpRefused as refused:
+            found.append(refused.code)
+
+    async with trio.open_nursery() as nursery:
+        for one in (bob, cid):
+            nursery.start_soon(hand_over, one)
+    assert sorted(found) == ["done", "forbidden"]
+    members = (await ann.get(f"/v1/rooms/{room.id}/members"))["members"]
+    assert sorted(one["role"] for one in members) == ["admin", "member", "owner"]
 
 
 async def test_only_a_superior_kicks(chat: RunningApp) -> None:

@@ -41,7 +41,7 @@ KINDS: Mapping[Any, str] = {
 }
 _NO_THING = (
     *("algorithm", "algorithms", "body", "domain", "key", "keys", "name", "server", "session_id", "type", "target"),
-    *("code", "transports"),
+    *("code", "transports", "link", "title"),
     *("access_token", "dpop_proof", "dpop_thumbprint", "known_refresh_token", "nonce", "refresh_token"),
     *("creator_identity", "identity_key", "last_head", "login_key", "registration_token", "signature", "signatures"),
     *("new_signature", "receipt_hash"),
@@ -59,6 +59,7 @@ QUERIES: Mapping[str, tuple[str, ...]] = {
     "action": (),
     "address": (),
     "request_id": (),
+    "title": (),
 }
 
 

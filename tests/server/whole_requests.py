@@ -9,6 +9,8 @@ import time
 from base64 import b32decode, b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
+from itertools import count
 from typing import Any
 
 import httpx
@@ -27,7 +29,10 @@ from chatty.wire.rooms import (
     RoomCreation,
     SignedDeletion,
     SignedInvitationBody,
+    SignedLinkRevocation,
+    SignedListing,
     SignedMemberChange,
+    SignedNewLink,
     SignedPolicyChange,
 )
 from chatty.wire.second_factors import NewPasskey, TotpConfirmation
@@ -38,7 +43,7 @@ from tests.server.deleting import delete, until_erased
 from tests.server.scenes import Scene, new_name, sample
 from tests.server.test_passwords import body_of as password_change
 from tests.server.wire_client import SESSION_ID, ciphertext
-from tests.server.wire_people import ORIGIN, SERVER_NAME, WireRoom
+from tests.server.wire_people import ORIGIN, SERVER_NAME, WireLink, WireRoom
 from tests.software_authenticator import Authenticator
 
 
@@ -189,6 +194,39 @@ async def _policy_change(scene: Scene, room: WireRoom, _variant: int) -> tuple[i
     return change.n, scene.ann.signed(change)
 
 
+async def _new_link(scene: Scene, room: WireRoom, _variant: int) -> tuple[int, Any]:
+    scene.ann.unsettled.clear()
+    new = await room.new_link(scene.ann, WireLink())
+    return new.n, scene.ann.signed(new)
+
+
+async def _open_link(scene: Scene, room: WireRoom) -> WireLink:
+    """Made now only if there is none: a request that is refused must have left nothing behind."""
+    told = await scene.ann.all_history(room.id)
+    events = b"".join(entry.body or b"" for entry in told if isinstance(entry, TimelineEvent))
+    for number in count():
+        link = WireLink(sha256(f"{room.id} {number}".encode()).digest())
+        times_named = events.count(link.key.encode())  # once where it was made, once more where it was ended
+        if times_named == 0:
+            new = await room.new_link(scene.ann, link)
+            await scene.ann.answer("POST", f"/v1/rooms/{room.id}/links", scene.ann.signed(new), n=new.n)
+        if times_named < 2:
+            return link
+    raise AssertionError("count() has no end")
+
+
+async def _link_revocation(scene: Scene, room: WireRoom, _variant: int) -> tuple[int, Any]:
+    scene.ann.unsettled.clear()
+    revocation = await room.revocation(scene.ann, await _open_link(scene, room))
+    return revocation.n, scene.ann.signed(revocation)
+
+
+async def _listing(scene: Scene, room: WireRoom, _variant: int) -> tuple[int, Any]:
+    scene.ann.unsettled.clear()
+    listing = await room.listing(scene.ann, "Lunch")
+    return listing.n, scene.ann.signed(listing)
+
+
 async def _message(scene: Scene, room: WireRoom, _variant: int) -> tuple[int, Any]:
     n = _take(scene)
     epoch = (await scene.ann.get(f"/v1/rooms/{room.id}/members"))["epoch"]
@@ -299,6 +337,9 @@ MAKERS: dict[type[Struct] | None, Maker] = {
     SignedInvitationBody: _invitation,
     SignedPolicyChange: _policy_change,
     SignedDeletion: _message_deletion,
+    SignedNewLink: _new_link,
+    SignedLinkRevocation: _link_revocation,
+    SignedListing: _listing,
     HttpSend: _message,
     TotpConfirmation: _totp_confirmation,
     NewPasskey: _passkey,

@@ -6,12 +6,14 @@ committed = await room.kick(ann, bob)
 """
 
 import secrets
+import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import httpx
 import msgspec
 
+from chatty.crypto import signatures
 from chatty.crypto.signatures import public_key
 from chatty.ids import DeviceId, RoomId, SendNumber, Seq, UserId
 from chatty.wire import chain
@@ -30,8 +32,10 @@ from chatty.wire.events import (
     TimelineEvent,
 )
 from chatty.wire.frames import Erased, PlacedEntry, RoomEntry, Stretch
+from chatty.wire.room_directory import Listing
+from chatty.wire.room_links import LinkProof, LinkRevocation, NewLink
 from chatty.wire.rooms import Page, RoomCommitted
-from chatty.wire.signing import Signable, body_bytes, signed_bytes
+from chatty.wire.signing import Signable, body_bytes, link_proof_bytes, signed_bytes
 from tests.olm_devices import OlmDevice
 from tests.people import Person, new_device_id
 
@@ -251,6 +255,22 @@ class WireDevice:
         return fold_chain(room, await self.all_history(room))
 
 
+@dataclass(frozen=True)
+class WireLink:
+    """The secret of an invitation link; the server has its public key alone."""
+
+    seed: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+
+    @property
+    def key(self) -> str:
+        return public_key(self.seed)
+
+    def prove(self, change: MemberChange) -> MemberChange:
+        """The join, with the link's proof."""
+        signature = signatures.sign(self.seed, link_proof_bytes(change, self.key))
+        return msgspec.structs.replace(change, link=LinkProof(link=self.key, signature=signature))
+
+
 @dataclass
 class WireRoom:
     """A room and its newest epoch, as far as the changes made through this object tell."""
@@ -310,6 +330,64 @@ class WireRoom:
 
     async def kick(self, by: WireDevice, target: WireDevice) -> RoomCommitted:
         return await self.change(by, Action.KICK, target)
+
+    def joining(self, joiner: WireDevice, link: WireLink | None = None) -> MemberChange:
+        """By a link, or into a listed room; not sent."""
+        change = joiner.change(self.id, Action.JOIN, joiner, (Seq(0), chain.empty_head(self.id)))
+        return change if link is None else link.prove(change)
+
+    async def join_by(self, joiner: WireDevice, link: WireLink | None) -> RoomCommitted:
+        """None: into a listed room. Raises: HttpRefused."""
+        return await self.post_change(joiner, self.joining(joiner, link))
+
+    async def signer(self, by: WireDevice) -> dict[str, Any]:
+        """The fields that say who signs, and where."""
+        seq, head = await by.position(self.id)
+        return {
+            "server": SERVER_NAME,
+            "room": self.id,
+            "sender": by.user,
+            "device": by.device,
+            "last_seq": seq,
+            "last_head": encode_base64(head),
+            "n": by.take_n(),
+        }
+
+    async def new_link(
+        self, by: WireDevice, link: WireLink, *, uses_max: int = 1, lifetime_s: float = 600.0
+    ) -> NewLink:
+        """Not sent."""
+        expires_at = int((time.time() + lifetime_s) * 1000)
+        fields = await self.signer(by)
+        return NewLink(domain="chatty.link.v1", link=link.key, expires_at=expires_at, uses_max=uses_max, **fields)
+
+    async def make_link(
+        self, by: WireDevice, *, link: WireLink | None = None, uses_max: int = 1, lifetime_s: float = 600.0
+    ) -> WireLink:
+        """Raises: HttpRefused."""
+        link = link or WireLink()
+        await self.post_policy(by, "links", await self.new_link(by, link, uses_max=uses_max, lifetime_s=lifetime_s))
+        return link
+
+    async def revocation(self, by: WireDevice, link: WireLink) -> LinkRevocation:
+        """Not sent."""
+        return LinkRevocation(domain="chatty.link_revocation.v1", link=link.key, **await self.signer(by))
+
+    async def revoke_link(self, by: WireDevice, link: WireLink) -> RoomCommitted:
+        """Raises: HttpRefused."""
+        return await self.post_policy(by, "links/revoke", await self.revocation(by, link))
+
+    async def listing(self, by: WireDevice, title: str) -> Listing:
+        """Not sent."""
+        return Listing(domain="chatty.listing.v1", title=title, **await self.signer(by))
+
+    async def list_publicly(self, by: WireDevice, title: str) -> RoomCommitted:
+        """Raises: HttpRefused."""
+        return await self.post_policy(by, "listing", await self.listing(by, title))
+
+    async def post_policy(self, by: WireDevice, what: str, signed: NewLink | LinkRevocation | Listing) -> RoomCommitted:
+        answer = await by.post(f"/v1/rooms/{self.id}/{what}", by.signed(signed), n=signed.n)
+        return msgspec.convert(answer, RoomCommitted)
 
     async def set_policy(self, by: WireDevice, policy: Policy) -> RoomCommitted:
         """Raises: HttpRefused."""
