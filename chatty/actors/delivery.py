@@ -407,6 +407,7 @@ class Session(Listener):
             data = frames.encode(entry, encoding=self.encoding)
             if not self.outbox.offer(Item(data, is_live=True, room=room, before=cursor.sent)):
                 self.mark_behind(room)
+                await self.outbox.wait_for_room(len(data))  # else the page would be read again at once, and again
                 return
             cursor.sent = to_seq
         cursor.sent = max(cursor.sent, page.to_seq)

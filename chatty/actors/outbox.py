@@ -291,8 +291,13 @@ class Outbox:
         if self._room_wanted and self.size_bytes <= self._bytes_max // 2:
             self._room_wanted.unpark_all()
 
-    async def wait_for_room(self) -> None:
-        """Until at most half of the bound is queued: for the reader and for whoever fills from the store."""
-        while self.size_bytes > self._bytes_max // 2:
+    async def wait_for_room(self, wanted_bytes: int = 0) -> None:
+        """Until at most half of the bound is queued: for the reader and for whoever fills from the store.
+
+        wanted_bytes: of an event that was refused; until it fits, or nothing is queued.
+        """
+        while self.size_bytes > self._bytes_max // 2 or (
+            self.size_bytes and self.size_bytes + wanted_bytes > self._bytes_max
+        ):
             await self._room_wanted.park()
         await trio.lowlevel.checkpoint_if_cancelled()

@@ -200,6 +200,25 @@ async def test_what_the_kernel_took_in_part_wakes_the_writer_and_holds_up_the_ne
     assert len(kernel.taken) == 10
 
 
+async def test_who_was_refused_waits_until_the_event_fits() -> None:
+    outbox, order = Outbox(bytes_max=10, frame_bytes_max=3), []
+    outbox.put(b"aaa")
+    assert not outbox.offer(live(b"b" * 8))
+    async with trio.open_nursery() as nursery:
+
+        async def fill() -> None:
+            await outbox.wait_for_room(8)
+            order.append("fits")
+
+        nursery.start_soon(fill)
+        await trio.testing.wait_all_tasks_blocked()
+        order.append("written")
+        await take(outbox)
+        outbox.written()
+    assert order == ["written", "fits"]
+    assert outbox.offer(live(b"b" * 8))
+
+
 async def test_what_the_kernel_has_no_room_for_waits_whole() -> None:
     outbox = Outbox(bytes_max=100, frame_bytes_max=100, try_send=Kernel(0).try_send)
     assert outbox.offer(whole(b"event"))
