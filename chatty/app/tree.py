@@ -46,6 +46,7 @@ log = structlog.get_logger("chatty.app")
 room_idle_timeout_s = 300.0
 deadline_look_interval_s = 0.25
 forget_interval_s = 60.0
+cleanup_interval_s = 5.0
 read_cursors_look_interval_s = 0.25
 signing_keys_read_interval_s = 5.0  # at most; always several times while a new key is prepared
 
@@ -106,7 +107,7 @@ def make_jobs(
     return [
         Job(name=owed.name, step=owed.step, interval_s=2.0),
         Job(name=erasure.name, step=erasure.step, interval_s=1.0),
-        Job(name=cleanup.name, step=cleanup.step, interval_s=5.0),
+        Job(name=cleanup.name, step=cleanup.step, interval_s=cleanup_interval_s),
         Job(name=receipts.name, step=receipts.step, interval_s=3_600.0),
         Job(name=revocations.name, step=revocations.step, interval_s=60.0),
         Job(name=expired.name, step=expired.step, interval_s=600.0),

@@ -28,6 +28,7 @@ _IS_STORED = """SELECT (SELECT count(*) FROM bodies WHERE seq = %(seq)s)
  + (SELECT count(*) FROM passing_bodies WHERE seq = %(seq)s)"""
 _DAYS_SIZE = """SELECT coalesce(sum(pg_total_relation_size(inhrelid)), 0)::bigint FROM pg_inherits
 WHERE inhparent = 'passing_bodies'::regclass"""
+_HAS_DAYS = "SELECT count(*) > 1 FROM pg_inherits WHERE inhparent = 'passing_bodies'::regclass"  # beside the one for the rest
 
 
 @dataclass(kw_only=True)
@@ -155,6 +156,8 @@ class Clock:
 async def test_below_the_horizon_a_new_device_finds_a_mark_that_it_verifies(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(expiry, "look_interval_ms", 0)
+    monkeypatch.setattr(tree, "cleanup_interval_s", 0.2)
     clock = Clock(offset_ms=-3 * day_ms)
     for module in (app_database, tree):
         monkeypatch.setattr(module, "now_ms", clock)
@@ -164,6 +167,7 @@ async def test_below_the_horizon_a_new_device_finds_a_mark_that_it_verifies(
         async with scene.open_one("ann") as ann, scene.open_one("bob") as bob:
             room, same = await pair(ann, bob)
             await room.set_policy(Policy(retention_days=1))
+            await until_so(lambda: scene.value(_HAS_DAYS))
             old = [await room.send(f"of a day that is over {n} " + "x" * 20_000) for n in range(20)]
             size = await scene.value(_DAYS_SIZE)
             assert size > 20 * 20_000
