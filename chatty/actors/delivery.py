@@ -79,6 +79,9 @@ class Session(Listener):
         self.given: set[MailboxId] = set()
         self.user_sent = UserSeq(0)
         self.is_lagging = False
+        self.is_welcomed = (
+            False  # until then nothing live is sent, or it would come before the welcome, and lag before it
+        )
         self.is_resuming = False
         self.write_began: float | None = None
         self.open_requests: dict[int, float] = {}
@@ -99,7 +102,7 @@ class Session(Listener):
         cursor = self.rooms.get(room)
         if cursor is None or self.is_lagging or shared.last <= cursor.sent:
             return
-        if shared.first > cursor.sent + 1 or room in self._behind or room == self._filling:
+        if not self.is_welcomed or shared.first > cursor.sent + 1 or room in self._behind or room == self._filling:
             self.mark_behind(room)
         elif self.outbox.offer(shared.item(self.encoding, after=cursor.sent)):
             cursor.sent = shared.last
@@ -130,7 +133,7 @@ class Session(Listener):
         """The first pages were given; what came after their snapshot rang, for this session was registered before it."""
         self._wants_mailbox = self._wants_mailbox or has_more_mail
         self._wants_user_stream = self._wants_user_stream or has_more_user_events
-        self.is_resuming = True
+        self.is_welcomed = self.is_resuming = True
         self._work.set()
 
     def note_user_stream(self) -> None:
