@@ -79,6 +79,9 @@ class Session(Listener):
         self.given: set[MailboxId] = set()
         self.user_sent = UserSeq(0)
         self.is_lagging = False
+        self.is_welcomed = (
+            False  # until then nothing live is sent, or it would come before the welcome, and lag before it
+        )
         self.is_resuming = False
         self.write_began: float | None = None
         self.open_requests: dict[int, float] = {}
@@ -99,7 +102,7 @@ class Session(Listener):
         cursor = self.rooms.get(room)
         if cursor is None or self.is_lagging or shared.last <= cursor.sent:
             return
-        if shared.first > cursor.sent + 1 or room in self._behind or room == self._filling:
+        if not self.is_welcomed or shared.first > cursor.sent + 1 or room in self._behind or room == self._filling:
             self.mark_behind(room)
         elif self.outbox.offer(shared.item(self.encoding, after=cursor.sent)):
             cursor.sent = shared.last
@@ -130,7 +133,7 @@ class Session(Listener):
         """The first pages were given; what came after their snapshot rang, for this session was registered before it."""
         self._wants_mailbox = self._wants_mailbox or has_more_mail
         self._wants_user_stream = self._wants_user_stream or has_more_user_events
-        self.is_resuming = True
+        self.is_welcomed = self.is_resuming = True
         self._work.set()
 
     def note_user_stream(self) -> None:
@@ -349,29 +352,37 @@ class Session(Listener):
                 self.outbox.offer_mailbox(frames.encode(row, encoding=self.encoding), mailbox_id=row.id)
 
     async def _fill_user_stream(self) -> None:
+        """One page. What goes with its events is read before they are given: else they would not be asked for again."""
         self._wants_user_stream = False
+        after, shown = self.user_sent, None
         try:
-            events = await self._parts.streams.user_page(self.caller, after=self.user_sent)
+            events = await self._parts.streams.user_page(self.caller, after=after)
+            joined = await self.joined_rooms(events)
+            if any(event.kind == SETTINGS_EVENT for event in events):
+                shown = await self._parts.preferences.shown(self.caller.user_number)
         except ChattyError:
             self._wants_user_stream = True
             raise
-        if self.is_lagging:
+        if self.is_lagging or self.user_sent != after:
             self._wants_user_stream = True
             return
-        await self.give_user_events(events)
-        if any(event.kind == SETTINGS_EVENT for event in events):
-            self.note_shown(await self._parts.preferences.shown(self.caller.user_number))
+        self.give_user_events(events, joined)
+        if shown is not None:
+            self.note_shown(shown)
         self._wants_user_stream = self._wants_user_stream or len(events) >= limits.page_events_max
 
-    async def give_user_events(self, events: Sequence[frames.UserEvent]) -> None:
+    async def joined_rooms(self, events: Sequence[frames.UserEvent]) -> Sequence[RoomPosition]:
+        """Rooms that these events speak of; named, for who has left again since is shown what there was. Raises: ChattyError."""
+        named = {RoomId(event.content["room"]) for event in events if event.kind == "room_joined"}
+        return await self._parts.streams.rooms_of(self.caller, named) if named else ()
+
+    def give_user_events(self, events: Sequence[frames.UserEvent], joined: Sequence[RoomPosition]) -> None:
         for event in events:
             if event.seq > self.user_sent:
                 self.reply(event)
                 self.user_sent = event.seq
-        joined = {RoomId(event.content["room"]) for event in events if event.kind == "room_joined"}
-        if joined:  # named, for who has left again since is shown what there was
-            for position in await self._parts.streams.rooms_of(self.caller, joined):
-                self.enter_room(position)
+        for position in joined:
+            self.enter_room(position)
 
     async def _fill_receipts(self) -> None:
         """Cursors and unread counts of some rooms. What the store could not say is asked again."""

@@ -39,7 +39,7 @@ from chatty.ids import RoomId, RoomNumber, Seq
 from chatty.services.caller import Caller
 from chatty.services.messages import draft
 from chatty.services.permissions import frame_permission
-from chatty.services.streams import Resume
+from chatty.services.streams import Resume, RoomPosition
 from chatty.wire import frames, limits
 from chatty.wire.frames import ClientFrame, Cursor, Encoding
 from chatty.wire.presence import SetPresence, WatchPresence
@@ -246,14 +246,15 @@ class Connection:
                 for position in await self._parts.streams.rooms_of(caller, named):
                     session.enter_room(position)
                 resume = await self._parts.streams.resume(caller, user_seq=hello.user_seq, named=named)
+                joined = await session.joined_rooms(resume.user_events) if resume is not None else ()
         except ChattyError as error:
             await self._refuse(error)
         if resume is None or not resume.send_row.is_live:
             await self._refuse(DeviceRevoked("this device was revoked"))
-        await self._welcome(session, hello, resume)
+        self._welcome(session, hello, resume, joined)
         return session
 
-    async def _welcome(self, session: Session, hello: frames.Hello, resume: Resume) -> None:
+    def _welcome(self, session: Session, hello: frames.Hello, resume: Resume, joined: Sequence[RoomPosition]) -> None:
         session.reply(
             frames.Welcome(
                 id=hello.id,
@@ -268,7 +269,7 @@ class Connection:
         session.user_sent = min(hello.user_seq, resume.user_head)  # a cursor from the future counts as the end
         session.give_mailbox(resume.mailbox)
         session.reply(resume.counts)
-        await session.give_user_events(resume.user_events)
+        session.give_user_events(resume.user_events, joined)
         for position in resume.rooms:
             session.enter_room(position)
         for number in session.rooms.keys() - {position.room_number for position in resume.rooms}:
