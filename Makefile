@@ -41,9 +41,9 @@ demo: .venv/.complete
 # Those that kill processes and hold others to their time come last, among themselves.
 test: .venv/.complete
 ifeq ($(ARGS),)
-	@$(BIN)/python -m slipcover --json --out .coverage.json -m pytest --numprocesses=2 --ignore=tests/faults
+	@$(BIN)/python -m slipcover --json --out .coverage.json -m pytest --numprocesses=3 --dist worksteal --ignore=tests/faults
 	@$(BIN)/python -m slipcover --merge .coverage.json --out .coverage.json --fail-under 85
-	@exec $(BIN)/pytest --numprocesses=2 tests/faults
+	@exec $(BIN)/pytest --numprocesses=3 --dist worksteal tests/faults
 else
 	@exec $(BIN)/pytest $(ARGS)
 endif

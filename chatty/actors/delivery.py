@@ -79,9 +79,7 @@ class Session(Listener):
         self.given: set[MailboxId] = set()
         self.user_sent = UserSeq(0)
         self.is_lagging = False
-        self.is_welcomed = (
-            False  # until then nothing live is sent, or it would come before the welcome, and lag before it
-        )
+        self.is_welcomed = False  # until then nothing live is sent: it would come before the welcome, or lag before it
         self.is_resuming = False
         self.write_began: float | None = None
         self.open_requests: dict[int, float] = {}

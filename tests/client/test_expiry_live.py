@@ -28,7 +28,9 @@ _IS_STORED = """SELECT (SELECT count(*) FROM bodies WHERE seq = %(seq)s)
  + (SELECT count(*) FROM passing_bodies WHERE seq = %(seq)s)"""
 _DAYS_SIZE = """SELECT coalesce(sum(pg_total_relation_size(inhrelid)), 0)::bigint FROM pg_inherits
 WHERE inhparent = 'passing_bodies'::regclass"""
-_HAS_DAYS = "SELECT count(*) > 1 FROM pg_inherits WHERE inhparent = 'passing_bodies'::regclass"  # beside the one for the rest
+_HAS_DAYS = (
+    "SELECT count(*) > 1 FROM pg_inherits WHERE inhparent = 'passing_bodies'::regclass"  # beside the one for the rest
+)
 
 
 @dataclass(kw_only=True)

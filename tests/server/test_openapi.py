@@ -58,7 +58,7 @@ async def test_every_answer_is_one_that_the_document_names(
             if counts(0, 1):
                 fuzz.begin(operation)
                 fuzz.edges(operation)
-            fuzz.draw(operation, counts({"user": 1, "owner": 3}[role], 40))
+            fuzz.draw(operation, counts({"user": 1, "owner": 2}[role], 40))
         return fuzz
 
     fuzz = await trio.to_thread.run_sync(run)
