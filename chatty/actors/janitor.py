@@ -36,12 +36,14 @@ _intensity = Intensity(restart_count_max=100, within_s=60.0, backoff_s_min=1.0, 
 class Job:
     """step: one bounded piece of work, right whoever else runs it at the same time; returns whether there is more.
 
-    interval_s: from one look to the next when nobody wakes it.
+    interval_s: from one look to the next when nobody wakes it. first_look_s: from the start to the first, at most; a random
+    part of it, so that servers that start together do not do everything at once.
     """
 
     name: str
     step: Callable[[], Awaitable[bool]]
     interval_s: float
+    first_look_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,8 @@ async def _do_job(
     delay_s = times.retry_delay_s_min
     has_failed = False
     mailbox.ready()
+    if job.first_look_s and not await _wait(mailbox, job.first_look_s * jitter(), ends_at_wake=True):
+        return
     while True:
         try:
             has_more = await _look(job, lease)

@@ -47,6 +47,7 @@ room_idle_timeout_s = 300.0
 deadline_look_interval_s = 0.25
 forget_interval_s = 60.0
 cleanup_interval_s = 5.0
+housekeeping_first_s = 30.0
 read_cursors_look_interval_s = 0.25
 signing_keys_read_interval_s = 5.0  # at most; always several times while a new key is prepared
 
@@ -108,12 +109,12 @@ def make_jobs(
         Job(name=owed.name, step=owed.step, interval_s=2.0),
         Job(name=erasure.name, step=erasure.step, interval_s=1.0),
         Job(name=cleanup.name, step=cleanup.step, interval_s=cleanup_interval_s),
-        Job(name=receipts.name, step=receipts.step, interval_s=3_600.0),
-        Job(name=revocations.name, step=revocations.step, interval_s=60.0),
-        Job(name=expired.name, step=expired.step, interval_s=600.0),
-        Job(name=registrations.name, step=registrations.step, interval_s=3_600.0),
+        Job(name=receipts.name, step=receipts.step, interval_s=3_600.0, first_look_s=housekeeping_first_s),
+        Job(name=revocations.name, step=revocations.step, interval_s=60.0, first_look_s=housekeeping_first_s),
+        Job(name=expired.name, step=expired.step, interval_s=600.0, first_look_s=housekeeping_first_s),
+        Job(name=registrations.name, step=registrations.step, interval_s=3_600.0, first_look_s=housekeeping_first_s),
         Job(name=seal.name, step=seal.step, interval_s=0.5),
-        Job(name=erase.name, step=erase.step, interval_s=3_600.0),
+        Job(name=erase.name, step=erase.step, interval_s=3_600.0, first_look_s=housekeeping_first_s),
         Job(name=steps.key_turns.name, step=steps.key_turns.step, interval_s=60.0),
     ]
 

@@ -86,6 +86,20 @@ async def test_a_job_looks_again_after_its_interval(autojump_clock: MockClock) -
     assert work.times == [0, 10, 20]
 
 
+async def test_a_first_look_may_wait_and_a_wake_ends_the_wait(autojump_clock: MockClock) -> None:
+    waiting, woken = Work(), Work()
+    async with open_supervisor("root") as root:
+        jobs = [
+            Job(name=name, step=work.step, interval_s=100.0, first_look_s=20.0)
+            for name, work in (("waiting", waiting), ("woken", woken))
+        ]
+        janitor = await start_janitor(root, jobs=jobs, leases=LeasesInMemory(), holder="node-a", jitter=lambda: 0.5)
+        await trio.sleep(1)
+        janitor.wake("woken")
+        await trio.sleep(30)
+    assert (waiting.times, woken.times) == ([10], [1])
+
+
 async def test_a_job_that_has_more_to_do_goes_on_at_once(autojump_clock: MockClock) -> None:
     work = Work(outcomes=[True, True, False])
     async with running(work, LeasesInMemory()):
