@@ -38,7 +38,7 @@ run: .venv/.complete
 demo: .venv/.complete
 	@exec $(BIN)/chatty demo $(ARGS)
 
-# Those that kill processes and hold others to their time come last, among themselves.
+# Those that kill processes and hold others to their time come last, among themselves. Three workers on two cores: many wait.
 test: .venv/.complete
 ifeq ($(ARGS),)
 	@$(BIN)/python -m slipcover --json --out .coverage.json -m pytest --numprocesses=3 --dist worksteal --ignore=tests/faults

@@ -28,9 +28,8 @@ _IS_STORED = """SELECT (SELECT count(*) FROM bodies WHERE seq = %(seq)s)
  + (SELECT count(*) FROM passing_bodies WHERE seq = %(seq)s)"""
 _DAYS_SIZE = """SELECT coalesce(sum(pg_total_relation_size(inhrelid)), 0)::bigint FROM pg_inherits
 WHERE inhparent = 'passing_bodies'::regclass"""
-_HAS_DAYS = (
-    "SELECT count(*) > 1 FROM pg_inherits WHERE inhparent = 'passing_bodies'::regclass"  # beside the one for the rest
-)
+# Beside the partition for days that are not made.
+_HAS_DAYS = "SELECT count(*) > 1 FROM pg_inherits WHERE inhparent = 'passing_bodies'::regclass"
 
 
 @dataclass(kw_only=True)

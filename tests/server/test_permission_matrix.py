@@ -473,10 +473,8 @@ async def test_nothing_is_served_but_the_routes_and_the_socket(database: str, tm
 async def test_the_checker_finds_a_role_that_was_let_in(database: str, tmp_path: Path) -> None:
     async with open_world(database, tmp_path) as world:
         with opened(MANAGE_USERS, roles=frozenset({"owner", "admin", "auditor"})):
-            found = wrong(
-                await walk_routes(world, routes=some_routes(world, lambda route: route.permission is MANAGE_USERS))
-            )
-        managing = {route.operation for route in world.routes if route.permission is MANAGE_USERS}
+            found = wrong(await walk_routes(world, routes=some_routes(world, manages_users)))
+        managing = {route.operation for route in filter(manages_users, world.routes)}
         assert {cell.operation for cell in found} == managing
         assert {(cell.permission, cell.role, cell.expected, cell.found) for cell in found} == {
             ("manage_users", "auditor", "forbidden", found) for found in (ALLOWED, NOT_THEIRS)
@@ -495,11 +493,7 @@ async def test_the_checker_finds_a_need_that_was_dropped(
 ) -> None:
     async with open_world(database, tmp_path) as world:
         with opened(MANAGE_USERS, **{need: False}):
-            found = wrong(
-                await walk_routes(
-                    world, context, routes=some_routes(world, lambda route: route.permission is MANAGE_USERS)
-                )
-            )
+            found = wrong(await walk_routes(world, context, routes=some_routes(world, manages_users)))
         assert {(cell.permission, cell.role, cell.expected, cell.found) for cell in found} == {
             ("manage_users", role, code, ALLOWED) for role in ("owner", "admin")
         }
@@ -529,6 +523,10 @@ async def test_each_exception_is_a_route_that_names_things(database: str, tmp_pa
     async with open_world(database, tmp_path) as world:
         naming = {route.operation for route in world.routes if things_in(route.path) or route.operation in BODIES}
         assert set(OTHERS_TOO) | set(REFUSED_WITH) <= naming
+
+
+def manages_users(route: Route) -> bool:
+    return route.permission is MANAGE_USERS
 
 
 def some_routes(world: World, is_wanted: Callable[[Route], bool]) -> list[Route]:
