@@ -105,7 +105,7 @@ def _temporary_database(server: EmbeddedServer, *, template: str) -> Iterator[st
 
 
 def _create_database(server: EmbeddedServer, name: str, *, template: str = "template1") -> None:
-    statement = sql.SQL("CREATE DATABASE {} OWNER chatty TEMPLATE {}")
+    statement = sql.SQL("CREATE DATABASE {} OWNER chatty TEMPLATE {} STRATEGY FILE_COPY")  # a third less work
     _execute(server, statement.format(sql.Identifier(name), sql.Identifier(template)))
 
 

@@ -5,7 +5,9 @@ same call with the same n settles it.
 """
 
 import json
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -73,6 +75,12 @@ call_timeout_s = 60.0
 MENDED_AT_ONCE: frozenset[type[ChattyError]] = frozenset({TokenExpired, UseDpopNonce})
 
 
+@cache
+def trusted_certificates() -> ssl.SSLContext:
+    """Read once a process: reading them takes 20 ms."""
+    return httpx.create_ssl_context()
+
+
 class Api:
     """One server. `origin`: scheme, host and port, as its users know it. `transport`: another one in tests."""
 
@@ -88,7 +96,9 @@ class Api:
         self.proofs = ProofMaker(store, origin=self.origin)
         self.tokens = TokenKeeper(store, ask=self.refresh)
         self._jitter = jitter
-        self._http = httpx.AsyncClient(base_url=self.origin, transport=transport, timeout=try_timeout_s)
+        self._http = httpx.AsyncClient(
+            base_url=self.origin, transport=transport, timeout=try_timeout_s, verify=trusted_certificates()
+        )
 
     async def aclose(self) -> None:
         await self._http.aclose()
