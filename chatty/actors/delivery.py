@@ -11,7 +11,7 @@ the first of them, and the client is told `lagging`; nothing live is sent until 
 Cancelled or crashed: the socket is closed; nothing is lost, for everything is in the store and the client has its cursors.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -20,7 +20,7 @@ import trio
 from chatty.actors.directory import Listener
 from chatty.actors.faults import domain_error
 from chatty.actors.notices import Notices
-from chatty.actors.outbox import Item, Outbox, Shared, TrySend, framed_event
+from chatty.actors.outbox import Item, Outbox, Shared, TrySend, framed_event, room_item, run_bytes_max
 from chatty.actors.session_parts import SessionParts
 from chatty.errors import ChattyError, OutcomeUnknown, SlowReader, Unauthenticated
 from chatty.ids import MailboxId, RoomId, RoomNumber, SendNumber, Seq, UserSeq
@@ -31,7 +31,7 @@ from chatty.services.preferences import SETTINGS_EVENT, Shown
 from chatty.services.streams import RoomPosition
 from chatty.wire import frames, limits
 from chatty.wire.events import Committed
-from chatty.wire.frames import Cursor, Encoding
+from chatty.wire.frames import Cursor, Encoding, RoomEntry
 from chatty.wire.receipts import Unread
 
 given_rows_max = 1_000  # mailbox rows that were given on a connection and not acknowledged yet
@@ -411,12 +411,10 @@ class Session(Listener):
         if self.rooms.get(room) is not cursor or cursor.sent != after or self.is_lagging:
             self.mark_behind(room)  # a resync came between: what was read is not what is wanted
             return
-        for entry in page.entries:
-            to_seq = entry.to_seq if isinstance(entry, frames.Stretch) else entry.seq
-            data = frames.encode(entry, encoding=self.encoding)
-            if not self.outbox.offer(Item(data, is_live=True, room=room, before=cursor.sent)):
+        for item, to_seq in self._packed(page.entries, room, after=after):
+            if not self.outbox.offer(item):
                 self.mark_behind(room)
-                await self.outbox.wait_for_room(len(data))  # else the page would be read again at once, and again
+                await self.outbox.wait_for_room(len(item.data))  # else the page would be read again at once, and again
                 return
             cursor.sent = to_seq
         cursor.sent = max(cursor.sent, page.to_seq)
@@ -424,3 +422,18 @@ class Session(Listener):
             self._forget_room(room)
         elif not page.is_end:
             self.mark_behind(room)
+
+    def _packed(self, entries: Sequence[RoomEntry], room: RoomNumber, *, after: Seq) -> Iterator[tuple[Item, Seq]]:
+        """Entries as few items, each with the seq that it reaches to: several fit the outbox together."""
+        bytes_max = min(run_bytes_max, self._parts.limits.outbox_bytes_max // 4)
+        encoded, size_bytes, before, last = list[bytes](), 0, after, after
+        for entry in entries:
+            data = frames.encode(entry, encoding=self.encoding)
+            if encoded and size_bytes + len(data) > bytes_max:
+                yield room_item(encoded, self.encoding, room=room, before=before), last
+                encoded, size_bytes, before = [], 0, last
+            encoded.append(data)
+            size_bytes += len(data)
+            last = entry.to_seq if isinstance(entry, frames.Stretch) else entry.seq
+        if encoded:
+            yield room_item(encoded, self.encoding, room=room, before=before), last

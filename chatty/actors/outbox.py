@@ -29,7 +29,7 @@ from chatty.wire.websocket import server_frame
 # Sends a whole WebSocket frame without waiting. Returns how many bytes were taken: 0, or all, or some, and then the socket's next
 # send() waits for the others.
 TrySend = Callable[[bytes], int]
-run_bytes_max = 32_768  # bodies of the events that leave as one frame
+run_bytes_max = 32_768  # of the events that leave as one frame: bodies of new ones, whole of stored ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +96,14 @@ class Shared:
         item = self._items.get((encoding, after))
         if item is None:
             encoded = [frames.encode(event, encoding=encoding) for event in self._events[after + 1 - self.first :]]
-            data, frame = framed(encoded, encoding)
-            item = Item(data, True, self._room, after, events_count=len(encoded), frame=frame)
-            self._items[encoding, after] = item
+            item = self._items[encoding, after] = room_item(encoded, encoding, room=self._room, before=after)
         return item
+
+
+def room_item(encoded: Sequence[bytes], encoding: Encoding, *, room: RoomNumber, before: Seq) -> Item:
+    """Consecutive events of a room, ready to leave at once."""
+    data, frame = framed(encoded, encoding)
+    return Item(data, True, room, before, events_count=len(encoded), frame=frame)
 
 
 def framed(encoded: Sequence[bytes], encoding: Encoding) -> tuple[memoryview, bytes]:

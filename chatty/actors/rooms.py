@@ -28,7 +28,7 @@ from chatty.wire.frames import PlacedEntry
 
 mailbox_count_max = 2_048
 batch_max = 256
-members_between_checkpoints = 200
+members_between_checkpoints = 32  # a large batch takes 0.4 ms to as many sockets
 
 
 @dataclass(frozen=True)

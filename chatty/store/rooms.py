@@ -179,7 +179,9 @@ class PostgresRooms(Rooms):
 
     async def place(self, room: RoomNumber, seq: Seq) -> StoredPlace | None:
         row = await self._row(_PLACE, room, seq)
-        return None if row is None else StoredPlace(entry=placed(RoomId(row[0]), row[2:]), has_body=row[1])
+        if row is None:
+            return None
+        return StoredPlace(entry=placed(row[0], row[3:], removal_seq=row[2]), has_body=row[1])
 
     async def take_out(self, room: RoomNumber, seq: Seq, *, deletion_seq: Seq) -> None:
         row = await self._row(_TAKE_OUT, deletion_seq, room, seq)

@@ -1,13 +1,14 @@
 """User streams, and pages of room timelines as their members may see them.
 
-A page's events, the reader's intervals and its membership come from one statement. State events (create, member, policy,
-devices) and deletions are there for every member, or nobody could verify who may do what and did; messages are there within the
-reader's own intervals, or always under the policy `shared`. What is hidden between two visible events is one gap, whose head is
-that of the event before the next. Below the room's horizon it is a stretch of its own kind; the event at the horizon keeps its
-row, so that the last one ends there. Ciphertexts that have an end are read in a second statement of the same snapshot.
+A page's events and its reader's membership come from one snapshot. State events (create, member, policy, devices) and deletions
+are there for every member, or nobody could verify who may do what and did; messages are there within the reader's own intervals,
+or always under the policy `shared`. What is hidden between two visible events is one gap, whose head is that of the event before
+the next. Below the room's horizon it is a stretch of its own kind; the event at the horizon keeps its row, so that the last one
+ends there. Ciphertexts that have an end are read in a statement of their own.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -53,33 +54,34 @@ WHERE r.room_id = %s AND (m.standing = 'joined' OR {_LEFT_AT} IS NOT NULL)"""  #
 EVENT = """t.seq, t.time, t.kind, u.user_id, d.device_id, t.n, t.algorithm, t.session_id, t.epoch, t.silent, t.expiry,
  t.target, t.signature, b.body, t.body_hash, t.deletion_seq, t.ends, t.leaf"""
 _MARK = "r.horizon_seq, r.horizon_head, r.horizon_before, r.horizon_time, r.horizon_key_id, r.horizon_signature"
-JOINS = """LEFT JOIN bodies b ON b.room_number = t.room_number AND b.seq = t.seq
-LEFT JOIN users u ON u.user_number = t.sender_number LEFT JOIN devices d ON d.device_number = t.device_number"""
-_PAGE = f"""WITH reader AS (
- SELECT r.room_number, r.room_id, r.deletion_seq AS removal_seq, {_MARK}, r.seq AS head_seq,
-  r.policy->>'history' = 'shared' AS sees_all,
-  m.standing = 'joined' AS is_in,
-  CASE WHEN m.standing = 'joined' THEN r.seq ELSE {_LEFT_AT} END AS end_seq
- FROM rooms r JOIN members m ON m.room_number = r.room_number AND m.user_number = %(user)s WHERE r.room_number = %(room)s
-), visible AS (
- SELECT t.*, reader.*, sum(coalesce(t.size, 0)) OVER (ORDER BY t.seq) AS bytes FROM reader, LATERAL (
-  SELECT t.seq, octet_length(b.body) AS size FROM timeline t
-  LEFT JOIN bodies b ON b.room_number = t.room_number AND b.seq = t.seq
-  WHERE t.room_number = reader.room_number AND t.seq > %(after)s AND t.seq <= reader.end_seq AND (
-   t.kind IN ('create', 'member', 'policy', 'devices', 'deletion') OR t.seq = reader.horizon_seq OR (
-    t.seq > reader.horizon_seq AND (reader.sees_all OR EXISTS (
-     SELECT 1 FROM member_intervals i WHERE i.room_number = t.room_number AND i.user_number = %(user)s
-     AND i.from_seq <= t.seq AND (i.to_seq IS NULL OR t.seq <= i.to_seq)))))
-  ORDER BY t.seq LIMIT %(count_max)s) t
+_SENDERS = (
+    "LEFT JOIN users u ON u.user_number = t.sender_number LEFT JOIN devices d ON d.device_number = t.device_number"
 )
-SELECT v.head_seq, v.end_seq, v.is_in, v.room_id, p.head, t.head, v.horizon_seq, v.horizon_head, v.horizon_before,
- v.horizon_time, v.horizon_key_id, v.horizon_signature, v.removal_seq, {EVENT}
-FROM visible v JOIN timeline t ON t.room_number = v.room_number AND t.seq = v.seq {JOINS}
-LEFT JOIN timeline p ON p.room_number = t.room_number AND p.seq = t.seq - 1
-WHERE v.bytes <= %(bytes_max)s OR v.bytes = coalesce(v.size, 0) ORDER BY v.seq"""  # noqa: S608 # constants
-_READER = f"""SELECT r.seq, CASE WHEN m.standing = 'joined' THEN r.seq ELSE {_LEFT_AT} END, m.standing = 'joined'
+JOINS = f"LEFT JOIN bodies b ON b.room_number = t.room_number AND b.seq = t.seq {_SENDERS}"
+_READER = f"""SELECT r.room_id, r.seq, CASE WHEN m.standing = 'joined' THEN r.seq ELSE {_LEFT_AT} END, m.standing = 'joined',
+ r.policy->>'history' = 'shared', r.deletion_seq, {_MARK}
 FROM rooms r JOIN members m ON m.room_number = r.room_number AND m.user_number = %s
 WHERE r.room_number = %s AND (m.standing = 'joined' OR {_LEFT_AT} IS NOT NULL)"""  # noqa: S608 # constants
+# First the head of what a gap hides before the event, or of the horizon itself.
+_PAGE = f"""WITH found AS (
+ SELECT t.*, b.body, octet_length(b.body) AS size,
+  t.kind IN ('create', 'member', 'policy', 'devices', 'deletion') AS is_lasting
+ FROM timeline t LEFT JOIN bodies b ON b.room_number = t.room_number AND b.seq = t.seq
+ WHERE t.room_number = %(room)s AND t.seq > %(after)s AND t.seq <= %(end)s AND (
+  t.kind IN ('create', 'member', 'policy', 'devices', 'deletion') OR t.seq = %(horizon)s OR (
+   t.seq > %(horizon)s AND (%(sees_all)s OR EXISTS (
+    SELECT 1 FROM member_intervals i WHERE i.room_number = t.room_number AND i.user_number = %(user)s
+    AND i.from_seq <= t.seq AND (i.to_seq IS NULL OR t.seq <= i.to_seq)))))
+ ORDER BY t.seq LIMIT %(count_max)s
+), visible AS (
+ SELECT *, sum(coalesce(size, 0)) OVER places AS bytes, lag(seq, 1, %(after)s::bigint) OVER places AS last
+ FROM found WINDOW places AS (ORDER BY seq)
+)
+SELECT CASE WHEN t.seq = %(horizon)s AND NOT t.is_lasting THEN t.head WHEN t.last < t.seq - 1 THEN (
+ SELECT p.head FROM timeline p WHERE p.room_number = t.room_number AND p.seq = t.seq - 1) END,
+ {EVENT.replace("b.body", "t.body")}
+FROM visible t {_SENDERS}
+WHERE t.bytes <= %(bytes_max)s OR t.bytes = coalesce(t.size, 0) ORDER BY t.seq"""  # noqa: S608 # constants
 _EVENTS = f"""SELECT r.room_id, sum(octet_length(b.body)) OVER (ORDER BY t.seq) AS bytes, r.deletion_seq, {EVENT}
 FROM rooms r JOIN timeline t ON t.room_number = r.room_number {JOINS}
 WHERE r.room_number = %s AND t.seq > greatest(%s, r.horizon_seq) ORDER BY t.seq LIMIT %s"""  # noqa: S608 # constants
@@ -103,6 +105,19 @@ async def append_user_event(
     row = await (await connection.execute(_APPEND, (user, time_ms, kind, text))).fetchone()
     assert row is not None
     return UserSeq(row[0])
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A user in a room: what may be seen is up to end_seq."""
+
+    room: RoomId
+    head_seq: Seq
+    end_seq: Seq
+    is_in: bool
+    sees_all: bool
+    removal_seq: Seq
+    mark: HorizonMark | None
 
 
 class PostgresStreams(Streams):
@@ -138,19 +153,34 @@ class PostgresStreams(Streams):
     async def page(
         self, room: RoomNumber, user: UserNumber, *, after: Seq, count_max: int, bytes_max: int
     ) -> RoomPage | None:
-        params = {"room": room, "user": user, "after": after, "count_max": count_max, "bytes_max": bytes_max}
+        found = await self._row(_READER, (user, room))
+        if found is None:
+            return None
+        room_id, head_seq, end_seq, is_in, sees_all, removal_seq, *mark = found
+        reader = _Reader(room_id, head_seq, end_seq, is_in, sees_all, removal_seq, _mark(mark))
+        params = {
+            "room": room,
+            "user": user,
+            "after": after,
+            "end": reader.end_seq,
+            "horizon": reader.mark.seq if reader.mark is not None else 0,
+            "sees_all": reader.sees_all,
+            "count_max": count_max,
+            "bytes_max": bytes_max,
+        }
         rows = await self._rows(_PAGE, params)
         if rows:
-            return _page(await self._filled(room, rows, bytes_max=bytes_max), after=after)
-        reader = await self._row(_READER, (user, room))
-        if reader is None:
-            return None
-        return RoomPage(entries=(), to_seq=max(after, Seq(reader[1])), head_seq=Seq(reader[0]), has_left=not reader[2])
+            return _page(reader, await self._filled(room, rows, bytes_max=bytes_max), after=after)
+        return RoomPage(
+            entries=(), to_seq=max(after, reader.end_seq), head_seq=reader.head_seq, has_left=not reader.is_in
+        )
 
     async def events(self, room: RoomNumber, *, after: Seq, count_max: int, bytes_max: int) -> list[PlacedEntry]:
         found = await self._rows(_EVENTS, (room, after, count_max))
         rows = [row for at, row in enumerate(found) if at == 0 or (row[1] or 0) <= bytes_max]
-        return [placed(RoomId(row[0]), row[2:]) for row in await self._filled(room, rows, bytes_max=bytes_max)]
+        return [
+            placed(row[0], row[3:], removal_seq=row[2]) for row in await self._filled(room, rows, bytes_max=bytes_max)
+        ]
 
     async def _filled(
         self, room: RoomNumber, rows: Sequence[tuple[Any, ...]], *, bytes_max: int
@@ -196,6 +226,8 @@ class PostgresStreams(Streams):
         return await (await self._connection.execute(sql, params)).fetchall()
 
 
+_NO_USER, _NO_DEVICE, _NOWHERE = UserId(""), DeviceId(""), Seq(0)
+_KINDS = {kind.value: kind for kind in Kind}
 # Places of columns of EVENT, from a row's end.
 _SEQ, _BODY, _DELETION_SEQ, _ENDS = -18, -5, -3, -2
 
@@ -204,54 +236,53 @@ def _position(row: tuple[Any, ...], *, is_joined: bool) -> RoomPosition:
     return RoomPosition(room=RoomId(row[0]), room_number=RoomNumber(row[1]), head_seq=Seq(row[2]), is_joined=is_joined)
 
 
-def placed(room: RoomId, row: Sequence[Any]) -> PlacedEntry:
-    """row: the room's newest removal of a deleted account, then the columns of EVENT."""
-    deletion_seq, leaf = row[0], row[-1]
-    if leaf is not None:
-        return Erased(room=room, seq=Seq(row[1]), leaf=leaf, removal_seq=Seq(deletion_seq))
-    return event(room, row[1:-2])
+def placed(room: RoomId, row: Sequence[Any], *, removal_seq: Seq) -> PlacedEntry:
+    """row: the columns of EVENT. removal_seq: of the room's newest removal of a deleted account."""
+    if (leaf := row[-1]) is not None:
+        return Erased(room=room, seq=row[0], leaf=leaf, removal_seq=removal_seq)
+    return event(room, row)
 
 
 def event(room: RoomId, row: Sequence[Any]) -> TimelineEvent:
-    """row: the columns of EVENT but the last two."""
+    """row: the columns of EVENT; the last two may be missing."""
     body = row[13]
     return TimelineEvent(
         room=room,
-        seq=Seq(row[0]),
+        seq=row[0],
         time=row[1],
-        kind=Kind(row[2]),
-        sender=UserId(row[3] or ""),
-        device=DeviceId(row[4] or ""),
-        n=SendNumber(row[5]),
+        kind=_KINDS[row[2]],
+        sender=row[3] or _NO_USER,
+        device=row[4] or _NO_DEVICE,
+        n=row[5],
         algorithm=row[6],
         session_id=row[7],
-        epoch=Seq(row[8]),
+        epoch=row[8],
         silent=row[9],
         expiry=row[10],
         target=row[11],
         signature=row[12],
         body=body,
         body_hash=row[14] if body is None else None,
-        deletion_seq=Seq(row[15] or 0),
+        deletion_seq=row[15] or _NOWHERE,
     )
 
 
-def _page(rows: Sequence[tuple[Any, ...]], *, after: Seq) -> RoomPage:
+def _page(reader: _Reader, rows: Sequence[tuple[Any, ...]], *, after: Seq) -> RoomPage:
     """Events with their gaps. At the end of what the reader may see, to_seq is the reader's end, hidden tail included."""
-    head_seq, _, is_in, room = rows[0][:4]
-    mark = _mark(rows[0][6:12])
+    mark = reader.mark
     entries: list[RoomEntry] = []
     last = after
     for row in rows:
-        seq, kind = Seq(row[_SEQ]), row[_SEQ + 2]
+        seq, kind = row[_SEQ], row[_SEQ + 2]
         is_beyond = mark is not None and seq <= mark.seq and kind not in _lasting
-        upto, head = (seq, row[5]) if is_beyond else (Seq(seq - 1), row[4])
+        upto = seq if is_beyond else Seq(seq - 1)
         if upto > last:
-            entries.append(_hidden(RoomId(room), from_seq=Seq(last + 1), to_seq=upto, head=head, mark=mark))
+            entries.append(_hidden(reader.room, from_seq=Seq(last + 1), to_seq=upto, head=row[0], mark=mark))
         if not is_beyond:
-            entries.append(placed(RoomId(room), row[12:]))
+            entries.append(placed(reader.room, row[1:], removal_seq=reader.removal_seq))
         last = seq
-    return RoomPage(entries=entries, to_seq=last, head_seq=Seq(head_seq), has_left=not is_in and last >= rows[0][1])
+    has_left = not reader.is_in and last >= reader.end_seq
+    return RoomPage(entries=entries, to_seq=last, head_seq=reader.head_seq, has_left=has_left)
 
 
 _lasting = frozenset(kind.value for kind in LASTING_KINDS)
