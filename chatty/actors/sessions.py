@@ -101,7 +101,7 @@ async def session_actor(mailbox: Mailbox[End], socket: Socket, parts: SessionPar
     connection = Connection(socket, parts)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.run, nursery.cancel_scope)
-        nursery.start_soon(_await_end, mailbox, connection)
+        await _await_end(mailbox, connection)
 
 
 async def _await_end(mailbox: Mailbox[End], connection: "Connection") -> None:
@@ -129,21 +129,19 @@ class Connection:
         self._socket = socket
         self._parts = parts
         self._reason: ChattyError | None = None
-        self._ended = trio.Event()
+        self._serving = trio.CancelScope()
         self._session: Session | None = None
         self._nonce = parts.make_nonce()
 
     def end(self, error: ChattyError) -> None:
         if self._reason is None:
             self._reason = error
-        self._ended.set()
+        self._serving.cancel()
 
     async def run(self, whole: trio.CancelScope) -> None:
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._serve)
-                await self._ended.wait()
-                nursery.cancel_scope.cancel()
+            with self._serving:
+                await self._serve()
         finally:
             if self._session is not None:
                 self._parts.directory.leave(self._session)
@@ -161,10 +159,10 @@ class Connection:
             session = await self._greet()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write, session)
-                nursery.start_soon(self._fill, session)
+                nursery.start_soon(session.fill)
                 await self._read(session)
         except* SocketClosed:
-            self._ended.set()
+            pass
 
     # Greeting --------------------------------------------------------------------------------------------------------
 
@@ -380,9 +378,6 @@ class Connection:
             await self._socket.send(_one_frame(items, self._socket.encoding) if items else b"")
             session.write_began = None
             session.outbox.written()
-
-    async def _fill(self, session: Session) -> None:
-        await session.fill()
 
     async def _send_now(self, events: Sequence[frames.ServerFrame]) -> None:
         await self._socket.send(frames.encode(list(events), encoding=self._socket.encoding))

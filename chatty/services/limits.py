@@ -5,8 +5,9 @@ A bucket holds up to `burst` tokens and gains `per_s` of them each second; what 
 bucket, which then owes the rest.
 
 Buckets are this process's own and in memory: a restart fills them, and beside n - 1 other processes somebody has n times as
-many. Bound: `subjects_max` buckets a limiter; beyond it the one that was used least recently is forgotten, which is to say full
-again: whoever wants to empty the memory that way must come as that many others first, each of them limited.
+many. One that is full again tells nothing and goes as others come. Bound: `subjects_max` buckets a limiter; beyond it the one
+that was used least recently is forgotten, full or not: whoever wants to empty the memory that way must come as that many others
+first, each of them limited.
 
 Whom it refused it remembers for the operator (`chatty-admin limits why`): the newest refusals of the subjects refused last, in
 memory only, because addresses are among them.
@@ -18,7 +19,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
+from itertools import islice
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 from chatty.config import OFF, Rate, limiters
 from chatty.errors import RateLimited
@@ -38,7 +41,7 @@ prefix_bits = 64  # of an IPv6 address: one customer has all addresses behind it
 class Bucket:
     """One subject's tokens. Its clock is read once a call: a take is well under a microsecond."""
 
-    __slots__ = ("_at_s", "_clock_s", "_level", "burst", "per_s")
+    __slots__ = ("__weakref__", "_at_s", "_clock_s", "_level", "burst", "per_s")
 
     def __init__(self, rate: Rate, clock_s: Clock) -> None:
         self.burst, self.per_s = rate
@@ -57,6 +60,11 @@ class Bucket:
             return missing / self.per_s
         self._level = level - cost
         return 0.0
+
+    @property
+    def is_full(self) -> bool:
+        """As good as a new one."""
+        return self._level + (self._clock_s() - self._at_s) * self.per_s >= self.burst
 
     def give_back(self, cost: float = 1.0) -> None:
         self._level = min(self.burst, self._level + cost)
@@ -108,13 +116,15 @@ class Limits:
         self._clock_s = clock_s
         self._on_refusal = on_refusal
         self._buckets: dict[str, OrderedDict[str, Bucket]] = {name: OrderedDict() for name in rates}
+        # Forgotten ones that a connection keeps: the same device that comes again must not find a new one.
+        self._held: WeakValueDictionary[tuple[str, str], Bucket] = WeakValueDictionary()
         self._unlimited = Bucket(OFF, clock_s)
         self._refused: OrderedDict[str, OrderedDict[tuple[str, str], Refusal]] = OrderedDict()
         self._refused_count: Counter[str] = Counter()
         self._others: list[OtherLimiter] = []
 
     def bucket(self, limiter: str, subject: str) -> Bucket:
-        """To keep, for what asks often. One that was forgotten meanwhile still works, for whoever holds it."""
+        """To keep, for what asks often."""
         rate = self._rates[limiter]
         if rate is OFF:
             return self._unlimited
@@ -123,10 +133,19 @@ class Limits:
         if bucket is not None:
             known.move_to_end(subject)
             return bucket
+        self._make_room(limiter, known)
+        held = self._held.get((limiter, subject))
+        bucket = known[subject] = Bucket(rate, self._clock_s) if held is None else held
+        return bucket
+
+    def _make_room(self, limiter: str, known: OrderedDict[str, Bucket]) -> None:
+        """For a further one: the two of the longest ago go, if they are full again."""
+        for subject in list(islice(known, 2)):
+            if not known[subject].is_full:
+                break
+            self._held[limiter, subject] = known.pop(subject)
         if len(known) >= subjects_max:
             known.popitem(last=False)
-        bucket = known[subject] = Bucket(rate, self._clock_s)
-        return bucket
 
     def take(self, limiter: str, subject: str, asker: Asker, *, cost: float = 1.0) -> Bucket:
         """The bucket that it was taken from, to give it back perhaps. Raises: RateLimited."""

@@ -231,17 +231,21 @@ class QuickTcpServer(TCPServer):
         if self._direct is None:
             await super()._read_data()
             return
-        data: bytes | bytearray = b"not read yet"
-        while data:
-            try:
-                data = await self._read_some(self._direct)
-            except _gone:
-                break
-            if self._direct.is_reading and data:
-                await self._take(self._direct, bytes(data))
-            else:
-                await self._give(self._direct, bytes(data))
+        while await self._read_once(self._direct):
+            pass
         await self.protocol.handle(Closed())
+
+    async def _read_once(self, direct: Direct) -> bool:
+        """False: nothing more will come. Apart, so that no connection keeps what it was sent last."""
+        try:
+            data = bytes(await self._read_some(direct))
+        except _gone:
+            return False
+        if direct.is_reading and data:
+            await self._take(direct, data)
+        else:
+            await self._give(direct, data)
+        return bool(data)
 
     async def _give(self, direct: Direct, data: bytes) -> None:
         with direct.handling():

@@ -86,10 +86,14 @@ class StrikeWhenTold(CrashPoints):
                 kill_postgres(self._data_dir, victim)
 
 
+_strikes = msgspec.json.Decoder(Strike)
+
+
 async def listen(crash_points: StrikeWhenTold) -> None:
     stdin = trio.lowlevel.FdStream(os.dup(sys.stdin.fileno()))
-    async for line in stdin:
-        crash_points.tell(msgspec.json.decode(line, type=Strike))
+    async for lines in stdin:
+        for strike in _strikes.decode_lines(lines):
+            crash_points.tell(strike)
 
 
 def settings_of(order: Order) -> Settings:

@@ -131,6 +131,31 @@ def test_buckets_are_bounded_and_the_one_unused_for_longest_is_forgotten(
     assert one.shown()["limits"][0]["buckets_count"] == 2
 
 
+def test_those_that_are_full_again_go_as_others_come(clock: Clock) -> None:
+    one = make(clock, Rate(burst=2, per_s=1))
+    for number in range(100):
+        one.take("requests_address", f"a{number}", ANN)
+        clock.now_s += 0.5
+    assert one.shown()["limits"][0]["buckets_count"] <= 3
+    for _ in range(2):
+        one.take("requests_address", "empty", ANN)
+    for number in range(100):
+        one.take("requests_address", f"b{number}", ANN)
+    with pytest.raises(RateLimited):
+        one.take("requests_address", "empty", ANN)
+
+
+def test_one_that_went_and_is_kept_by_a_connection_is_found_again(clock: Clock) -> None:
+    one = make(clock, Rate(burst=2, per_s=1))
+    kept = one.bucket("requests_address", "a")
+    for number in range(4):
+        one.take("requests_address", f"b{number}", ANN)
+    for _ in range(2):
+        kept.take()
+    with pytest.raises(RateLimited):
+        one.take("requests_address", "a", ANN)
+
+
 def test_why_tells_the_refusals_of_a_user_and_of_an_address(clock: Clock) -> None:
     one = make(clock, Rate(burst=1, per_s=0.1))
     for _ in range(3):
