@@ -118,7 +118,13 @@ async def open_installation(data_dir: Path, *, spoiled: Promise | None = None) -
 
 @asynccontextmanager
 async def open_nodes(
-    database: str, directory: Path, *, count: int, public_origin: str, is_bus_silent: bool = True
+    database: str,
+    directory: Path,
+    *,
+    count: int,
+    public_origin: str,
+    is_bus_silent: bool = True,
+    room_idle_timeout_s: float | None = None,
 ) -> AsyncIterator[list[ChattyProcess]]:
     """So many server programs on one database, started at once. The bus is off: then the database is all that they share."""
     nodes = []
@@ -132,6 +138,7 @@ async def open_nodes(
             public_origin=public_origin,
             master_key=encode_base64(b"m" * 32),
             is_bus_silent=is_bus_silent,
+            room_idle_timeout_s=room_idle_timeout_s,
         )
         nodes.append(_of_order(order))
     async with AsyncExitStack() as stack:

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from chatty.actors.delivery import Session
 from chatty.actors.sessions import Connection
-from chatty.app import Hooks
+from chatty.app import Hooks, tree
 from chatty.cli import run_server
 from chatty.config import Settings
 from chatty.services.crash_points import CrashPoints, Point
@@ -35,7 +35,10 @@ _LAZY = {"synchronous_commit": "off", "wal_writer_delay": "10s", "wal_writer_flu
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """What one run of the server is to be. public_origin, master_key: shared by the nodes of one database."""
+    """What one run of the server is to be. public_origin, master_key: shared by the nodes of one database.
+
+    room_idle_timeout_s: other than the product's.
+    """
 
     data_dir: str
     port: int
@@ -43,6 +46,7 @@ class Order(Struct, frozen=True, kw_only=True):
     public_origin: str = ""
     master_key: str | None = None
     is_bus_silent: bool = False
+    room_idle_timeout_s: float | None = None
     spoiled: Promise | None = None
 
 
@@ -128,6 +132,8 @@ async def serve(order: Order) -> None:
     postgres_settings = _LAZY if order.spoiled == "durable commit" else {}
     if order.spoiled == "memory of requests":
         forget_requests()
+    if order.room_idle_timeout_s is not None:
+        tree.room_idle_timeout_s = order.room_idle_timeout_s
     crash_points = StrikeWhenTold(Path(order.data_dir))
     crash_in_sessions(crash_points)
     async with AsyncExitStack() as stack:
