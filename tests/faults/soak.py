@@ -3,7 +3,8 @@
 Two servers on one PostgreSQL, with their bus. People sign up, come, go, kick, change devices and nodes, and send as fast as acks
 come; every second an actor of one of the servers crashes, wherever it stands. Round after round all that was said is looked
 through, as in test_two_servers.py. In the end: no fault, no exception in the logs but those that were ordered, and memory that
-does not grow once the servers are warm: a room that nobody speaks in any more leaves after seconds. Prints a line each round, and the slope of each server's memory.
+does not grow once the servers are warm: a room in which nobody speaks any more leaves after seconds. Prints a line each round,
+and the slope of each server's memory.
 """
 
 import argparse
