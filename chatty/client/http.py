@@ -69,6 +69,8 @@ T = TypeVar("T")
 PolicyPath = Literal["policy", "links", "links/revoke", "listing"]
 Sink = Callable[[bytes], Awaitable[None]]
 
+# An idle connection is given up before the server does so, after 5 s: a request that met its end would be lost.
+CONNECTIONS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=3.0)
 try_timeout_s = 20.0
 call_timeout_s = 60.0
 # Each once at once in one call; a server that says it again and again is asked with growing pauses, like a busy one.
@@ -97,7 +99,11 @@ class Api:
         self.tokens = TokenKeeper(store, ask=self.refresh)
         self._jitter = jitter
         self._http = httpx.AsyncClient(
-            base_url=self.origin, transport=transport, timeout=try_timeout_s, verify=trusted_certificates()
+            base_url=self.origin,
+            transport=transport,
+            timeout=try_timeout_s,
+            verify=trusted_certificates(),
+            limits=CONNECTIONS,
         )
 
     async def aclose(self) -> None:

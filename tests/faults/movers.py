@@ -16,6 +16,7 @@ import httpx
 import msgspec
 import trio
 
+from chatty.client.http import CONNECTIONS
 from chatty.ids import RoomId, Seq
 from chatty.wire import frames
 from chatty.wire.events import Committed, Kind, TimelineEvent
@@ -51,7 +52,7 @@ class Balancer(httpx.AsyncBaseTransport):
     def __init__(self, origins: Sequence[str], rng: random.Random) -> None:
         self._origins = [httpx.URL(origin) for origin in origins]
         self._rng = rng
-        self._inner = httpx.AsyncHTTPTransport(verify=False)
+        self._inner = httpx.AsyncHTTPTransport(verify=False, limits=CONNECTIONS)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         node = chosen_node()
