@@ -328,6 +328,14 @@ class Settings(BaseSettings):
         default=28.0, description="Time after which addresses are erased from the audit log, days; at most 28."
     )
 
+    # Background jobs
+    job_failures_max: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=8, description="Failures in a row after which a background job stops until it is resumed, count."
+    )
+    job_retry_delay_s: Seconds = Field(
+        default=5.0, description="Pause after a background job's first failure, seconds; it doubles, up to ten minutes."
+    )
+
     # What one account, device or room may hold
     quota_devices: QuotaText = Field(
         default="20", description="Living devices of one account, count; others by role as '20, bot 2, admin 100'."

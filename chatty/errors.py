@@ -626,6 +626,42 @@ class ServerUnreachable(ChattyError):
     exit_code = 3
 
 
+class JobUnknown(ChattyError):
+    """The console named a background job that there is not."""
+
+    code = "job_unknown"
+
+
+class JobStopped(ChattyError):
+    """A background job that is paused or dead was to run."""
+
+    code = "job_stopped"
+
+
+class JobRunning(ChattyError):
+    """A background job was to run that runs already, or is about to."""
+
+    code = "job_running"
+
+
+class JobIdle(ChattyError):
+    """A background job was to be aborted that does not run."""
+
+    code = "job_idle"
+
+
+class JobOverran(ChattyError):
+    """One step of a background job took longer than the job's lease lasts."""
+
+    code = "job_overran"
+
+
+class JobFailed(ChattyError):
+    """A background job that the console waited for did not end well."""
+
+    code = "job_failed"
+
+
 class SealBroken(ChattyError):
     """A sealed secret does not open: another master key, or altered bytes."""
 

@@ -175,6 +175,7 @@ class Metrics:
             ["what"],
             registry=registry,
         )
+        self._add_jobs(registry)
         self.actor_restarts = Counter(
             "chatty_actor_restarts_total", "Actors restarted after a crash, by branch.", ["branch"], registry=registry
         )
@@ -182,6 +183,40 @@ class Metrics:
             "chatty_actor_mailbox_count",
             "Messages that wait in actors' mailboxes, by branch.",
             ["branch"],
+            registry=registry,
+        )
+
+    def _add_jobs(self, registry: CollectorRegistry) -> None:
+        self.job_runs = Counter(
+            "chatty_job_runs_total",
+            "Runs of background jobs that ended, by outcome; of frequent jobs only those that did something.",
+            ["job", "outcome"],
+            registry=registry,
+        )
+        self.job_rows = Counter("chatty_job_rows_total", "Rows that background jobs did.", ["job"], registry=registry)
+        self.job_duration_seconds = Histogram(
+            "chatty_job_duration_seconds",
+            "Time of one run of a background job.",
+            ["job"],
+            buckets=(0.01, 0.1, 1, 10, 60, 600, 3_600),
+            registry=registry,
+        )
+        self.job_last_look = Gauge(
+            "chatty_job_last_look_timestamp_seconds",
+            "When this process last looked at a background job.",
+            ["job"],
+            registry=registry,
+        )
+        self.job_state = Gauge(
+            "chatty_job_state",
+            "1 for the state of a background job, 0 for the others.",
+            ["job", "state"],
+            registry=registry,
+        )
+        self.integrity_findings = Gauge(
+            "chatty_integrity_findings",
+            "What the last whole integrity check found wrong, by check.",
+            ["check"],
             registry=registry,
         )
 

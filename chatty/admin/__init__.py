@@ -14,8 +14,10 @@ from chatty import __version__
 from chatty.admin import render
 from chatty.admin.actors import actors
 from chatty.admin.audit import audit
+from chatty.admin.cleanup import cleanup
 from chatty.admin.db import db
 from chatty.admin.health import health
+from chatty.admin.jobs import jobs
 from chatty.admin.keys import keys
 from chatty.admin.limits import limits
 from chatty.admin.options import Place
@@ -31,8 +33,13 @@ _NEXT = {
     "audit_broken": "chatty-admin audit list",
     "audit_file_unusable": "chatty-admin audit export-head",
     "bad_configuration": "chatty-admin --help",
+    "job_failed": "chatty-admin jobs list",
+    "job_idle": "chatty-admin jobs list",
+    "job_running": "chatty-admin jobs list",
+    "job_stopped": "chatty-admin jobs resume --help",
+    "job_unknown": "chatty-admin jobs list",
     "last_owner": "chatty-admin users list",
-    "not_confirmed": "chatty-admin users --help",
+    "not_confirmed": "chatty-admin --help",
     "not_found": "chatty-admin users list",
     "name_taken": "chatty-admin users list",
     "registration_closed": "chatty-admin users invite --role owner",
@@ -85,5 +92,5 @@ def main(context: click.Context, data_dir: Path | None) -> None:
     context.obj = Place(data_dir)
 
 
-for _command in (status, health, actors, audit, db, keys, limits, privacy, users):
+for _command in (status, health, actors, audit, cleanup, db, jobs, keys, limits, privacy, users):
     main.add_command(_command)

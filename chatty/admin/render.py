@@ -6,10 +6,12 @@ terminal's width are respected, and no character of an answer can steer the term
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -53,6 +55,16 @@ def print_tree(answer: Json) -> None:
     tree = Tree(_actor_line(answer), guide_style="dim")
     _grow(tree, answer)
     _print(tree)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """What goes on, and since when: a line on stderr while somebody watches. Gives what tells it."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    talk = Console(stderr=True, highlight=False)
+    with Progress(*columns, console=talk, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda text: bar.update(task, description=_plain(text))
 
 
 def print_error(code: str, detail: str, *, next_command: str) -> None:

@@ -38,6 +38,20 @@ async def check_database(pool: Pool) -> health.Check:
     return health.Check(name="database", is_ready=not reason, reason=reason)
 
 
+async def check_jobs(units: PostgresUnitOfWork) -> health.Check:
+    """Never a reason to serve nobody: what jobs do can wait, but not for ever."""
+    warning = f"not answered within {readiness_timeout_s:g} s"
+    with trio.move_on_after(readiness_timeout_s):
+        try:
+            async with units.autocommit() as unit:
+                standings = await unit.jobs.standings()
+            stopped = [f"{job} is {one.state}" for job, one in sorted(standings.items()) if one.state != "scheduled"]
+            warning = ", ".join(stopped)
+        except (StoreUnavailable, Overloaded, OutcomeUnknown) as error:
+            warning = error.code
+    return health.Check(name="jobs", is_ready=True, warning=warning)
+
+
 async def check_audit(units: PostgresUnitOfWork) -> health.Check:
     """Never a reason to serve nobody: rows wait safely for the sealer."""
     warning = f"not answered within {readiness_timeout_s:g} s"

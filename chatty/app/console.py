@@ -9,6 +9,7 @@ import msgspec
 import chatty
 from chatty.actors.console import ConsoleCommand, ConsoleSources, console_actor, socket_path
 from chatty.actors.directory import Directory
+from chatty.actors.janitor import Janitor
 from chatty.actors.runtime import (
     StartFailed,
     Supervisor,
@@ -16,10 +17,13 @@ from chatty.actors.runtime import (
 from chatty.config import Settings
 from chatty.errors import BadRequest, ChattyError
 from chatty.ids import InvitationId, UserId
+from chatty.services.cleanup import CleanupSteps
 from chatty.services.deletions import OperatorDeletion
+from chatty.services.jobs import JobRun, JobSteps, ListedJob
 from chatty.services.limits import Limits
 from chatty.services.registration import RegistrationSteps
 from chatty.services.signing_keys import SigningKeySteps
+from chatty.services.statistics import CountStatistics
 from chatty.services.users import UserSteps
 from chatty.web import health
 from chatty.wire.registration import AfterInvitationField, InvitationRequest
@@ -27,6 +31,8 @@ from chatty.wire.types import InvitationIdField
 from chatty.wire.users import RoleChange
 
 users_page_count = 1_000
+runs_page_count = 20
+statistics_days = 30
 B = TypeVar("B", bound=msgspec.Struct)
 
 
@@ -177,3 +183,88 @@ def key_commands(turns: SigningKeySteps) -> dict[str, ConsoleCommand]:
         return asdict(await turns.rotate())
 
     return {"keys list": listed, "keys rotate": rotate}
+
+
+def job_commands(
+    jobs: JobSteps, statistics: CountStatistics, janitor: Janitor | None = None
+) -> dict[str, ConsoleCommand]:
+    """What `chatty-admin jobs` asks, of the running server or, without a janitor, beside it."""
+
+    def looks_s() -> Mapping[str, float]:
+        return {} if janitor is None else janitor.next_looks_s()
+
+    def acted(arguments: Mapping[str, Any], **what: Any) -> dict[str, Any]:
+        if janitor is not None:
+            janitor.read_books()
+        return {"job": _job(arguments), **what}
+
+    async def listed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return {"jobs": [_shown_job(one, looks_s().get(one.job)) for one in await jobs.listed()]}
+
+    async def show(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        one, notes = await jobs.shown(_job(arguments))
+        return {**_shown_job(one, looks_s().get(one.job)), "notes": notes}
+
+    async def history(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        count_max = int(arguments.get("count_max") or runs_page_count)
+        return {"runs": [asdict(run) for run in await jobs.history(_job(arguments), count_max=count_max)]}
+
+    async def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return acted(arguments, order_number=await jobs.order(_job(arguments)))
+
+    async def ordered(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        found = await jobs.ordered(_job(arguments), int(arguments.get("order_number") or 0))
+        return {"run": None if found is None else asdict(found)}
+
+    async def pause(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        await jobs.pause(_job(arguments))
+        return acted(arguments, state="paused")
+
+    async def resume(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        await jobs.resume(_job(arguments))
+        return acted(arguments, state="scheduled")
+
+    async def abort(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        await jobs.abort(_job(arguments))
+        return acted(arguments, is_aborted=True)
+
+    async def days(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return {"days": await statistics.listed(days_max=int(arguments.get("days_max") or statistics_days))}
+
+    return {
+        "jobs list": listed,
+        "jobs show": show,
+        "jobs history": history,
+        "jobs run": run,
+        "jobs ordered": ordered,
+        "jobs pause": pause,
+        "jobs resume": resume,
+        "jobs abort": abort,
+        "jobs statistics": days,
+    }
+
+
+def cleanup_commands(cleanup: CleanupSteps) -> dict[str, ConsoleCommand]:
+    """What `chatty-admin cleanup` asks."""
+
+    async def preview(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return {"leftovers": [asdict(one) for one in await cleanup.preview()]}
+
+    return {"cleanup preview": preview}
+
+
+def _job(arguments: Mapping[str, Any]) -> str:
+    return str(arguments.get("job"))
+
+
+def _shown_job(one: ListedJob, next_look_s: float | None) -> dict[str, Any]:
+    """next_look_s: by this node; None where no server runs."""
+    last: JobRun | None = one.last
+    return {
+        "job": one.job,
+        "state": one.standing.state,
+        "interval_s": one.interval_s,
+        "next_look_s": next_look_s,
+        "failures_count": one.standing.failures_count,
+        "last": None if last is None else asdict(last),
+    }

@@ -22,8 +22,11 @@ def now_ms() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What only tests' own programs set: where to stop, whether the bus carries anything, how much crashing is too much."""
+    """What only tests' own programs set: where to stop, whether the bus carries anything, how much crashing is too much, how long
+    the lease of a dead process keeps others from its jobs.
+    """
 
     crash_points: CrashPoints = NO_CRASH_POINTS
     is_bus_silent: bool = False
     intensity: Intensity = generous
+    lease_lifetime_s: float = 30.0

@@ -13,15 +13,22 @@ from quart_trio import QuartTrio
 import chatty
 from chatty.actors.bus import LocalBus, SilentBus
 from chatty.actors.directory import Directory
-from chatty.actors.janitor import start_janitor
+from chatty.actors.janitor import JanitorTimes, start_janitor
 from chatty.actors.runtime import (
     Snapshot,
     Supervisor,
     open_supervisor,
 )
 from chatty.actors.sessions import Socket
-from chatty.app.checks import Draining, check_audit, check_database
-from chatty.app.console import key_commands, limit_commands, start_console, user_commands
+from chatty.app.checks import Draining, check_audit, check_database, check_jobs
+from chatty.app.console import (
+    cleanup_commands,
+    job_commands,
+    key_commands,
+    limit_commands,
+    start_console,
+    user_commands,
+)
 from chatty.app.database import Store, make_data_dir, open_store
 from chatty.app.process import Hooks, generous
 from chatty.app.routes import append_over_http, make_routes
@@ -29,6 +36,7 @@ from chatty.app.sockets import OpenSockets
 from chatty.app.steps import Steps, make_steps
 from chatty.app.tree import LateDoorbells, make_jobs, session_parts, start_notices, start_watch, start_writing
 from chatty.config import Settings
+from chatty.services.jobs import JobBooks
 from chatty.services.limits import Limits
 from chatty.services.permissions import check_tables
 from chatty.services.server import ServerIdentity
@@ -99,7 +107,11 @@ async def _open_tree(
         root,
         jobs=make_jobs(settings, store, steps, doorbells, hooks, metrics),
         leases=PostgresLeases(store.pool),
+        book=JobBooks(units=store.units, failures_max=settings.job_failures_max),
         holder=f"{socket.gethostname()} {secrets.token_urlsafe(9)}",
+        metrics=metrics,
+        times=JanitorTimes(lease_lifetime_s=hooks.lease_lifetime_s, failure_delay_s_min=settings.job_retry_delay_s),
+        crash_points=hooks.crash_points,
     )
     bus = SilentBus() if hooks.is_bus_silent else LocalBus(directory, room_actors)
     doorbells.connect(bus, janitor.wake)
@@ -119,6 +131,8 @@ async def _open_tree(
         **limit_commands(limits),
         **user_commands(steps.users, steps.registration, steps.operator_deletion),
         **key_commands(steps.key_turns),
+        **job_commands(steps.jobs, steps.statistics, janitor),
+        **cleanup_commands(steps.cleanup),
     }
     await start_console(settings, root, checks, directory, commands)
     yield App(
@@ -140,7 +154,12 @@ def _checks(settings: Settings, store: Store, readiness: Draining, metrics: Metr
     return health.Health(
         server_name=settings.server_name,
         version=chatty.__version__,
-        checks=[partial(check_database, store.pool), partial(check_audit, store.units), readiness.check],
+        checks=[
+            partial(check_database, store.pool),
+            partial(check_audit, store.units),
+            partial(check_jobs, store.units),
+            readiness.check,
+        ],
         metrics=metrics,
     )
 

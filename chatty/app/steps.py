@@ -14,16 +14,18 @@ from chatty.crypto.passkeys import RelyingParty
 from chatty.crypto.passwords import ALGORITHM
 from chatty.crypto.tokens import AccessTokens, RefreshTokens
 from chatty.services.accounts import AccountSteps
-from chatty.services.audit import AuditSteps
+from chatty.services.audit import AuditSteps, erasure_lead_s
 from chatty.services.blocks import BlockSteps
 from chatty.services.checkpoints import Checkpoints
-from chatty.services.deletions import DeletionSteps, OperatorDeletion
+from chatty.services.cleanup import Ages, CleanupSteps
+from chatty.services.deletions import DeletionSteps, OperatorDeletion, receipt_lifetime_s
 from chatty.services.devices import DeviceSteps
 from chatty.services.doorbells import Doorbells
 from chatty.services.dpop import Proofs
 from chatty.services.exports import ExportSteps
 from chatty.services.factor_check import FactorCheck
 from chatty.services.issuer import Issuer
+from chatty.services.jobs import JobSteps
 from chatty.services.keys import KeySteps
 from chatty.services.limits import Limits
 from chatty.services.login_throttle import FactorThrottle, LoginThrottle
@@ -33,12 +35,13 @@ from chatty.services.permissions import Policy
 from chatty.services.preferences import PreferenceSteps
 from chatty.services.quotas import Quotas, make_quotas
 from chatty.services.receipts import ReceiptSteps
-from chatty.services.registration import RegistrationSteps
+from chatty.services.registration import RegistrationSteps, request_age_s_max
 from chatty.services.room_directory import DirectorySteps
 from chatty.services.rooms import RoomSteps
 from chatty.services.second_factors import SecondFactorSteps
 from chatty.services.sessions import SessionSteps
 from chatty.services.signing_keys import SigningKeys, SigningKeySteps
+from chatty.services.statistics import CountStatistics
 from chatty.services.streams import StreamSteps
 from chatty.services.tokens import Lifetimes, TokenSteps
 from chatty.services.users import UserSteps
@@ -92,6 +95,9 @@ class Steps:
     proofs: Proofs
     signing_keys: SigningKeys
     key_turns: SigningKeySteps
+    jobs: JobSteps
+    cleanup: CleanupSteps
+    statistics: CountStatistics
 
 
 def make_steps(
@@ -134,6 +140,19 @@ def make_steps(
         proofs=make.proofs,
         signing_keys=make.signing_keys,
         key_turns=make.key_turns(),
+        jobs=JobSteps(units=store.units),
+        cleanup=CleanupSteps(units=store.units, ages=ages(settings), clock=make.clock_ms),
+        statistics=CountStatistics(units=store.units),
+    )
+
+
+def ages(settings: Settings) -> Ages:
+    return Ages(
+        retention_days=settings.message_retention_days,
+        lifetimes=lifetimes(settings),
+        receipt_s=receipt_lifetime_s,
+        request_s=request_age_s_max,
+        address_s=settings.address_retention_days * 86_400 - erasure_lead_s,
     )
 
 

@@ -1,7 +1,7 @@
 """The branches of the actor tree, each started with what it needs (docs/architecture.md, "The tree")."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +10,7 @@ import trio
 
 from chatty.actors.bus import SilentBus
 from chatty.actors.directory import Directory
-from chatty.actors.janitor import Job
+from chatty.actors.job_board import Job
 from chatty.actors.journal import Entry, JournalParts, blocking_journal_actor, journal_actor
 from chatty.actors.presence import PresenceBook
 from chatty.actors.receipts import ReadCursorWriter
@@ -29,12 +29,14 @@ from chatty.app.process import Hooks, generous, now_ms, now_s
 from chatty.app.steps import Steps, lifetimes
 from chatty.config import Settings
 from chatty.services.audit import EraseAddresses, SealAudit
+from chatty.services.cleanup import OrphanCleanup
 from chatty.services.deletions import CleanUpReceipts
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.erasure import EraseAccounts
 from chatty.services.expiry import Cleaned, MessageCleanup
-from chatty.services.jobs import AppendOwedDevices, CleanUpRevocations
+from chatty.services.integrity import CheckIntegrity
 from chatty.services.limits import Limits
+from chatty.services.owed_devices import AppendOwedDevices, CleanUpRevocations
 from chatty.services.registration import CleanUpRegistrations
 from chatty.services.sessions import EndExpiredSessions
 from chatty.store.audit_heads import DiskHeadFile, heads_path
@@ -48,6 +50,7 @@ deadline_look_interval_s = 0.25
 forget_interval_s = 60.0
 cleanup_interval_s = 5.0
 housekeeping_first_s = 30.0
+integrity_first_s = 600.0
 read_cursors_look_interval_s = 0.25
 signing_keys_read_interval_s = 5.0  # at most; always several times while a new key is prepared
 
@@ -71,7 +74,10 @@ class LateDoorbells(Doorbells):
 def make_jobs(
     settings: Settings, store: Store, steps: Steps, doorbells: Doorbells, hooks: Hooks, metrics: Metrics
 ) -> list[Job]:
-    """What the janitor does. audit_sealing: with the janitor's jitter, each row is sealed within a second."""
+    """What the janitor does. To add a job, add a line here: what has a name and a step() is a job.
+
+    audit_sealing: with the janitor's jitter, each row is sealed within a second.
+    """
     owed = AppendOwedDevices(units=store.units, doorbells=doorbells, clock=now_ms)
     seal = SealAudit(
         units=store.units,
@@ -105,16 +111,28 @@ def make_jobs(
     revocations = CleanUpRevocations(units=store.units)
     expired = EndExpiredSessions(units=store.units, doorbells=doorbells, lifetimes=lifetimes(settings))
     registrations = CleanUpRegistrations(units=store.units)
+    orphans = OrphanCleanup(units=store.units, crash_points=hooks.crash_points)
+    integrity = CheckIntegrity(
+        units=store.units, report=partial(report_integrity, metrics), crash_points=hooks.crash_points
+    )
     return [
         Job(name=owed.name, step=owed.step, interval_s=2.0),
         Job(name=erasure.name, step=erasure.step, interval_s=1.0),
-        Job(name=cleanup.name, step=cleanup.step, interval_s=cleanup_interval_s),
+        Job(name=cleanup.name, step=cleanup.step, interval_s=cleanup_interval_s, on_order=cleanup.look_now),
         Job(name=receipts.name, step=receipts.step, interval_s=3_600.0, first_look_s=housekeeping_first_s),
         Job(name=revocations.name, step=revocations.step, interval_s=60.0, first_look_s=housekeeping_first_s),
         Job(name=expired.name, step=expired.step, interval_s=600.0, first_look_s=housekeeping_first_s),
         Job(name=registrations.name, step=registrations.step, interval_s=3_600.0, first_look_s=housekeeping_first_s),
         Job(name=seal.name, step=seal.step, interval_s=0.5),
         Job(name=erase.name, step=erase.step, interval_s=3_600.0, first_look_s=housekeeping_first_s),
+        Job(name=orphans.name, step=orphans.step, interval_s=3_600.0, first_look_s=housekeeping_first_s),
+        Job(name=integrity.name, step=integrity.step, interval_s=86_400.0, first_look_s=integrity_first_s),
+        Job(
+            name=steps.statistics.name,
+            step=steps.statistics.step,
+            interval_s=3_600.0,
+            first_look_s=housekeeping_first_s,
+        ),
         Job(name=steps.key_turns.name, step=steps.key_turns.step, interval_s=60.0),
     ]
 
@@ -129,6 +147,13 @@ def report_cleanup(metrics: Metrics, cleaned: Cleaned) -> None:
         bytes_freed=cleaned.freed.bytes_count,
         events_count=cleaned.events_count,
     )
+
+
+def report_integrity(metrics: Metrics, found: Mapping[str, int]) -> None:
+    for check, findings_count in found.items():
+        metrics.integrity_findings.labels(check=check).set(findings_count)
+        if findings_count:
+            log.error("integrity.violated", check=check, findings_count=findings_count)
 
 
 async def start_writing(

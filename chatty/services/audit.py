@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from chatty.crypto.audit import check_head
 from chatty.errors import AuditBroken, BadSignature
 from chatty.services.crash_points import NO_CRASH_POINTS, CrashPoints
+from chatty.services.jobs import Done
 from chatty.services.units import Transactions
 from chatty.wire import audit as wire
 from chatty.wire.audit import AuditHead, AuditPage, ListedRow, SealedRow, UnsealedRow
@@ -189,25 +190,25 @@ class SealAudit:
         self._clock = clock
         self._crash_points = crash_points
 
-    async def step(self) -> bool:
-        """One batch. Returns whether there may be more to do at once.
+    async def step(self) -> Done:
+        """One batch.
 
         Raises: AuditBroken, StoreUnavailable, Overloaded, OutcomeUnknown. Cancelled: all of the batch is sealed or nothing.
         """
         async with self._units.begin() as unit:
             if not await unit.audit.try_lock():
-                return False
+                return Done()
             newest = await unit.audit.newest_head()
             self._check(newest)
             rows = await unit.audit.unsealed(count_max=rows_a_step_max)
             if not rows and newest is not None and not self._is_old(newest):
-                return False
+                return Done()
             seals, head = self._extend(newest, rows)
             await unit.audit.seal(seals, head)
             await self._crash_points.reach("before_seal_commit", self.name)
         await self._crash_points.reach("after_seal_commit", self.name)
         await self._heads.append(head)
-        return len(rows) == rows_a_step_max
+        return Done(len(rows), has_more=len(rows) == rows_a_step_max)
 
     def _check(self, newest: AuditHead | None) -> None:
         if newest is None:
@@ -258,8 +259,8 @@ class EraseAddresses:
         self._units = units
         self._age_s = retention_days * 86_400 - erasure_lead_s
 
-    async def step(self) -> bool:
-        """One transaction. Returns whether there may be more to do at once."""
+    async def step(self) -> Done:
+        """One transaction."""
         async with self._units.begin() as unit:
             count = await unit.audit.erase_addresses(age_s=self._age_s, count_max=erased_a_step_max)
-        return count == erased_a_step_max
+        return Done(count, has_more=count == erased_a_step_max)

@@ -13,6 +13,7 @@ Point = Literal[
     "room_message",
     "before_seal_commit",
     "after_seal_commit",
+    "job_step",
 ]
 
 

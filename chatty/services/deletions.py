@@ -34,6 +34,7 @@ from chatty.services.caller import Caller
 from chatty.services.devices import end_devices
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.issuer import Issuer
+from chatty.services.jobs import Done
 from chatty.services.login_throttle import LoginThrottle
 from chatty.services.sessions import SessionsUnit, check_own_password
 from chatty.services.units import Transactions
@@ -313,8 +314,8 @@ class CleanUpReceipts:
     def __init__(self, *, units: Transactions[DeletionsUnit]) -> None:
         self._units = units
 
-    async def step(self) -> bool:
-        """As EraseAccounts.step()."""
+    async def step(self) -> Done:
+        """One transaction."""
         async with self._units.begin() as unit:
             count = await unit.deletions.forget_receipts(age_s=receipt_lifetime_s, count_max=receipts_a_step_max)
-        return count == receipts_a_step_max
+        return Done(count, has_more=count == receipts_a_step_max)

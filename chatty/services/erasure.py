@@ -13,6 +13,7 @@ from chatty.ids import DeviceId, Seq, UserId
 from chatty.services.crash_points import NO_CRASH_POINTS, CrashPoints
 from chatty.services.deletions import Count, Counts, Deletions, OwedRemoval, Stretch
 from chatty.services.doorbells import Doorbell, Doorbells
+from chatty.services.jobs import Done
 from chatty.services.messages import Clock
 from chatty.services.rooms import LockedRoom, Rooms
 from chatty.services.timeline import NewEvent, RoomHead, append
@@ -108,14 +109,14 @@ class EraseAccounts:
         self._clock = clock
         self._crash_points = crash_points
 
-    async def step(self) -> bool:
-        """One transaction with work in it. Returns whether there may be more to do at once.
+    async def step(self) -> Done:
+        """One transaction with work in it, which counts as a row.
 
         Raises: StoreUnavailable, Overloaded, OutcomeUnknown. Cancelled: all of it is committed or nothing.
         """
         async with self._units.autocommit() as unit:
             if await unit.deletions.is_idle():
-                return False
+                return Done()
         works: Sequence[Callable[[ErasureUnit], Awaitable[Doorbell | None]]] = (self._tell, self._erase, self._go_on)
         for work in works:
             async with self._units.begin() as unit:
@@ -125,8 +126,8 @@ class EraseAccounts:
             if doorbell is not None:
                 await self._crash_points.reach("after_commit", self.name)
                 self._doorbells.ring(doorbell)
-                return True
-        return False
+                return Done(1, has_more=True)
+        return Done()
 
     async def _tell(self, unit: ErasureUnit) -> Doorbell | None:
         """One room, of all the deleted accounts that it has not heard of."""

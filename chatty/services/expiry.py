@@ -19,6 +19,7 @@ from typing import Protocol
 
 from chatty.ids import RoomId, RoomNumber, Seq
 from chatty.services.crash_points import NO_CRASH_POINTS, CrashPoints
+from chatty.services.jobs import Done
 from chatty.services.messages import Clock
 from chatty.services.timeline import day_ms, ends_days_max
 from chatty.wire.signing import horizon_bytes
@@ -161,6 +162,11 @@ def days_wanted(now_ms: int, *, longest_days: int) -> range:
 
 # Steps --------------------------------------------------------------------------------------------------------------
 
+
+def _rows_count(done: Cleaned | bool) -> int:
+    return done.freed.rows_count + done.events_count if isinstance(done, Cleaned) else int(done)
+
+
 _Work = Callable[[Cleanup, int], Awaitable[Cleaned | bool]]
 
 
@@ -189,8 +195,12 @@ class MessageCleanup:
         self._crash_points = crash_points
         self._looked_at_ms = 0
 
-    async def step(self) -> bool:
-        """One transaction with work in it. Returns whether there may be more to do at once.
+    def look_now(self) -> None:
+        """The next step looks at every room's retention, however long ago the last one did."""
+        self._looked_at_ms = 0
+
+    async def step(self) -> Done:
+        """One transaction with work in it; rows are ciphertexts and events, or days and rooms that were prepared.
 
         Raises: StoreUnavailable, Overloaded, OutcomeUnknown. Cancelled: all of it is committed or nothing.
         """
@@ -208,10 +218,10 @@ class MessageCleanup:
                 self._report(done)
             if done:
                 await self._crash_points.reach("after_commit", name)
-                return True
+                return Done(_rows_count(done), has_more=True)
         if is_look:
             self._looked_at_ms = now_ms
-        return False
+        return Done()
 
     async def _make_day(self, cleanup: Cleanup, now_ms: int) -> bool:
         """One of those that will be needed."""

@@ -2,25 +2,152 @@
 
 A job runs under a lease in the database, so that as a rule one node at a time does it. A lease is a courtesy, not a lock: a
 holder that was paused for longer than its lease works on beside the new one. So each step is one transaction that is right
-whoever else runs it: it locks, then reads, then writes what is still missing.
+whoever else runs it: it locks, then reads, then writes what is still missing. That is also why a job that was killed half-way
+goes on by being started again.
 
-owed_devices          rooms in which nobody writes are told of device changes (the journal tells the others), at most 100 rooms
-                      a transaction, skipping those that somebody works on: their journal pays, or the next step does.
-revocations_cleanup   revocations that every node has read by now are forgotten.
+    scheduled ── paused ──> paused ── resumed ──> scheduled
+    scheduled ── failed `failures_max` times in a row ──> dead ── resumed ──> scheduled
+
+A *run* is the steps from when a job is due until nothing is left. How it ended:
+
+    done      nothing is left                     failed   a step raised; the next run waits, longer each time
+    paused    the operator paused the job         aborted  the operator cut the step in hand off: it left nothing
+    stopped   the server stopped in order         lost     the process was killed, or paused beyond its lease
+
+A run is in the books from its first step on if somebody ordered it, or if the job is seldom due; of jobs that look every few
+seconds only runs that did something are kept, else the books would be the busiest part of a server that rests. An outage of the
+database is no failure of a job: it could not be written down, and is no reason to give up.
+
+*Operators* act through the books alone, so it does not matter at which node: every node reads them once a second. Two who order
+the same job at once get one run: the order is refused while another waits or runs.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
-from chatty.ids import RoomNumber, Seq
-from chatty.services.crash_points import NO_CRASH_POINTS, CrashPoints
-from chatty.services.doorbells import Doorbell, Doorbells
-from chatty.services.timeline import Appended, OwedDevices, RoomHead, append_owed
+from chatty.errors import JobIdle, JobRunning, JobStopped, JobUnknown
+from chatty.services.units import Audit, Transactions
 
-owed_rooms_a_step_max = 100
-revocation_age_s = 600.0
-revocations_a_step_max = 1_000
+State = Literal["scheduled", "paused", "dead"]
+Outcome = Literal["done", "failed", "paused", "aborted", "stopped", "lost"]
+
+runs_kept_max = 100  # of each job
+seldom_s = 600.0  # a job with this interval, or a longer one, has every run in the books
+
+
+@dataclass(frozen=True)
+class Done:
+    """What one step of a job did. True while there is more to do at once: `while await job.step(): …`."""
+
+    rows_count: int = 0
+    has_more: bool = False
+
+    def __bool__(self) -> bool:
+        return self.has_more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What the books say of a job. last_outcome: of its newest run; "running" while that goes on, "" if there was none.
+
+    last_age_s: since that run ended, or began if it goes on.
+    """
+
+    state: State = "scheduled"
+    failures_count: int = 0
+    order_number: int = 0
+    begun_order: int = 0
+    abort_number: int = 0
+    last_outcome: str = ""
+    last_age_s: float = field(default=0.0, compare=False)
+
+    @property
+    def has_order(self) -> bool:
+        return self.order_number > self.begun_order
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Somebody began what nobody has ended: it goes on as soon as somebody has the lease."""
+        return self.has_order or self.last_outcome in ("running", "stopped", "lost")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndedRun:
+    """number: None, where it was not in the books so far."""
+
+    number: int | None
+    outcome: Outcome
+    rows_count: int
+    steps_count: int
+    duration_s: float
+    error_code: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRun:
+    """A run as it is shown. started_at, ended_at: UTC. order_number: None: it was due."""
+
+    run: int
+    job: str
+    outcome: str
+    started_at: str
+    ended_at: str | None
+    duration_s: float
+    rows_count: int
+    steps_count: int
+    error_code: str
+    order_number: int | None
+    holder: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedJob:
+    """last: None if it never ran."""
+
+    job: str
+    interval_s: float
+    standing: Standing
+    last: JobRun | None
+
+
+# Rules --------------------------------------------------------------------------------------------------------------
+
+
+def retry_delay_s(failures_count: int, *, delay_s_min: float, delay_s_max: float) -> float:
+    """After so many failures in a row: doubles from delay_s_min to delay_s_max."""
+    return float(min(delay_s_min * 2 ** min(failures_count - 1, 30), delay_s_max))
+
+
+def rest_s(standing: Standing, *, age_s: float, interval_s: float) -> float:
+    """How long a job that is seldom due must still wait, whichever node did it last, and however often nodes start.
+
+    age_s: since its newest run. A node's own pauses are never as short as `0.7 * interval_s`.
+    """
+    is_over = standing.last_outcome in ("done", "aborted")
+    return max(0.0, 0.7 * interval_s - age_s) if is_over and interval_s >= seldom_s and not standing.has_order else 0.0
+
+
+def state_after(standing: Standing, outcome: str, *, failures_max: int) -> tuple[State, int]:
+    """The state, and the failures in a row. A run that was lost counts: it may be the job that kills the process."""
+    if outcome == "done":
+        return standing.state, 0
+    if outcome not in ("failed", "lost"):
+        return standing.state, standing.failures_count
+    failures_count = standing.failures_count + 1
+    is_over = standing.state == "scheduled" and failures_count >= failures_max
+    return ("dead" if is_over else standing.state), failures_count
+
+
+def check_order(job: str, standing: Standing) -> None:
+    """May it be run now? Raises: JobStopped, JobRunning."""
+    if standing.state != "scheduled":
+        raise JobStopped(f"{job} is {standing.state}: resume it first")
+    if standing.has_order or standing.last_outcome == "running":
+        raise JobRunning(f"{job} runs already, or is about to")
+
+
+# Ports --------------------------------------------------------------------------------------------------------------
 
 
 class Leases(Protocol):
@@ -38,104 +165,207 @@ class Leases(Protocol):
         ...
 
 
-class OwedRooms(Protocol):
-    """Rooms that are owed `devices` events, inside one transaction."""
+class RunBook(Protocol):
+    """What whoever runs jobs reads and writes. All of it raises StoreUnavailable, Overloaded, OutcomeUnknown."""
 
-    async def lock(self, *, count_max: int) -> Sequence[RoomHead]:
-        """Up to count_max rooms that are owed something, locked in number order; those locked by others are skipped."""
+    async def enroll(self, intervals_s: Mapping[str, float]) -> None:
+        """These jobs there are. What is wanted of those that are known stays."""
         ...
 
-    async def owed(self, rooms: Sequence[RoomNumber]) -> Sequence[OwedDevices]:
-        """Each owed (room, user) with the user's list and membership as of now: call it after lock()."""
-        ...
+    async def standings(self) -> Mapping[str, Standing]: ...
+    async def begin(self, job: str, *, holder: str) -> tuple[int | None, Standing]:
+        """A run begins, for the order that waits if one does; runs left open are lost. Who asks has the lease.
 
-    async def write(self, heads: Sequence[RoomHead], appended: Sequence[Appended]) -> None:
-        """The new events and the moved heads."""
-        ...
-
-    async def name_lists(self, named: Sequence[tuple[OwedDevices, Seq]]) -> None:
-        """The chain now names these lists, at these places. Members that exist are changed; none is made."""
-        ...
-
-    async def settle(self, owed: Sequence[OwedDevices]) -> None:
-        """Delete what was owed up to the version that was read."""
-        ...
-
-
-class Revocations(Protocol):
-    async def forget_revocations(self, *, age_s: float, count_max: int) -> int:
-        """Delete those older than age_s, the oldest first. Returns how many."""
-        ...
-
-
-class JobUnit(Protocol):
-    @property
-    def owed_rooms(self) -> OwedRooms: ...
-    @property
-    def devices(self) -> Revocations: ...
-
-
-class JobUnits(Protocol):
-    def begin(self) -> AbstractAsyncContextManager[JobUnit]: ...
-
-
-class AppendOwedDevices:
-    """The job owed_devices. Locks rooms alone, and no user's row after them."""
-
-    name = "owed_devices"
-
-    def __init__(
-        self,
-        *,
-        units: JobUnits,
-        doorbells: Doorbells,
-        clock: Callable[[], int],
-        crash_points: CrashPoints = NO_CRASH_POINTS,
-    ) -> None:
-        """clock: ms since 1970."""
-        self._units = units
-        self._doorbells = doorbells
-        self._clock = clock
-        self._crash_points = crash_points
-
-    async def step(self) -> bool:
-        """One transaction. Returns whether there may be more to do at once.
-
-        Raises: StoreUnavailable, Overloaded, OutcomeUnknown. Cancelled: all of it is committed or nothing.
+        Returns: the run's number; None if the job is not to run, for it was paused or is dead.
         """
+        ...
+
+    async def note(self, run: int, *, rows_count: int, steps_count: int) -> None:
+        """How far it is."""
+        ...
+
+    async def end(self, job: str, run: EndedRun, *, holder: str) -> Standing: ...
+
+
+class Jobs(Protocol):
+    """The books, inside one transaction."""
+
+    async def enroll(self, intervals_s: Mapping[str, float]) -> None: ...
+    async def standings(self) -> Mapping[str, Standing]: ...
+    async def lock(self, job: str) -> Standing | None: ...
+    async def write(self, job: str, standing: Standing) -> None:
+        """All but last_outcome, which the runs tell."""
+        ...
+
+    async def open_run(self, job: str, *, holder: str, order_number: int | None) -> int: ...
+    async def lose_runs(self, job: str) -> Sequence[int | None]:
+        """Those of the job that are open. Returns the orders that they did."""
+        ...
+
+    async def note_run(self, run: int, *, rows_count: int, steps_count: int) -> None: ...
+    async def close_run(self, job: str, run: EndedRun, *, holder: str) -> None:
+        """Nothing, if it is not open any more."""
+        ...
+
+    async def forget_runs(self, job: str, *, kept_max: int) -> None: ...
+    async def listed(self) -> Sequence[ListedJob]:
+        """In the order of their names."""
+        ...
+
+    async def runs(self, job: str, *, count_max: int) -> Sequence[JobRun]:
+        """The newest first."""
+        ...
+
+    async def run_of_order(self, job: str, order_number: int) -> JobRun | None:
+        """The newest that did it."""
+        ...
+
+    async def notes(self, job: str) -> Mapping[str, Any]: ...
+    async def set_notes(self, job: str, notes: Mapping[str, Any]) -> None:
+        """For the job itself: how far it is, what it found. Nothing, if it is not enrolled."""
+        ...
+
+
+class JobsUnit(Protocol):
+    @property
+    def audit(self) -> Audit: ...
+    @property
+    def jobs(self) -> Jobs: ...
+
+
+# Steps --------------------------------------------------------------------------------------------------------------
+
+
+class JobBooks(RunBook):
+    """failures_max: after so many in a row a job is dead."""
+
+    def __init__(self, *, units: Transactions[JobsUnit], failures_max: int) -> None:
+        self._units = units
+        self._failures_max = failures_max
+
+    async def enroll(self, intervals_s: Mapping[str, float]) -> None:
         async with self._units.begin() as unit:
-            heads = {head.room_number: head for head in await unit.owed_rooms.lock(count_max=owed_rooms_a_step_max)}
-            if not heads:
-                return False
-            told = await self._pay(unit.owed_rooms, heads)
-            await self._crash_points.reach("before_commit", self.name)
-        if told:
-            self._doorbells.ring(Doorbell(rooms=told))
-        return len(heads) == owed_rooms_a_step_max
+            await unit.jobs.enroll(intervals_s)
 
-    async def _pay(self, rooms: OwedRooms, heads: Mapping[RoomNumber, RoomHead]) -> Collection[RoomNumber]:
-        """Returns the rooms that have new events: not all, for some members left, and some lists are named already."""
-        owed = await rooms.owed(list(heads))
-        due, now_ms = [one for one in owed if one.is_due], self._clock()
-        appended = [append_owed(heads[one.room_number], one, now_ms=now_ms) for one in due]
-        told = {one.room_number for one in due}
-        if appended:
-            await rooms.write([heads[number] for number in sorted(told)], appended)
-            await rooms.name_lists([(one, new.event.seq) for one, new in zip(due, appended, strict=True)])
-        await rooms.settle(owed)
-        return told
+    async def standings(self) -> Mapping[str, Standing]:
+        async with self._units.autocommit() as unit:
+            return await unit.jobs.standings()
+
+    async def begin(self, job: str, *, holder: str) -> tuple[int | None, Standing]:
+        async with self._units.begin() as unit:
+            standing = await _locked(unit, job)
+            lost = await unit.jobs.lose_runs(job)
+            if lost:
+                standing = await self._note_end(unit, job, standing, "lost")
+            if standing.state != "scheduled":
+                return None, standing
+            order = standing.order_number if standing.has_order else next(iter(lost), None)
+            run = await unit.jobs.open_run(job, holder=holder, order_number=order)
+            standing = replace(standing, begun_order=standing.order_number, last_outcome="running", last_age_s=0.0)
+            await unit.jobs.write(job, standing)
+            return run, standing
+
+    async def note(self, run: int, *, rows_count: int, steps_count: int) -> None:
+        async with self._units.autocommit() as unit:
+            await unit.jobs.note_run(run, rows_count=rows_count, steps_count=steps_count)
+
+    async def end(self, job: str, run: EndedRun, *, holder: str) -> Standing:
+        async with self._units.begin() as unit:
+            standing = await _locked(unit, job)
+            await unit.jobs.close_run(job, run, holder=holder)
+            await unit.jobs.forget_runs(job, kept_max=runs_kept_max)
+            return await self._note_end(unit, job, standing, run.outcome)
+
+    async def _note_end(self, unit: JobsUnit, job: str, standing: Standing, outcome: Outcome) -> Standing:
+        state, failures_count = state_after(standing, outcome, failures_max=self._failures_max)
+        after = replace(standing, state=state, failures_count=failures_count, last_outcome=outcome, last_age_s=0.0)
+        await unit.jobs.write(job, after)
+        return after
 
 
-class CleanUpRevocations:
-    """The job revocations_cleanup. Every node reads new rows twice a second; one that was away longer starts from the devices."""
+class JobSteps:
+    """What the operator asks of the jobs, at any node or beside the database."""
 
-    name = "revocations_cleanup"
-
-    def __init__(self, *, units: JobUnits) -> None:
+    def __init__(self, *, units: Transactions[JobsUnit]) -> None:
         self._units = units
 
-    async def step(self) -> bool:
-        """As AppendOwedDevices.step()."""
+    async def listed(self) -> Sequence[ListedJob]:
+        async with self._units.autocommit() as unit:
+            return await unit.jobs.listed()
+
+    async def shown(self, job: str) -> tuple[ListedJob, Mapping[str, Any]]:
+        """With its notes. Raises: JobUnknown."""
+        async with self._units.snapshot() as unit:
+            found = [one for one in await unit.jobs.listed() if one.job == job]
+            if not found:
+                raise JobUnknown(f"there is no job {job!r}")
+            return found[0], await unit.jobs.notes(job)
+
+    async def history(self, job: str, *, count_max: int) -> Sequence[JobRun]:
+        """The newest first. Raises: JobUnknown."""
+        await self.shown(job)
+        async with self._units.autocommit() as unit:
+            return await unit.jobs.runs(job, count_max=count_max)
+
+    async def order(self, job: str) -> int:
+        """Run it now. Returns the order's number. Raises: JobUnknown, JobStopped, JobRunning."""
         async with self._units.begin() as unit:
-            count = await unit.devices.forget_revocations(age_s=revocation_age_s, count_max=revocations_a_step_max)
-        return count == revocations_a_step_max
+            standing = await _locked(unit, job)
+            check_order(job, standing)
+            number = standing.order_number + 1
+            await unit.jobs.write(job, replace(standing, order_number=number))
+            await _record(unit, "job.run_ordered", job)
+        return number
+
+    async def ordered(self, job: str, order_number: int) -> JobRun | None:
+        """The newest run that did the order; None while it waits. Raises: JobUnknown, JobStopped if it was taken back."""
+        async with self._units.autocommit() as unit:
+            standing = (await unit.jobs.standings()).get(job)
+            run = await unit.jobs.run_of_order(job, order_number)
+        if standing is None:
+            raise JobUnknown(f"there is no job {job!r}")
+        if run is None and standing.begun_order >= order_number:
+            raise JobStopped(f"{job} was paused before it ran")
+        return run
+
+    async def pause(self, job: str) -> None:
+        """After the step in hand. An order that waits is taken back. Paused again, nothing changes. Raises: JobUnknown."""
+        async with self._units.begin() as unit:
+            standing = await _locked(unit, job)
+            if standing.state != "paused":
+                after = replace(standing, state="paused", begun_order=standing.order_number)
+                await unit.jobs.write(job, after)
+                await _record(unit, "job.paused", job, standing, after)
+
+    async def resume(self, job: str) -> None:
+        """Also what is dead, whose failures are forgotten. If it runs, nothing changes. Raises: JobUnknown."""
+        async with self._units.begin() as unit:
+            standing = await _locked(unit, job)
+            if standing.state != "scheduled":
+                after = replace(standing, state="scheduled", failures_count=0)
+                await unit.jobs.write(job, after)
+                await _record(unit, "job.resumed", job, standing, after)
+
+    async def abort(self, job: str) -> None:
+        """Cut the run in hand off; the job is due again after its interval. Raises: JobUnknown, JobIdle."""
+        async with self._units.begin() as unit:
+            standing = await _locked(unit, job)
+            if standing.last_outcome != "running":
+                raise JobIdle(f"{job} does not run")
+            await unit.jobs.write(job, replace(standing, abort_number=standing.abort_number + 1))
+            await _record(unit, "job.aborted", job)
+
+
+async def _locked(unit: JobsUnit, job: str) -> Standing:
+    standing = await unit.jobs.lock(job)
+    if standing is None:
+        raise JobUnknown(f"there is no job {job!r}")
+    return standing
+
+
+async def _record(
+    unit: JobsUnit, action: str, job: str, before: Standing | None = None, after: Standing | None = None
+) -> None:
+    """By the operator, who has no name there."""
+    states = [None if one is None else {"state": one.state} for one in (before, after)]
+    await unit.audit.record(actor="", device="", action=action, object_=job, before=states[0], after=states[1])

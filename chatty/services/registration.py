@@ -28,6 +28,7 @@ from typing import Literal, Protocol
 from chatty.errors import BadRequest, NotFound, RegistrationClosed
 from chatty.ids import InvitationId, UserId, UserNumber
 from chatty.services.caller import Caller
+from chatty.services.jobs import Done
 from chatty.services.permissions import MANAGE_USERS, OWNER_ROLE, USER_ROLE, holds, outranks
 from chatty.services.units import Transactions
 from chatty.services.users import ActingUnit, check_actor, record_act
@@ -287,14 +288,14 @@ class CleanUpRegistrations:
     def __init__(self, *, units: Transactions[AdmissionUnit]) -> None:
         self._units = units
 
-    async def step(self) -> bool:
-        """One transaction. Returns whether there may be more to do at once.
+    async def step(self) -> Done:
+        """One transaction.
 
         Raises: StoreUnavailable, Overloaded, OutcomeUnknown.
         """
         async with self._units.begin() as unit:
             count = await unit.registrations.forget_old(age_s=request_age_s_max, count_max=self._count_max)
-        return count >= self._count_max
+        return Done(count, has_more=count >= self._count_max)
 
 
 def _chosen(wanted: str, pending: Sequence[Application]) -> int:

@@ -20,6 +20,7 @@ from chatty.services.devices import end_device, lock_caller, revoke, tell_own_de
 from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.factor_check import Attempt, FactorCheck, FactorCheckUnit
 from chatty.services.issuer import Issuer
+from chatty.services.jobs import Done
 from chatty.services.login_throttle import LoginThrottle
 from chatty.services.quotas import Quotas
 from chatty.services.registration import Registrations
@@ -343,8 +344,8 @@ class EndExpiredSessions:
         self._doorbells = doorbells
         self._lifetimes = lifetimes
 
-    async def step(self) -> bool:
-        """Each in a transaction of its own. Returns whether there may be more to do at once.
+    async def step(self) -> Done:
+        """Each in a transaction of its own.
 
         Raises: StoreUnavailable, Overloaded, OutcomeUnknown.
         """
@@ -352,7 +353,7 @@ class EndExpiredSessions:
             expired = await unit.families.expired(self._lifetimes, count_max=self._count_max)
         for family in expired:
             await self._end(family)
-        return len(expired) == self._count_max
+        return Done(len(expired), has_more=len(expired) == self._count_max)
 
     async def _end(self, family: FamilyId) -> None:
         async with self._units.autocommit() as unit:

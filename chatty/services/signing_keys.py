@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from chatty.crypto.sealing import Random, Sealer, key_bytes
 from chatty.crypto.tokens import Keyring, SigningKey, TokenKeys, access_lifetime_s_max, overlap_margin_s
 from chatty.errors import StoreUnavailable
+from chatty.services.jobs import Done
 from chatty.services.units import Audit, Transactions
 
 SIGNING_KEY = "signing_key"
@@ -168,35 +169,37 @@ class SigningKeySteps:
         await self._prepare(even_if_young=True)
         return (await self.listed())[-1]
 
-    async def step(self) -> bool:
+    async def step(self) -> Done:
         """The job signing_keys: prepare the next key when the newest is old enough, delete those that are over."""
-        await self._prepare(even_if_young=False)
-        await self._delete_old()
-        return False
+        prepared_count = await self._prepare(even_if_young=False)
+        return Done(prepared_count + await self._delete_old())
 
-    async def _prepare(self, *, even_if_young: bool) -> None:
+    async def _prepare(self, *, even_if_young: bool) -> int:
         async with self._units.begin() as unit:
             await unit.server.lock()
             newest = (await unit.server.keys_by_turn(SIGNING_KEY))[-1]
             waits = newest.signs_from_s > self._clock_s()
             if waits or not (even_if_young or newest.age_s > self._rotation_age_s):
-                return
+                return 0
             version, seed = newest.version + 1, self._random(key_bytes)
             sealed = self._sealer.seal(seed, purpose=f"{SIGNING_KEY}/{version}")
             await unit.server.add_sealed_key(SIGNING_KEY, version=version, sealed=sealed, signs_in_s=self._prepare_s)
             await _record(unit, "signing_key.prepared", SigningKey(seed).key_id)
         await self._keys.read()
+        return 1
 
-    async def _delete_old(self) -> None:
+    async def _delete_old(self) -> int:
         """Each key but the newest is over when nothing that it signed before the next one's turn lives any more."""
         async with self._units.begin() as unit:
             await unit.server.lock()
             stored = await unit.server.keys_by_turn(SIGNING_KEY)
-            over_s = self._clock_s() - access_lifetime_s_max - 2 * overlap_margin_s
+            deleted_count, over_s = 0, self._clock_s() - access_lifetime_s_max - 2 * overlap_margin_s
             for one, following in pairwise(stored):
                 if following.signs_from_s < over_s:
                     await unit.server.delete_sealed_key(SIGNING_KEY, version=one.version)
                     await _record(unit, "signing_key.retired", _opened(self._sealer, one).key_id)
+                    deleted_count += 1
+        return deleted_count
 
 
 async def _record(unit: SigningKeysUnit, action: str, key_id: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chatty.ids import ListVersion, RoomId, RoomNumber, Seq, UserId, UserNumber
-from chatty.services.jobs import OwedRooms
+from chatty.services.owed_devices import OwedRooms
 from chatty.services.timeline import Appended, OwedDevices, RoomHead
 from chatty.store.connection import TrioConnection
 from chatty.store.timeline import write_rooms

@@ -7,11 +7,14 @@ from chatty.services.units import Transactions, Unit
 from chatty.store.accounts import PostgresAccounts
 from chatty.store.audit import PostgresAudit
 from chatty.store.blocks import PostgresBlocks
+from chatty.store.cleanup import PostgresLeftovers
 from chatty.store.connection import TrioConnection
 from chatty.store.deletions import PostgresDeletions
 from chatty.store.devices import PostgresDevices
 from chatty.store.expiry import PostgresCleanup
 from chatty.store.exports import PostgresExports
+from chatty.store.integrity import PostgresIntegrity
+from chatty.store.jobs import PostgresJobs
 from chatty.store.keys import PostgresKeys
 from chatty.store.mailbox import PostgresMailbox
 from chatty.store.owed_devices import PostgresOwedRooms
@@ -26,6 +29,7 @@ from chatty.store.rooms import PostgresRooms
 from chatty.store.second_factors import PostgresSecondFactors
 from chatty.store.server import PostgresServer
 from chatty.store.sessions import PostgresSessions
+from chatty.store.statistics import PostgresStatistics
 from chatty.store.streams import PostgresStreams
 from chatty.store.tokens import PostgresFamilies
 from chatty.store.users import PostgresUsers
@@ -58,6 +62,10 @@ class PostgresUnit(Unit):
         self._read_cursors = PostgresReadCursors(connection)
         self._preferences = PostgresPreferences(connection)
         self._owed_rooms = PostgresOwedRooms(connection)
+        self._jobs = PostgresJobs(connection)
+        self._leftovers = PostgresLeftovers(connection)
+        self._integrity = PostgresIntegrity(connection)
+        self._statistics = PostgresStatistics(connection)
 
     @property
     def audit(self) -> PostgresAudit:
@@ -150,6 +158,22 @@ class PostgresUnit(Unit):
     @property
     def owed_rooms(self) -> PostgresOwedRooms:
         return self._owed_rooms
+
+    @property
+    def jobs(self) -> PostgresJobs:
+        return self._jobs
+
+    @property
+    def leftovers(self) -> PostgresLeftovers:
+        return self._leftovers
+
+    @property
+    def integrity(self) -> PostgresIntegrity:
+        return self._integrity
+
+    @property
+    def statistics(self) -> PostgresStatistics:
+        return self._statistics
 
 
 class PostgresUnitOfWork(Transactions[PostgresUnit]):

@@ -7,12 +7,15 @@ import sys
 
 import trio
 
-from chatty.actors.janitor import JanitorTimes, Job, start_janitor
+from chatty.actors.janitor import JanitorTimes, start_janitor
+from chatty.actors.job_board import Job
 from chatty.actors.runtime import open_supervisor
 from chatty.services.crash_points import CrashPoints, Point
+from chatty.services.jobs import JobBooks
 from chatty.store.leases import PostgresLeases
 from chatty.store.pool import open_pool
-from chatty.telemetry import configure_logging
+from chatty.store.units import PostgresUnitOfWork
+from chatty.telemetry import Metrics, configure_logging
 from tests.audit_log import make_sealer
 
 
@@ -31,7 +34,15 @@ async def run(address: str, point: str) -> None:
         sealer = make_sealer(pool, crash_points=StandStill(point))
         job = Job(name=sealer.name, step=sealer.step, interval_s=0.1)
         times = JanitorTimes(lease_lifetime_s=2.0)
-        await start_janitor(root, jobs=[job], leases=PostgresLeases(pool), holder="the other process", times=times)
+        await start_janitor(
+            root,
+            jobs=[job],
+            leases=PostgresLeases(pool),
+            book=JobBooks(units=PostgresUnitOfWork(pool), failures_max=8),
+            holder="the other process",
+            metrics=Metrics(),
+            times=times,
+        )
         await trio.sleep_forever()
 
 

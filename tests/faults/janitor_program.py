@@ -8,14 +8,16 @@ import sys
 
 import trio
 
-from chatty.actors.janitor import JanitorTimes, Job, start_janitor
+from chatty.actors.janitor import JanitorTimes, start_janitor
+from chatty.actors.job_board import Job
 from chatty.actors.runtime import open_supervisor
 from chatty.services.crash_points import CrashPoints, Point
-from chatty.services.jobs import AppendOwedDevices
+from chatty.services.jobs import JobBooks
+from chatty.services.owed_devices import AppendOwedDevices
 from chatty.store.leases import PostgresLeases
 from chatty.store.pool import open_pool
 from chatty.store.units import PostgresUnitOfWork
-from chatty.telemetry import configure_logging
+from chatty.telemetry import Metrics, configure_logging
 from tests.signed_in import HeardDoorbells
 
 
@@ -32,7 +34,15 @@ async def run(address: str, holder: str, lifetime_s: float) -> None:
         )
         job = Job(name=owed.name, step=owed.step, interval_s=0.1)
         times = JanitorTimes(lease_lifetime_s=lifetime_s)
-        await start_janitor(root, jobs=[job], leases=PostgresLeases(pool), holder=holder, times=times)
+        await start_janitor(
+            root,
+            jobs=[job],
+            leases=PostgresLeases(pool),
+            book=JobBooks(units=PostgresUnitOfWork(pool), failures_max=8),
+            holder=holder,
+            metrics=Metrics(),
+            times=times,
+        )
         await trio.sleep_forever()
 
 

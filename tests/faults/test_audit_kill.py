@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from chatty.actors.janitor import JanitorTimes, Job, start_janitor
+from chatty.actors.janitor import JanitorTimes, start_janitor
+from chatty.actors.job_board import Job
 from chatty.actors.runtime import open_supervisor
+from chatty.services.jobs import JobBooks
 from chatty.store.leases import PostgresLeases
 from chatty.store.pool import Pool, open_pool
+from chatty.store.units import PostgresUnitOfWork
+from chatty.telemetry import Metrics
 from tests.audit_log import KeptHeads, make_sealer, open_log, record_many, verify
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +52,15 @@ async def sealing_here(pool: Pool, heads: KeptHeads) -> AsyncIterator[None]:
         sealer = make_sealer(pool, heads=heads)
         job = Job(name=sealer.name, step=sealer.step, interval_s=0.05)
         times = JanitorTimes(lease_lifetime_s=2.0)
-        await start_janitor(root, jobs=[job], leases=PostgresLeases(pool), holder="this process", times=times)
+        await start_janitor(
+            root,
+            jobs=[job],
+            leases=PostgresLeases(pool),
+            book=JobBooks(units=PostgresUnitOfWork(pool), failures_max=8),
+            holder="this process",
+            metrics=Metrics(),
+            times=times,
+        )
         yield
 
 

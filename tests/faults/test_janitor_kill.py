@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from chatty.actors.janitor import JanitorTimes, Job, start_janitor
+from chatty.actors.janitor import JanitorTimes, start_janitor
+from chatty.actors.job_board import Job
 from chatty.actors.runtime import open_supervisor
-from chatty.services.jobs import AppendOwedDevices
+from chatty.services.jobs import JobBooks
+from chatty.services.owed_devices import AppendOwedDevices
 from chatty.store.leases import PostgresLeases
+from chatty.store.units import PostgresUnitOfWork
+from chatty.telemetry import Metrics
 from tests.quiet_rooms import events, make_room, owed_count
 from tests.signed_in import World, open_world
 
@@ -51,7 +55,15 @@ async def janitor_here(world: World) -> AsyncIterator[None]:
         owed = AppendOwedDevices(units=world.units, doorbells=world.doorbells, clock=lambda: 1)
         job = Job(name=owed.name, step=owed.step, interval_s=0.05)
         times = JanitorTimes(lease_lifetime_s=LIFETIME_S)
-        await start_janitor(root, jobs=[job], leases=PostgresLeases(world.pool), holder="this process", times=times)
+        await start_janitor(
+            root,
+            jobs=[job],
+            leases=PostgresLeases(world.pool),
+            book=JobBooks(units=PostgresUnitOfWork(world.pool), failures_max=8),
+            holder="this process",
+            metrics=Metrics(),
+            times=times,
+        )
         yield
 
 

@@ -609,6 +609,6 @@ async def test_after_thirty_days_a_finished_receipt_is_forgotten(still: RunningS
     await still.execute(
         f"UPDATE deletions SET began_at = now() - interval '99 days' WHERE user_number = ({_NUMBER})", cid.user
     )
-    assert await CleanUpReceipts(units=still.store.units).step() is False
+    assert not await CleanUpReceipts(units=still.store.units).step()
     statuses = [(await still.http.get(f"/v1/receipts/{token}")).status_code for token in tokens]
     assert statuses == [404, 200, 200]

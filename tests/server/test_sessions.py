@@ -114,7 +114,7 @@ async def test_a_log_in_session_that_is_over_ends_with_its_device(running: Runni
             (old["device"],),
         )
     for _ in range(2):
-        assert await job.step() is False
+        assert not await job.step()
     assert [one["device"] for one in (await ann.ask("GET", "/v1/devices")).json()["devices"]] == [ann.tokens["device"]]
     ended = await running.rows("SELECT object, after ->> 'why' FROM audit WHERE action = 'session.ended'")
     assert ended == [(old["device"], "expired")]

@@ -7,7 +7,14 @@ import pytest
 import trio
 
 from chatty.ids import RoomNumber
-from chatty.services.jobs import AppendOwedDevices, CleanUpRevocations, JobUnit, JobUnits, OwedRooms, Revocations
+from chatty.services.owed_devices import (
+    AppendOwedDevices,
+    CleanUpRevocations,
+    JobUnit,
+    JobUnits,
+    OwedRooms,
+    Revocations,
+)
 from chatty.services.timeline import OwedDevices, RoomHead
 from chatty.store.devices import PostgresDevices
 from chatty.store.owed_devices import PostgresOwedRooms
