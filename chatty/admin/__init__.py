@@ -31,6 +31,7 @@ _NEXT = {
     "audit_broken": "chatty-admin audit list",
     "audit_file_unusable": "chatty-admin audit export-head",
     "bad_configuration": "chatty-admin --help",
+    "key_change_refused": "chatty-admin keys list",
     "last_owner": "chatty-admin users list",
     "not_confirmed": "chatty-admin users --help",
     "not_found": "chatty-admin users list",

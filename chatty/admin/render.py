@@ -6,10 +6,12 @@ terminal's width are respected, and no character of an answer can steer the term
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -53,6 +55,23 @@ def print_tree(answer: Json) -> None:
     tree = Tree(_actor_line(answer), guide_style="dim")
     _grow(tree, answer)
     _print(tree)
+
+
+def print_talk(lines: Sequence[str]) -> None:
+    """To stderr, before a question."""
+    talk = Console(stderr=True, highlight=False)
+    for line in lines:
+        talk.print(_text(f"- {line}"))
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left, on stderr and on a terminal alone. Yields what takes the done and the total count."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    talk = Console(stderr=True)
+    with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
 
 def print_error(code: str, detail: str, *, next_command: str) -> None:
