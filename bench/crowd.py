@@ -102,7 +102,8 @@ class Crowd:
             load_master_key(self.data / "master.key"),
             await PostgresServer(connection).sealed_keys("data_key"),
         )
-        return Sealer({version: master.unwrap(sealed, version=version) for version, sealed in stored.items()})
+        data_keys = {version: master.unwrap(sealed, version=version) for version, sealed in stored.items()}
+        return Sealer(data_keys, version=max(data_keys))
 
     def _new_person(self, index: int) -> Person:
         return Person(user=UserId(f"@c.{index}:{self.server_name}"), origin=self.origin)

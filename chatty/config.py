@@ -130,6 +130,7 @@ Derivations = Annotated[str, AfterValidator(_checked_derivations)]
 Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[int, Field(ge=1024)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Days = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -253,12 +254,30 @@ class Settings(BaseSettings):
         default="67108864/3",
         description="What clients do to a password with Argon2id: bytes/passes, separated by commas; the first is for new ones.",
     )
-    signing_key_rotation_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+    signing_key_rotation_days: Days = Field(
         default=90.0, description="Age at which the key that signs access tokens gives way to a new one, days."
     )
-    signing_key_prepare_s: Annotated[float, Field(ge=1, le=86_400)] = Field(
-        default=60.0,
-        description="Time from making a signing key to its first signature, so that all nodes know it, seconds.",
+    refresh_key_rotation_days: Days = Field(
+        default=90.0, description="Age at which the key that makes refresh tokens gives way to a new one, days."
+    )
+    nonce_key_rotation_days: Days = Field(
+        default=30.0, description="Age at which the key that makes nonces gives way to a new one, days."
+    )
+    checkpoint_key_rotation_days: Days = Field(
+        default=365.0, description="Age at which the key that signs rooms' checkpoints gives way to a new one, days."
+    )
+    audit_key_rotation_days: Days = Field(
+        default=365.0, description="Age at which the key that signs the audit log gives way to a new one, days."
+    )
+    data_key_rotation_days: Days = Field(
+        default=365.0,
+        description="Age at which the key that seals secrets in the database gives way to a new one, days.",
+    )
+    master_key_days_max: Days = Field(
+        default=730.0, description="Age of the master key from which health warns; it is replaced by a command, days."
+    )
+    key_prepare_s: Annotated[float, Field(ge=1, le=86_400)] = Field(
+        default=60.0, description="Time from making a key to its first use, so that all nodes know it, seconds."
     )
     revocation_poll_interval_s: Seconds = Field(
         default=0.5, description="Pause between looks for tokens and devices revoked elsewhere, seconds."
@@ -390,6 +409,13 @@ class Settings(BaseSettings):
     drain_timeout_s: Seconds = Field(
         default=5.0, description="Longest orderly stop, seconds; then what is left is cut off."
     )
+
+    @property
+    def master_key_path(self) -> Path | None:
+        """The file that the master key is read from; None: the key itself stands in a setting."""
+        if self.master_key_file is not None:
+            return self.master_key_file
+        return None if self.master_key is not None else self.data_dir / "master.key"
 
     @property
     def is_embedded(self) -> bool:

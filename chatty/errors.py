@@ -527,6 +527,16 @@ class OutcomeUnknown(RetryableError):
         return 1.0
 
 
+class DataKeyUnknown(RetryableError):
+    """A secret is sealed under a data key that this process has not read yet; it reads them every few seconds."""
+
+    code = "data_key_unknown"
+
+    @property
+    def retry_after_s(self) -> float | None:
+        return 1.0
+
+
 class RequestQuarantined(ChattyError):
     """The request crashed the actor that handled it twice; it was put aside and logged."""
 
@@ -660,6 +670,12 @@ class JobFailed(ChattyError):
     """A background job that the console waited for did not end well."""
 
     code = "job_failed"
+
+
+class KeyChangeRefused(ChattyError):
+    """A key cannot be rotated or revoked so, or not now."""
+
+    code = "key_change_refused"
 
 
 class SealBroken(ChattyError):

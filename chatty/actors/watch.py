@@ -43,12 +43,19 @@ async def revocation_actor(
 
 
 async def deadline_actor(
-    mailbox: Mailbox[None], *, directory: Directory, interval_s: float, clock_s: Callable[[], float]
+    mailbox: Mailbox[None],
+    *,
+    directory: Directory,
+    interval_s: float,
+    clock_s: Callable[[], float],
+    is_revoked: Callable[[str], bool],
 ) -> None:
-    """Answers requests that were not settled in time; ends sessions that do not read or whose token has expired."""
+    """Answers requests that were not settled in time; ends sessions that do not read or whose token has expired, or was signed by
+    a key that is_revoked() knows by its id.
+    """
 
     async def look() -> None:
-        _expire(directory, clock_s())
+        _expire(directory, clock_s(), is_revoked)
 
     await _every(mailbox, interval_s, look)
 
@@ -111,9 +118,9 @@ async def _compare(directory: Directory, streams: StreamSteps) -> None:
             session.note_mailbox()
 
 
-def _expire(directory: Directory, now_s: float) -> None:
+def _expire(directory: Directory, now_s: float, is_revoked: Callable[[str], bool]) -> None:
     now = trio.current_time()
     for session in directory:
         session.expire(now)
-        if session.caller.expires_at_s <= now_s:
+        if session.caller.expires_at_s <= now_s or is_revoked(session.caller.token_key_id):
             session.end(TokenExpired("the access token's time is over"))

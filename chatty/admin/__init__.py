@@ -38,6 +38,7 @@ _NEXT = {
     "job_running": "chatty-admin jobs list",
     "job_stopped": "chatty-admin jobs resume --help",
     "job_unknown": "chatty-admin jobs list",
+    "key_change_refused": "chatty-admin keys list",
     "last_owner": "chatty-admin users list",
     "not_confirmed": "chatty-admin --help",
     "not_found": "chatty-admin users list",

@@ -30,6 +30,7 @@ from chatty.store.connection import open_connection
 from chatty.store.pool import open_pool
 from chatty.store.units import PostgresUnit, PostgresUnitOfWork
 from chatty.wire.audit import ArchiveLine, ArchiveStart, AuditHead, AuditRow, ListedRow, archive_format
+from chatty.wire.successions import AUDIT, KeySuccession
 
 statement_timeout_s = 600.0
 _existing_file = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -145,6 +146,10 @@ async def _server_name(unit: PostgresUnit) -> str:
     return identity.name
 
 
+async def _successions(unit: PostgresUnit) -> list[KeySuccession]:
+    return [one for one in await unit.server.successions() if one.purpose == AUDIT]
+
+
 def verify_database(settings: Settings, carried: Sequence[AuditHead]) -> dict[str, Any]:
     own = heads_path(settings.data_dir)
     if not carried and own.exists():
@@ -160,6 +165,8 @@ async def _verify_database(
         async with units.snapshot() as unit:
             server = await _server_name(unit)
             verifier = Verifier(server=server, keys=keys, carried=carried)
+            for succession in await _successions(unit):
+                verifier.take(succession)
             async with aclosing(unit.audit.lines()) as lines:
                 async for line in lines:
                     verifier.take(line)
@@ -183,6 +190,8 @@ async def _export(settings: Settings, path: Path, with_addresses: bool) -> dict[
         async with _open_units(settings) as units, units.snapshot() as unit:
             now_ms = int(datetime.now(UTC).timestamp() * 1000)
             _write(file, ArchiveStart(format=archive_format, server=await _server_name(unit), time=now_ms))
+            for succession in await _successions(unit):
+                _write(file, succession)
             async with aclosing(unit.audit.lines(with_addresses=with_addresses)) as lines:
                 async for line in lines:
                     counts[str(line.__struct_config__.tag)] += 1

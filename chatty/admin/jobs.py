@@ -146,7 +146,7 @@ def statistics(place: Place, as_json: bool, days_max: int) -> None:
 def wait_for(place: Place, job: str, order_number: int) -> dict[str, Any]:
     """Until the order is done; on a terminal with rows and time on stderr. Returns the run. Raises: JobFailed, Refused."""
     arguments: Arguments = {"job": job, "order_number": order_number}
-    with render.progress() as tell:
+    with render.waiting() as tell:
         while True:
             run = ask(place.data_dir, "jobs ordered", arguments=arguments)["run"]
             if run is not None and run["ended_at"] is not None:

@@ -11,7 +11,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -57,8 +65,25 @@ def print_tree(answer: Json) -> None:
     _print(tree)
 
 
+def print_talk(lines: Sequence[str]) -> None:
+    """To stderr, before a question."""
+    talk = Console(stderr=True, highlight=False)
+    for line in lines:
+        talk.print(_text(f"- {line}"))
+
+
 @contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left, on stderr and on a terminal alone. Yields what takes the done and the total count."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    talk = Console(stderr=True)
+    with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)
+
+
+@contextmanager
+def waiting() -> Iterator[Callable[[str], None]]:
     """What goes on, and since when: a line on stderr while somebody watches. Gives what tells it."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     talk = Console(stderr=True, highlight=False)

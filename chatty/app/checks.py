@@ -4,6 +4,7 @@ import trio
 
 from chatty.errors import OutcomeUnknown, Overloaded, StoreUnavailable
 from chatty.services.audit import unsealed_age_s_max
+from chatty.services.key_rotation import KeyRotation
 from chatty.store.pool import Pool
 from chatty.store.units import PostgresUnitOfWork
 from chatty.web import health
@@ -63,3 +64,8 @@ async def check_audit(units: PostgresUnitOfWork) -> health.Check:
         except (StoreUnavailable, Overloaded, OutcomeUnknown) as error:
             warning = error.code
     return health.Check(name="audit", is_ready=True, warning=warning)
+
+
+async def check_keys(rotation: KeyRotation) -> health.Check:
+    """As last read: old keys serve as well as young ones."""
+    return health.Check(name="keys", is_ready=True, warning="; ".join(rotation.warnings()))

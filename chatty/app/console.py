@@ -1,6 +1,6 @@
 """What the console asks the running application."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -20,9 +20,11 @@ from chatty.ids import InvitationId, UserId
 from chatty.services.cleanup import CleanupSteps
 from chatty.services.deletions import OperatorDeletion
 from chatty.services.jobs import JobRun, JobSteps, ListedJob
+from chatty.services.key_revocation import KeyRevocation
+from chatty.services.key_rotation import KeyRotation
 from chatty.services.limits import Limits
 from chatty.services.registration import RegistrationSteps
-from chatty.services.signing_keys import SigningKeySteps
+from chatty.services.server_keys import KINDS
 from chatty.services.statistics import CountStatistics
 from chatty.services.users import UserSteps
 from chatty.web import health
@@ -173,16 +175,44 @@ def _shown(answer: msgspec.Struct) -> dict[str, Any]:
     return shown
 
 
-def key_commands(turns: SigningKeySteps) -> dict[str, ConsoleCommand]:
-    """What `chatty-admin keys` asks."""
+def key_commands(
+    rotation: KeyRotation, revocation: KeyRevocation, wake: Callable[[], None]
+) -> dict[str, ConsoleCommand]:
+    """What `chatty-admin keys` asks. wake: the job looks at once."""
 
     async def listed(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return {"keys": [asdict(state) for state in await turns.listed()]}
+        return {"keys": [asdict(state) for state in await rotation.listed()]}
 
     async def rotate(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return asdict(await turns.rotate())
+        return asdict(await rotation.rotate(_kind(arguments)))
 
-    return {"keys list": listed, "keys rotate": rotate}
+    async def progress(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        wake()
+        return asdict(await rotation.progress())
+
+    async def consequences(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return {"consequences": await revocation.consequences(_kind(arguments), str(arguments.get("id")))}
+
+    async def revoke(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        state = await revocation.revoke(_kind(arguments), str(arguments.get("id")))
+        wake()
+        return asdict(state)
+
+    return {
+        "keys list": listed,
+        "keys rotate": rotate,
+        "keys progress": progress,
+        "keys consequences": consequences,
+        "keys revoke": revoke,
+    }
+
+
+def _kind(arguments: Mapping[str, Any]) -> str:
+    """Raises: BadRequest."""
+    kind = str(arguments.get("kind"))
+    if kind not in KINDS:
+        raise BadRequest("no such kind of key")
+    return kind
 
 
 def job_commands(

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -11,10 +12,10 @@ import trio
 
 from chatty.app.process import Hooks, now_ms
 from chatty.config import Settings
-from chatty.crypto.sealing import MasterKey, load_master_key
+from chatty.crypto.sealing import MasterKey, load_master_key, read_master_key
 from chatty.errors import BadConfiguration
 from chatty.services.server import ServerIdentity, open_identity
-from chatty.services.server_keys import ServerKeys, open_server_keys
+from chatty.services.server_keys import ReadMaster, ServerKeys, open_server_keys
 from chatty.store import schema
 from chatty.store.connection import logs_tersely, open_connection
 from chatty.store.journal import PostgresJournal, open_journal
@@ -63,7 +64,10 @@ async def open_store(settings: Settings, address: str, metrics: Metrics, hooks: 
         identity = await open_identity(
             units, name=settings.server_name, make_generation_id=lambda: secrets.token_urlsafe(16)
         )
-        keys_ = await open_server_keys(units, master_key(settings))
+        path = settings.master_key_path
+        if path is not None and settings.master_key is None:
+            await trio.to_thread.run_sync(load_master_key, path)
+        keys_ = await open_server_keys(units, master_reader(settings), turn=trio.Lock())
         async with open_journal(
             address,
             clock=now_ms,
@@ -74,8 +78,17 @@ async def open_store(settings: Settings, address: str, metrics: Metrics, hooks: 
             yield Store(pool=pool, units=units, journal=journal, keys=keys_, identity=identity)
 
 
-def master_key(settings: Settings) -> MasterKey:
-    """The one that the settings name, or the one in the data directory, made at the first start."""
-    if settings.master_key is not None:
-        return MasterKey.from_text(settings.master_key.get_secret_value())
-    return load_master_key(Path(settings.data_dir) / "master.key")
+def master_reader(settings: Settings) -> ReadMaster:
+    """The master key that the settings name, or the one in the data directory. A file is read each time, for it may be replaced
+    while the server runs, and never made: open_store() does that at the first start.
+    """
+    path = settings.master_key_path
+    if path is not None:
+        return partial(trio.to_thread.run_sync, read_master_key, path)
+    assert settings.master_key is not None
+    fixed = MasterKey.from_text(settings.master_key.get_secret_value())
+
+    async def read() -> MasterKey:
+        return fixed
+
+    return read

@@ -15,7 +15,6 @@ from chatty.actors.runtime import (
 from chatty.app.database import Store
 from chatty.app.steps import Steps, key_derivations
 from chatty.config import Settings
-from chatty.crypto.tokens import make_jwks
 from chatty.services.limits import Limits, asker_of
 from chatty.services.messages import Draft
 from chatty.services.quotas import Quotas
@@ -85,7 +84,7 @@ def make_routes(
         *registration.routes(steps.registration),
         *audit.routes(steps.audit),
         *web_limits.routes(steps.users, limits),
-        *server.routes(info, lambda: make_jwks([*steps.signing_keys.published(), store.keys.checkpoint])),
+        *server.routes(info, store.keys.jwks),
         *health.routes(checks),
         asyncapi_route(version=chatty.__version__, origin=settings.public_origin),
     ]

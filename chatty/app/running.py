@@ -20,7 +20,7 @@ from chatty.actors.runtime import (
     open_supervisor,
 )
 from chatty.actors.sessions import Socket
-from chatty.app.checks import Draining, check_audit, check_database, check_jobs
+from chatty.app.checks import Draining, check_audit, check_database, check_jobs, check_keys
 from chatty.app.console import (
     cleanup_commands,
     job_commands,
@@ -98,11 +98,11 @@ async def _open_tree(
     check_tables()
     doorbells, directory, readiness = LateDoorbells(), Directory(), Draining()
     limits = Limits(settings.rates, on_refusal=lambda name: metrics.limit_refusals.labels(limiter=name).inc())
-    steps = make_steps(settings, store, doorbells, limits)
+    steps = make_steps(settings, store, doorbells, limits, crash_points=hooks.crash_points)
     room_actors = await start_writing(settings, store, metrics, hooks, root, directory, steps)
     sessions_branch = await root.start_supervisor("sessions", intensity=generous)
     notices = await start_notices(settings, metrics, root, directory, steps)
-    await start_watch(settings, root, directory, steps)
+    await start_watch(settings, store, root, directory, steps)
     janitor = await start_janitor(
         root,
         jobs=make_jobs(settings, store, steps, doorbells, hooks, metrics),
@@ -117,7 +117,7 @@ async def _open_tree(
     doorbells.connect(bus, janitor.wake)
     parts = session_parts(settings, store, metrics, directory, room_actors, steps, limits, notices)
     append = partial(append_over_http, room_actors, limits, steps.quotas, timeout_s=settings.append_timeout_s)
-    checks = _checks(settings, store, readiness, metrics)
+    checks = _checks(settings, store, steps, readiness, metrics)
     routes = make_routes(settings, store, steps, limits, checks, append)
     quart = _quart(settings, steps, limits, metrics, routes)
     sockets = OpenSockets(
@@ -130,7 +130,7 @@ async def _open_tree(
     commands = {
         **limit_commands(limits),
         **user_commands(steps.users, steps.registration, steps.operator_deletion),
-        **key_commands(steps.key_turns),
+        **key_commands(steps.key_rotation, steps.key_revocation, lambda: janitor.wake(steps.key_rotation.name)),
         **job_commands(steps.jobs, steps.statistics, janitor),
         **cleanup_commands(steps.cleanup),
     }
@@ -150,7 +150,7 @@ async def _open_tree(
     )
 
 
-def _checks(settings: Settings, store: Store, readiness: Draining, metrics: Metrics) -> health.Health:
+def _checks(settings: Settings, store: Store, steps: Steps, readiness: Draining, metrics: Metrics) -> health.Health:
     return health.Health(
         server_name=settings.server_name,
         version=chatty.__version__,
@@ -158,6 +158,7 @@ def _checks(settings: Settings, store: Store, readiness: Draining, metrics: Metr
             partial(check_database, store.pool),
             partial(check_audit, store.units),
             partial(check_jobs, store.units),
+            partial(check_keys, steps.key_rotation),
             readiness.check,
         ],
         metrics=metrics,

@@ -4,9 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import trio
-
-from chatty.app.database import Store
+from chatty.app.database import Store, master_reader
 from chatty.app.process import now_s
 from chatty.config import Settings, parse_derivations
 from chatty.crypto.nonces import Nonces, login_slot_s
@@ -18,6 +16,7 @@ from chatty.services.audit import AuditSteps, erasure_lead_s
 from chatty.services.blocks import BlockSteps
 from chatty.services.checkpoints import Checkpoints
 from chatty.services.cleanup import Ages, CleanupSteps
+from chatty.services.crash_points import NO_CRASH_POINTS, CrashPoints
 from chatty.services.deletions import DeletionSteps, OperatorDeletion, receipt_lifetime_s
 from chatty.services.devices import DeviceSteps
 from chatty.services.doorbells import Doorbells
@@ -26,6 +25,8 @@ from chatty.services.exports import ExportSteps
 from chatty.services.factor_check import FactorCheck
 from chatty.services.issuer import Issuer
 from chatty.services.jobs import JobSteps
+from chatty.services.key_revocation import KeyRevocation
+from chatty.services.key_rotation import KeyRotation, RotationPolicy
 from chatty.services.keys import KeySteps
 from chatty.services.limits import Limits
 from chatty.services.login_throttle import FactorThrottle, LoginThrottle
@@ -36,11 +37,11 @@ from chatty.services.preferences import PreferenceSteps
 from chatty.services.quotas import Quotas, make_quotas
 from chatty.services.receipts import ReceiptSteps
 from chatty.services.registration import RegistrationSteps, request_age_s_max
+from chatty.services.rewrapping import Rewrapping
 from chatty.services.room_directory import DirectorySteps
 from chatty.services.rooms import RoomSteps
 from chatty.services.second_factors import SecondFactorSteps
 from chatty.services.sessions import SessionSteps
-from chatty.services.signing_keys import SigningKeys, SigningKeySteps
 from chatty.services.statistics import CountStatistics
 from chatty.services.streams import StreamSteps
 from chatty.services.tokens import Lifetimes, TokenSteps
@@ -93,8 +94,8 @@ class Steps:
     quotas: Quotas
     throttles: Throttles
     proofs: Proofs
-    signing_keys: SigningKeys
-    key_turns: SigningKeySteps
+    key_rotation: KeyRotation
+    key_revocation: KeyRevocation
     jobs: JobSteps
     cleanup: CleanupSteps
     statistics: CountStatistics
@@ -107,9 +108,11 @@ def make_steps(
     limits: Limits,
     *,
     clock_s: Callable[[], float] = now_s,
+    crash_points: CrashPoints = NO_CRASH_POINTS,
 ) -> Steps:
     """clock_s: s since 1970."""
-    make = _Maker(settings, store, doorbells, limits, clock_s)
+    make = _Maker(settings, store, doorbells, limits, clock_s, crash_points)
+    rotation = make.key_rotation()
     return Steps(
         accounts=make.accounts(),
         passwords=make.passwords(),
@@ -138,8 +141,8 @@ def make_steps(
         quotas=make.quotas,
         throttles=make.throttles,
         proofs=make.proofs,
-        signing_keys=make.signing_keys,
-        key_turns=make.key_turns(),
+        key_rotation=rotation,
+        key_revocation=make.key_revocation(rotation),
         jobs=JobSteps(units=store.units),
         cleanup=CleanupSteps(units=store.units, ages=ages(settings), clock=make.clock_ms),
         statistics=CountStatistics(units=store.units),
@@ -160,6 +163,23 @@ def lifetimes(settings: Settings) -> Lifetimes:
     return Lifetimes(idle_s=settings.refresh_idle_lifetime_s, absolute_s=settings.refresh_absolute_lifetime_s)
 
 
+def rotation_policy(settings: Settings) -> RotationPolicy:
+    days = {
+        "signing": settings.signing_key_rotation_days,
+        "data": settings.data_key_rotation_days,
+        "checkpoint": settings.checkpoint_key_rotation_days,
+        "audit": settings.audit_key_rotation_days,
+        "refresh": settings.refresh_key_rotation_days,
+        "nonce": settings.nonce_key_rotation_days,
+    }
+    return RotationPolicy(
+        rotation_age_s={kind: age * 86_400 for kind, age in days.items()},
+        master_age_s_max=settings.master_key_days_max * 86_400,
+        prepare_s=settings.key_prepare_s,
+        refresh_kept_s=settings.refresh_absolute_lifetime_s,
+    )
+
+
 def key_derivations(settings: Settings) -> list[KeyDerivation]:
     """What the server names, the first for new passwords."""
     named = parse_derivations(settings.key_derivations)
@@ -170,24 +190,30 @@ class _Maker:
     """What several features share, and a method for each that needs more than the store."""
 
     def __init__(
-        self, settings: Settings, store: Store, doorbells: Doorbells, limits: Limits, clock_s: Callable[[], float]
+        self,
+        settings: Settings,
+        store: Store,
+        doorbells: Doorbells,
+        limits: Limits,
+        clock_s: Callable[[], float],
+        crash_points: CrashPoints,
     ) -> None:
-        origin, keys, units = settings.public_origin, store.keys, store.units
+        origin, keys = settings.public_origin, store.keys
+        keys.clock_s = clock_s
+        self._crash_points = crash_points
+        self._rewrapping = Rewrapping(keys, units=store.units, crash_points=crash_points)
         self._settings, self._store, self._doorbells, self._limits = settings, store, doorbells, limits
         self._clock_s = clock_s
         self.quotas = make_quotas(settings)
-        self.signing_keys = SigningKeys(
-            keys.signing, units=units, sealer=keys.sealer, clock_s=clock_s, turn=trio.Lock()
-        )
-        self._access = AccessTokens(self.signing_keys, origin=origin, lifetime_s=int(settings.access_token_lifetime_s))
-        self._refresh = RefreshTokens(keys.refresh_key)
-        self.proofs = Proofs(Nonces(keys.nonce_key, purpose="dpop"), origin=origin, clock_s=clock_s)
+        self._access = AccessTokens(keys.signing, origin=origin, lifetime_s=int(settings.access_token_lifetime_s))
+        self._refresh = RefreshTokens(keys.refresh_keys)
+        self.proofs = Proofs(Nonces(keys.nonce_keys, purpose="dpop"), origin=origin, clock_s=clock_s)
         self.throttles = Throttles(settings, limits)
         self._throttle = self.throttles.logins
         self._issuer = Issuer(
             access=self._access,
             refresh=self._refresh,
-            nonces=Nonces(keys.nonce_key, purpose="login", slot_s=login_slot_s),
+            nonces=Nonces(keys.nonce_keys, purpose="login", slot_s=login_slot_s),
             origin=origin,
             clock_s=clock_s,
             generation=store.identity.generation.number,
@@ -283,7 +309,7 @@ class _Maker:
             access=self._access,
             refresh=self._refresh,
             proofs=self.proofs,
-            signing_keys=self.signing_keys,
+            keys=self._store.keys,
             lifetimes=lifetimes(self._settings),
             throttle=self._throttle,
             clock_s=self._clock_s,
@@ -325,13 +351,23 @@ class _Maker:
             generation=self._store.identity.generation.number,
         )
 
-    def key_turns(self) -> SigningKeySteps:
-        return SigningKeySteps(
-            self.signing_keys,
+    def key_rotation(self) -> KeyRotation:
+        return KeyRotation(
+            self._store.keys,
             units=self._store.units,
-            sealer=self._store.keys.sealer,
+            rewrapping=self._rewrapping,
+            read_master=master_reader(self._settings),
+            server_name=self._settings.server_name,
+            policy=rotation_policy(self._settings),
             random=os.urandom,
-            clock_s=self._clock_s,
-            prepare_s=self._settings.signing_key_prepare_s,
-            rotation_age_s=self._settings.signing_key_rotation_days * 86_400,
+            crash_points=self._crash_points,
+        )
+
+    def key_revocation(self, rotation: KeyRotation) -> KeyRevocation:
+        return KeyRevocation(
+            self._store.keys,
+            units=self._store.units,
+            rotation=rotation,
+            rewrapping=self._rewrapping,
+            read_master=master_reader(self._settings),
         )

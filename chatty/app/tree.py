@@ -52,7 +52,8 @@ cleanup_interval_s = 5.0
 housekeeping_first_s = 30.0
 integrity_first_s = 600.0
 read_cursors_look_interval_s = 0.25
-signing_keys_read_interval_s = 5.0  # at most; always several times while a new key is prepared
+server_keys_read_interval_s = 5.0  # at most; always several times while a new key is prepared
+key_rotation_interval_s = 5.0
 
 
 class LateDoorbells(Doorbells):
@@ -110,7 +111,7 @@ def make_jobs(
     receipts = CleanUpReceipts(units=store.units)
     revocations = CleanUpRevocations(units=store.units)
     expired = EndExpiredSessions(units=store.units, doorbells=doorbells, lifetimes=lifetimes(settings))
-    registrations = CleanUpRegistrations(units=store.units)
+    registrations, rotation = CleanUpRegistrations(units=store.units), steps.key_rotation
     orphans = OrphanCleanup(units=store.units, crash_points=hooks.crash_points)
     integrity = CheckIntegrity(
         units=store.units, report=partial(report_integrity, metrics), crash_points=hooks.crash_points
@@ -133,7 +134,9 @@ def make_jobs(
             interval_s=3_600.0,
             first_look_s=housekeeping_first_s,
         ),
-        Job(name=steps.key_turns.name, step=steps.key_turns.step, interval_s=60.0),
+        Job(
+            name=rotation.name, step=rotation.step, interval_s=min(key_rotation_interval_s, settings.key_prepare_s / 4)
+        ),
     ]
 
 
@@ -195,7 +198,7 @@ async def start_writing(
     return room_actors
 
 
-async def start_watch(settings: Settings, root: Supervisor, directory: Directory, steps: Steps) -> None:
+async def start_watch(settings: Settings, store: Store, root: Supervisor, directory: Directory, steps: Steps) -> None:
     branch = await root.start_supervisor("watch", intensity=generous)
 
     async def run_compare(inbox: Mailbox[None]) -> None:
@@ -209,12 +212,18 @@ async def start_watch(settings: Settings, root: Supervisor, directory: Directory
             interval_s=settings.revocation_poll_interval_s,
         )
 
-    async def run_signing_keys(inbox: Mailbox[None]) -> None:
-        interval_s = min(signing_keys_read_interval_s, settings.signing_key_prepare_s / 4)
-        await look_actor(inbox, look=steps.signing_keys.read, interval_s=interval_s)
+    async def run_server_keys(inbox: Mailbox[None]) -> None:
+        interval_s = min(server_keys_read_interval_s, settings.key_prepare_s / 4)
+        await look_actor(inbox, look=store.keys.read, interval_s=interval_s)
 
     async def run_deadlines(inbox: Mailbox[None]) -> None:
-        await deadline_actor(inbox, directory=directory, interval_s=deadline_look_interval_s, clock_s=now_s)
+        await deadline_actor(
+            inbox,
+            directory=directory,
+            interval_s=deadline_look_interval_s,
+            clock_s=now_s,
+            is_revoked=store.keys.signing.is_revoked,
+        )
 
     async def run_throttles(inbox: Mailbox[None]) -> None:
         await forget_actor(inbox, forget=steps.throttles.forget_old, interval_s=forget_interval_s)
@@ -222,7 +231,7 @@ async def start_watch(settings: Settings, root: Supervisor, directory: Directory
     await branch.start(ActorSpec(name="deadlines", run=run_deadlines, mailbox_count_max=1))
     await branch.start(ActorSpec(name="compare", run=run_compare, mailbox_count_max=1))
     await branch.start(ActorSpec(name="revocations", run=run_revocations, mailbox_count_max=1))
-    await branch.start(ActorSpec(name="signing_keys", run=run_signing_keys, mailbox_count_max=1))
+    await branch.start(ActorSpec(name="server_keys", run=run_server_keys, mailbox_count_max=1))
     await branch.start(ActorSpec(name="throttles", run=run_throttles, mailbox_count_max=1))
 
 

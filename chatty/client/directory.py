@@ -30,7 +30,7 @@ class Directory:
         if needed.of_server:
             jwks = await self._api.jwks()
             with self._store.transaction():
-                self._server_keys.take(jwks.keys)
+                self._server_keys.take(jwks)
         await self.learn(needed.users)
 
     async def learn(self, users: Iterable[UserId]) -> None:

@@ -83,7 +83,7 @@ class Engine:
         self._jitter = jitter
         self.olm = OlmAccount(store, user=me, device=device)
         self.lists = self._load_lists()
-        self.server_keys = ServerKeys(store)
+        self.server_keys = ServerKeys(store, server=identity.server_name)
         self.book = RoomBook(
             store,
             me=me,

@@ -208,7 +208,7 @@ class RoomVerifier:
     def _verify_deletion(self, event: TimelineEvent, *, keys_are_fresh: bool) -> VerifiedEvent:
         content = self.check_form(event)
         if not keys_are_fresh:
-            self._need_keys(content)
+            self._need_keys(content, event.time)
         verified = self.check_signature(event, content)
         self.check_not_repeated(event)
         self.check_authority(verified)
@@ -219,7 +219,7 @@ class RoomVerifier:
     def _verify_state(self, event: TimelineEvent, *, keys_are_fresh: bool) -> VerifiedEvent:
         content = self.check_form(event)
         if not keys_are_fresh:
-            self._need_keys(content)
+            self._need_keys(content, event.time)
         verified = self.check_signature(event, content)
         self.check_not_repeated(event)
         self.check_previous(event.seq, content)
@@ -250,8 +250,8 @@ class RoomVerifier:
         if named is not None:
             self._lists.note_digest(named.user, named.version, named.digest)
 
-    def _need_keys(self, content: Content) -> None:
-        if isinstance(content, RemovalContent) and self._server_key(content.signed.key_id) is None:
+    def _need_keys(self, content: Content, time: int) -> None:
+        if isinstance(content, RemovalContent) and self._server_key(content.signed.key_id, time) is None:
             raise KeysNeeded(of_server=True)
         unknown = {user for user, device in signers_of(content) if self._lists.signing_key(user, device) is None}
         if unknown:
@@ -457,7 +457,7 @@ class RoomVerifier:
         if entry.room != self.room or not entry.from_seq <= entry.to_seq <= mark.seq or len(entry.head) != 32:
             raise Lie(Reason.MALFORMED_EVENT, "a horizon without extent", room=self.room)
         self.check_order(entry.from_seq)
-        if not keys_are_fresh and self._server_key(mark.key_id) is None:
+        if not keys_are_fresh and self._server_key(mark.key_id, mark.time) is None:
             raise KeysNeeded(of_server=True)
         self.check_mark(mark)
         self.check_hidden(entry)
@@ -477,7 +477,7 @@ class RoomVerifier:
             key_id=mark.key_id,
         )
         try:
-            verify(self._server_key(mark.key_id) or "", statement, encode_base64(mark.signature))
+            verify(self._server_key(mark.key_id, mark.time) or "", statement, encode_base64(mark.signature))
         except BadSignature as error:
             raise Lie(Reason.BAD_SIGNATURE, f"the horizon at {mark.seq}: {error}", room=self.room) from None
 

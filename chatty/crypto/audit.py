@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from chatty.crypto import signatures
+from chatty.crypto.successions import Successions
 from chatty.errors import BadRequest, BadSignature
 from chatty.wire import audit as wire
 from chatty.wire.audit import AuditHead, AuditRow, SealedRow, UnsealedRow
 from chatty.wire.canonical import decode_base64, encode_base64
+from chatty.wire.successions import AUDIT, KeySuccession
 
 findings_max = 1_000
 unsealed_shown_max = 100
@@ -110,11 +112,13 @@ class Verifier:
 
     def __init__(self, *, server: str, keys: Collection[str] = (), carried: Sequence[AuditHead] = ()) -> None:
         """keys: the audit keys that are believed, base64; without any, those of the carried heads; without these, the first
-        that the log names. carried: heads that were exported earlier.
+        that the log names; and always those that these name as their successors. carried: heads that were exported earlier.
         """
         self._verdict = Verdict()
         self._server = server
         self._keys = set(keys) or {head.key for head in carried}
+        self._shown: list[KeySuccession] = []
+        self._successions = Successions([], server=server, purpose=AUDIT)
         self._position, self._head, self._generation = 0, wire.empty_head(server), 0
         self._batch: list[_Seal] = []
         self._misfits: list[_Seal] = []
@@ -124,8 +128,12 @@ class Verifier:
                 self._carried.setdefault(head.position, []).append(head)
         self._compare(0, self._head)
 
-    def take(self, line: SealedRow | AuditHead | UnsealedRow) -> None:
+    def take(self, line: SealedRow | AuditHead | UnsealedRow | KeySuccession) -> None:
+        """Successions before the heads of the new keys."""
         match line:
+            case KeySuccession():
+                self._shown.append(line)
+                self._successions = Successions(self._shown, server=self._server, purpose=AUDIT)
             case SealedRow():
                 self._take_seal(line)
             case AuditHead():
@@ -177,10 +185,15 @@ class Verifier:
         except (BadSignature, BadRequest):
             is_signed = False
         else:
-            is_signed = head.server == self._server and head.key in self._keys
+            is_signed = head.server == self._server and self._is_believed(head)
         if not is_signed:
             self._verdict.add(Finding(code="head_forged", position=head.position))
         return is_signed
+
+    def _is_believed(self, head: AuditHead) -> bool:
+        """Its key, or one before that, is believed; and its turn was not over."""
+        end_ms = self._successions.ends_ms(head.key)
+        return head.key in self._successions.heirs(self._keys) and (end_ms is None or head.time <= end_ms)
 
     def _close_batch(self, head: AuditHead) -> None:
         """What stands between the head before and this one must lead from there to here: the rows, or else the leaves."""

@@ -30,10 +30,11 @@ from chatty.wire.room_links import LinkContent, LinkProof, LinkRevocationContent
 from chatty.wire.signing import body_bytes, link_proof_bytes, signed_bytes
 
 DeviceKey = Callable[[UserId, DeviceId], str | None]  # the device's Ed25519 key, unpadded base64; None: unknown
-ServerKey = Callable[[str], str | None]  # the server's Ed25519 key of this id, unpadded base64; None: unknown
+# The server's Ed25519 key of this id, unpadded base64, for what it signed at a time (ms); None: unknown, or its turn was over.
+ServerKey = Callable[[str, int], str | None]
 
 
-def no_server_key(key_id: str) -> str | None:
+def no_server_key(key_id: str, time: int) -> str | None:
     """For who has no business with what the server signs."""
     return None
 
@@ -99,7 +100,7 @@ def verify_event(
             return VerifiedEvent(event=event, content=content, signer=(deletion.sender, deletion.device))
         case RemovalContent(signed=removal):
             _verify_removal(event, removal, server)
-            if (key := server_key(removal.key_id)) is None:
+            if (key := server_key(removal.key_id, event.time)) is None:
                 raise BadSignature(f"unknown key {removal.key_id} of the server")
             verify(key, signed_bytes(removal), encode_base64(event.signature))
             return VerifiedEvent(event=event, content=content, signer=None)

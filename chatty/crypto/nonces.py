@@ -4,6 +4,7 @@ import hmac
 import re
 from hashlib import sha256
 
+from chatty.crypto.tokens import MacKeys
 from chatty.wire.canonical import encode_base64url
 
 slot_s = 30  # a nonce of this slot or of the one before is taken: it lives 30 to 60 s
@@ -12,15 +13,17 @@ _FORM = re.compile(r"([0-9]{1,12})\.([A-Za-z0-9_-]{43})")
 
 
 class Nonces:
-    """key: 32 bytes. purpose keeps log-in nonces apart from those of DPoP proofs."""
+    """keys: those of the moment, 32 bytes each; the first makes nonces, all are good for checking them. purpose keeps log-in
+    nonces apart from those of DPoP proofs.
+    """
 
-    def __init__(self, key: bytes, *, purpose: str, slot_s: int = slot_s) -> None:
-        self._key = key
+    def __init__(self, keys: MacKeys, *, purpose: str, slot_s: int = slot_s) -> None:
+        self._keys = keys
         self._purpose = purpose.encode()
         self._slot_s = slot_s
 
     def make(self, *, now_s: float) -> str:
-        return self._text(int(now_s) // self._slot_s)
+        return self._text(self._keys()[0], int(now_s) // self._slot_s)
 
     def is_fresh(self, nonce: str, *, now_s: float) -> bool:
         """Ours, and not older than two slots."""
@@ -32,9 +35,9 @@ class Nonces:
         if found is None:
             return None
         slot = int(found[1])
-        is_ours = hmac.compare_digest(self._text(slot), nonce)
+        is_ours = any(hmac.compare_digest(self._text(key, slot), nonce) for key in self._keys())
         return slot if is_ours and 0 <= int(now_s) // self._slot_s - slot <= 1 else None
 
-    def _text(self, slot: int) -> str:
-        mac = hmac.digest(self._key, b"chatty.nonce.v1/" + self._purpose + b"/%d" % slot, sha256)
+    def _text(self, key: bytes, slot: int) -> str:
+        mac = hmac.digest(key, b"chatty.nonce.v1/" + self._purpose + b"/%d" % slot, sha256)
         return f"{slot}.{encode_base64url(mac)}"

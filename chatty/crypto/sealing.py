@@ -2,12 +2,14 @@
 
 A sealed text is: format (1 byte, 1), version of the sealing key (4 bytes, big-endian; 0: the master key), nonce (24 bytes),
 ciphertext with its tag. The purpose is authenticated beside it, so that a sealed text moved to another row or column does not
-open. Only the master key is kept outside the database; to change it, the data keys alone are sealed anew.
+open. Only the master key is kept outside the database; to change it, the data keys alone are sealed anew
+(services/master_key.py).
 """
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
@@ -15,7 +17,7 @@ from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_decrypt as aead_dec
 from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_encrypt as aead_encrypt
 from nacl.exceptions import CryptoError
 
-from chatty.errors import BadConfiguration, BadRequest, SealBroken
+from chatty.errors import BadConfiguration, BadRequest, DataKeyUnknown, SealBroken
 from chatty.wire.canonical import decode_base64, encode_base64
 
 key_bytes = 32
@@ -54,23 +56,39 @@ class MasterKey:
 
 
 class Sealer:
-    """Seals with the newest data key, opens with any. data_keys: by version, from 1; 32 bytes each."""
+    """Seals with one data key, opens with any. data_keys: by version, from 1; 32 bytes each. version: of the one that seals."""
 
-    def __init__(self, data_keys: Mapping[int, bytes], *, random: Random = os.urandom) -> None:
-        self._keys = dict(data_keys)
-        self._newest = max(data_keys)
+    def __init__(self, data_keys: Mapping[int, bytes], *, version: int, random: Random = os.urandom) -> None:
         self._random = random
+        self.take(data_keys, version=version)
+
+    def take(self, data_keys: Mapping[int, bytes], *, version: int) -> None:
+        """The data keys as they are from now on."""
+        self._keys, self.version = dict(data_keys), version
+
+    @property
+    def versions(self) -> Collection[int]:
+        """Of the data keys that are known."""
+        return self._keys.keys()
 
     def seal(self, plaintext: bytes, *, purpose: str) -> bytes:
         """purpose: what it is and whose, such as "login_key/@ann:localhost"; needed again to open."""
-        return _seal(self._keys[self._newest], self._newest, plaintext, purpose=purpose, random=self._random)
+        return _seal(self._keys[self.version], self.version, plaintext, purpose=purpose, random=self._random)
 
     def open(self, sealed: bytes, *, purpose: str) -> bytes:
-        """Raises: SealBroken, also for a data key that is not known."""
-        key = self._keys.get(int.from_bytes(sealed[1:_header_bytes], "big"))
+        """Raises: SealBroken; DataKeyUnknown: a newer one than is known here."""
+        version = sealing_version(sealed)
+        key = self._keys.get(version)
+        if key is None and version > max(self._keys):
+            raise DataKeyUnknown(f"sealed under data key {version}, which this process has not read")
         if key is None:
             raise SealBroken(f"{purpose}: sealed under an unknown data key")
         return _open(key, sealed, purpose=purpose)
+
+
+def sealing_version(sealed: bytes) -> int:
+    """Of the data key that it was sealed under; 0: the master key."""
+    return int.from_bytes(sealed[1:_header_bytes], "big")
 
 
 def load_master_key(path: Path, *, random: Random = os.urandom) -> MasterKey:
@@ -80,7 +98,39 @@ def load_master_key(path: Path, *, random: Random = os.urandom) -> MasterKey:
     """
     if not path.exists():
         _create(path, encode_base64(random(key_bytes)).encode())
-    return MasterKey.from_text(path.read_text(encoding="ascii", errors="replace"))
+    return read_master_key(path)
+
+
+def read_master_key(path: Path) -> MasterKey:
+    """The key in this file, which must be there. Blocks. Raises: BadConfiguration."""
+    try:
+        return MasterKey.from_text(path.read_text(encoding="ascii", errors="replace"))
+    except OSError as error:
+        raise BadConfiguration(f"{path}: the master key cannot be read: {error.strerror}") from None
+
+
+def load_next_master_key(path: Path, *, is_made: bool = False, random: Random = os.urandom) -> MasterKey | None:
+    """The one that is to replace the one in this file, kept beside it; None if there is none. is_made: make it then. Blocks.
+
+    Raises: BadConfiguration, OSError.
+    """
+    waiting = _beside(path, "next")
+    return load_master_key(waiting, random=random) if is_made or waiting.exists() else None
+
+
+def replace_master_key(path: Path) -> Path:
+    """The next one takes the file's name in one step; the one so far stays beside it. Returns where. Blocks. Raises: OSError."""
+    digest = sha256(b"chatty.master.v1" + path.read_bytes().strip()).hexdigest()
+    kept = _beside(path, f"old-{digest[:8]}")
+    with contextlib.suppress(FileExistsError):  # as far as an interrupted run had come
+        os.link(path, kept)
+    _beside(path, "next").replace(path)
+    _sync_directory(path)
+    return kept
+
+
+def _beside(path: Path, word: str) -> Path:
+    return path.with_name(f"{path.name}.{word}")
 
 
 def _create(path: Path, content: bytes) -> None:
@@ -94,6 +144,10 @@ def _create(path: Path, content: bytes) -> None:
     with contextlib.suppress(FileExistsError):  # another process was first: its key counts
         os.link(temporary, path)
     temporary.unlink()
+    _sync_directory(path)
+
+
+def _sync_directory(path: Path) -> None:
     directory = os.open(path.parent, os.O_RDONLY)
     os.fsync(directory)
     os.close(directory)

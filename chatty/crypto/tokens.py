@@ -9,9 +9,8 @@ keeps only k. The prefix lets logs and scanners recognise one.
 """
 
 import hmac
-import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Protocol
@@ -20,10 +19,12 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from jwt.types import Options
 
+from chatty.crypto.rings import Ring, Turn
 from chatty.errors import RefreshRefused, TokenExpired, Unauthenticated
 from chatty.ids import DeviceId, FamilyId, UserId
 from chatty.wire.accounts import Jwks
 from chatty.wire.canonical import canonical_json, encode_base64, encode_base64url
+from chatty.wire.successions import CHECKPOINT, KeySuccession
 
 access_lifetime_s_max = 600
 client_id = "chatty"
@@ -37,7 +38,9 @@ _REFRESH = re.compile(r"chatty_r\.([A-Za-z0-9_-]{22})\.([1-9][0-9]{0,14})\.([A-Z
 
 @dataclass(frozen=True, kw_only=True)
 class AccessClaims:
-    """What a checked access token says. thumbprint: of the DPoP key it is bound to. expires_at_s: seconds since 1970."""
+    """What a checked access token says. key_id: of the key that signed it. thumbprint: of the DPoP key it is bound to.
+    expires_at_s: seconds since 1970.
+    """
 
     user: UserId
     device: DeviceId
@@ -46,15 +49,20 @@ class AccessClaims:
     role: str
     thumbprint: str
     expires_at_s: float
+    key_id: str
 
 
-class SigningKey:
-    """An Ed25519 key of the server and its name, the RFC 7638 thumbprint. Never printed."""
+class VerifyingKey:
+    """The public half of an Ed25519 key of the server, and its name, the RFC 7638 thumbprint."""
 
-    def __init__(self, seed: bytes) -> None:
-        self.private = Ed25519PrivateKey.from_private_bytes(seed)
-        self.public = self.private.public_key()
+    def __init__(self, public: Ed25519PublicKey) -> None:
+        self.public = public
         self.key_id = encode_base64url(sha256(canonical_json(self._thumbprint_members())).digest())
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> "VerifyingKey":
+        """raw: 32 bytes."""
+        return cls(Ed25519PublicKey.from_public_bytes(raw))
 
     @property
     def public_text(self) -> str:
@@ -64,16 +72,27 @@ class SigningKey:
     def _thumbprint_members(self) -> dict[str, str]:
         return {"crv": "Ed25519", "kty": "OKP", "x": encode_base64url(self.public.public_bytes_raw())}
 
-    def sign(self, message: bytes) -> bytes:
-        """64 bytes; the message must begin with a domain of ours, so that it is no token."""
-        return self.private.sign(message)
-
     def jwk(self) -> dict[str, str]:
         return {**self._thumbprint_members(), "kid": self.key_id, "alg": _ALGORITHM, "use": "sig"}
 
 
+class SigningKey(VerifyingKey):
+    """Both halves. Never printed."""
+
+    def __init__(self, seed: bytes) -> None:
+        self.private = Ed25519PrivateKey.from_private_bytes(seed)
+        super().__init__(self.private.public_key())
+
+    def sign(self, message: bytes) -> bytes:
+        """64 bytes; the message must begin with a domain of ours, so that it is no token."""
+        return self.private.sign(message)
+
+
 class UnknownKey(Exception):
-    """The token names a signing key that is not in the ring: perhaps another node's newer one."""
+    """The token was made with a key that is not in the ring: perhaps another node's newer one."""
+
+
+MacKeys = Callable[[], Sequence[bytes]]
 
 
 class TokenKeys(Protocol):
@@ -81,6 +100,7 @@ class TokenKeys(Protocol):
 
     def signing(self, *, now_s: float) -> SigningKey: ...
     def verifying(self, key_id: str, *, now_s: float) -> Ed25519PublicKey | None: ...
+    def is_revoked(self, key_id: str) -> bool: ...
 
 
 class Keyring(TokenKeys):
@@ -91,23 +111,33 @@ class Keyring(TokenKeys):
     """
 
     def __init__(self, keys: Sequence[tuple[SigningKey, float]]) -> None:
-        self._keys = sorted(keys, key=lambda one: one[1])
+        self._ring = Ring([Turn(version=0, key=key, from_s=from_s) for key, from_s in keys])
 
     def signing(self, *, now_s: float) -> SigningKey:
         """The newest whose time has come; a clock that is behind them all gets the oldest."""
-        return [key for key, signs_from_s in self._keys if signs_from_s <= max(now_s, self._keys[0][1])][-1]
+        return self._ring.current(now_s=now_s).key
 
     def verifying(self, key_id: str, *, now_s: float) -> Ed25519PublicKey | None:
         return next((key.public for key in self.published(now_s=now_s) if key.key_id == key_id), None)
 
+    def is_revoked(self, key_id: str) -> bool:
+        return False
+
     def published(self, *, now_s: float) -> list[SigningKey]:
         """Those that verify now, and that clients are told of."""
-        ends = [signs_from_s + access_lifetime_s_max + overlap_margin_s for _, signs_from_s in self._keys[1:]]
-        return [key for (key, _), end_s in zip(self._keys, [*ends, math.inf], strict=True) if now_s < end_s]
+        kept_s = access_lifetime_s_max + overlap_margin_s
+        return [turn.key for turn in self._ring.accepted(now_s=now_s, kept_s=kept_s)]
 
 
-def make_jwks(keys: Sequence[SigningKey]) -> Jwks:
-    return Jwks(keys=[key.jwk() for key in keys])
+def make_jwks(
+    keys: Sequence[VerifyingKey],
+    *,
+    checkpoint_keys: Sequence[VerifyingKey] = (),
+    successions: Sequence[KeySuccession] = (),
+) -> Jwks:
+    """keys: of access tokens. checkpoint_keys: those that ever signed rooms' checkpoints, horizons and removals."""
+    marked = [{**key.jwk(), "purpose": CHECKPOINT} for key in checkpoint_keys]
+    return Jwks(keys=[*(key.jwk() for key in keys), *marked], successions=list(successions))
 
 
 class AccessTokens:
@@ -151,7 +181,9 @@ class AccessTokens:
         return jwt.encode(claims, key.private, _ALGORITHM, headers={"typ": _TYPE, "kid": key.key_id})
 
     def check(self, token: str, *, now_s: float) -> AccessClaims:
-        """Raises: Unauthenticated for whatever is not a token of ours for us; TokenExpired only for one that was; UnknownKey."""
+        """Raises: Unauthenticated for whatever is not a token of ours for us; TokenExpired only for one that was, and for
+        those of a key that was revoked; UnknownKey.
+        """
         claims = self._verified(token, now_s)
         if not all(isinstance(claims[name], str) for name in ("sub", "device", "fam", "role", "jti")):
             raise Unauthenticated("a claim of the access token is no text")
@@ -172,6 +204,7 @@ class AccessTokens:
             role=claims["role"],
             thumbprint=confirmation["jkt"],
             expires_at_s=float(claims["exp"]),
+            key_id=jwt.get_unverified_header(token)["kid"],
         )
 
     def _verified(self, token: str, now_s: float) -> dict[str, Any]:
@@ -180,6 +213,8 @@ class AccessTokens:
             if header.keys() != {"alg", "typ", "kid"} or header["typ"] != _TYPE:
                 raise Unauthenticated("not an access token")
             public = self._keys.verifying(header["kid"], now_s=now_s)
+            if public is None and self._keys.is_revoked(header["kid"]):
+                raise TokenExpired("the key that signed the access token was revoked")
             if public is None:
                 raise UnknownKey
             # Times are checked against the caller's clock, in check().
@@ -198,24 +233,28 @@ class AccessTokens:
 
 
 class RefreshTokens:
-    """key: 32 bytes."""
+    """keys: those of the moment, 32 bytes each; the first makes tokens, all are good for checking them."""
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    def __init__(self, keys: MacKeys) -> None:
+        self._keys = keys
 
     def make(self, family: FamilyId, k: int) -> str:
-        mac = hmac.digest(self._key, b"chatty.refresh.v1/%b/%d" % (family.encode(), k), sha256)
-        return f"chatty_r.{family}.{k}.{encode_base64url(mac)}"
+        return _refresh_token(self._keys()[0], family, k)
 
     def check(self, token: str) -> tuple[FamilyId, int]:
-        """The family and k, if we made it; whether it is the newest, the store knows. Raises: RefreshRefused."""
+        """The family and k, if we made it; whether it is the newest, the store knows. Raises: RefreshRefused, UnknownKey."""
         found = _REFRESH.fullmatch(token)
         if found is None:
             raise RefreshRefused("not a refresh token")
         family, k = FamilyId(found[1]), int(found[2])
-        if not hmac.compare_digest(self.make(family, k), token):
-            raise RefreshRefused("not a refresh token of this server")
+        if not any(hmac.compare_digest(_refresh_token(key, family, k), token) for key in self._keys()):
+            raise UnknownKey("not a refresh token of this server")
         return family, k
+
+
+def _refresh_token(key: bytes, family: FamilyId, k: int) -> str:
+    mac = hmac.digest(key, b"chatty.refresh.v1/%b/%d" % (family.encode(), k), sha256)
+    return f"chatty_r.{family}.{k}.{encode_base64url(mac)}"
 
 
 def make_family_id(random_bytes: bytes) -> FamilyId:

@@ -12,7 +12,7 @@ see. After the commit the head is exported, so that it can be carried away: what
 crash between the two loses that export; the next head covers the same rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -125,10 +125,12 @@ class HeadFile(Protocol):
 
 
 class AuditSigner(Protocol):
-    """public: the Ed25519 public key, unpadded base64."""
+    """public: the Ed25519 public key, unpadded base64. known: of all keys that did sign, or will."""
 
     @property
     def public(self) -> str: ...
+    @property
+    def known(self) -> Collection[str]: ...
     def sign(self, message: bytes) -> str: ...
 
 
@@ -213,7 +215,11 @@ class SealAudit:
     def _check(self, newest: AuditHead | None) -> None:
         if newest is None:
             return
-        if newest.server != self._server or newest.key != self._signer.public or newest.generation > self._generation:
+        if (
+            newest.server != self._server
+            or newest.key not in self._signer.known
+            or newest.generation > self._generation
+        ):
             raise AuditBroken(f"the newest head, at position {newest.position}, is none of this server's")
         try:
             check_head(newest)

@@ -7,7 +7,7 @@ from chatty.ids import DeviceId, DeviceNumber, FamilyId, UserId, UserNumber
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """A signed-in device. expires_at_s: seconds since 1970, when its access token ends.
+    """A signed-in device. expires_at_s: seconds since 1970, when its access token ends. token_key_id: of the key that signed it.
 
     thumbprint: of its DPoP key. step_up_age_s: since its user last proved who they are. is_verified: vouched for by the user's
     other devices, which is nobody until cross-signing exists.
@@ -23,3 +23,4 @@ class Caller:
     step_up_age_s: float
     expires_at_s: float
     is_verified: bool = False
+    token_key_id: str = ""

@@ -155,7 +155,7 @@ class EraseAccounts:
         await unit.rooms.set_membership(locked.head.room_number, owed.user_number, changed[owed.user], seq=seq)
         return seq
 
-    def _own_key(self, key_id: str) -> str | None:
+    def _own_key(self, key_id: str, time: int) -> str | None:
         return self._signer.public_text if key_id == self._signer.key_id else None
 
     async def _erase(self, unit: ErasureUnit) -> Doorbell | None:

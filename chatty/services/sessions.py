@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from chatty.crypto.sealing import Sealer
-from chatty.crypto.tokens import RefreshTokens
+from chatty.crypto.tokens import RefreshTokens, UnknownKey
 from chatty.errors import ApprovalPending, LoginRefused, NotFound, RefreshRefused, TooManyDevices
 from chatty.ids import DeviceId, DeviceNumber, FamilyId, ListVersion, UserId, UserNumber
 from chatty.services.caller import Caller
@@ -179,7 +179,7 @@ class SessionSteps:
         """The user's device, living or not, whose refresh token the log-in shows: what it fails is counted apart."""
         try:
             family, _ = self._refresh.check(body.known_refresh_token)
-        except RefreshRefused:
+        except (RefreshRefused, UnknownKey):
             return None
         async with self._unit_of_work.autocommit() as unit:
             row = await unit.families.family(family)
@@ -252,9 +252,14 @@ class SessionSteps:
     async def _locked(self, unit: SessionsUnit, attempt: Attempt, found: LoginRow | None) -> LoginRow:
         if found is not None:
             now = await unit.sessions.lock_login(attempt.user)
-            if now is not None and now.login_key_sealed == found.login_key_sealed and not now.is_locked:
+            if now is not None and not now.is_locked and self._is_same_key(attempt.user, found, now):
                 return now
         raise LoginRefused("unknown name or wrong password")
+
+    def _is_same_key(self, user: UserId, found: LoginRow, now: LoginRow) -> bool:
+        """It may have been sealed anew in between."""
+        both = {one.login_key_sealed for one in (found, now)}
+        return len({open_login_key(self._sealer, user, sealed) for sealed in both}) == 1
 
     async def _check_pending(self, unit: SessionsUnit, attempt: Attempt, signature: str) -> None:
         """Whoever applied for an account proves it by the password, and by nothing else. Raises: ApprovalPending."""

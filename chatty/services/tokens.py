@@ -31,7 +31,7 @@ from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.dpop import Proofs, ProvenRequest
 from chatty.services.issuer import Issuer
 from chatty.services.login_throttle import LoginThrottle
-from chatty.services.signing_keys import SigningKeys
+from chatty.services.server_keys import ServerKeys
 from chatty.services.units import Transactions
 from chatty.wire.accounts import Refresh, Tokens
 
@@ -193,7 +193,7 @@ class TokenSteps:
         access: AccessTokens,
         refresh: RefreshTokens,
         proofs: Proofs,
-        signing_keys: SigningKeys,
+        keys: ServerKeys,
         lifetimes: Lifetimes,
         throttle: LoginThrottle,
         clock_s: Callable[[], float],
@@ -204,7 +204,7 @@ class TokenSteps:
         self._access = access
         self._refresh = refresh
         self._proofs = proofs
-        self._signing_keys = signing_keys
+        self._keys = keys
         self._lifetimes = lifetimes
         self._throttle = throttle
         self._clock_s = clock_s
@@ -215,7 +215,7 @@ class TokenSteps:
         Raises: InvalidDpopProof, UseDpopNonce, RefreshRefused (nothing changes, or the log-in session was ended), Overloaded.
         """
         thumbprint = self._proofs.check(proven)
-        family, k = self._refresh.check(body.refresh_token)
+        family, k = await self._checked(body.refresh_token)
         try:
             row, tokens = await self._present(family, k, thumbprint)
         except Reuse:
@@ -228,6 +228,16 @@ class TokenSteps:
         return self._issuer.issue(
             user=row.user, device=row.device, family=family, k=tokens.k, role=row.role, thumbprint=thumbprint
         )
+
+    async def _checked(self, token: str) -> tuple[FamilyId, int]:
+        """Raises: RefreshRefused."""
+        with suppress(UnknownKey):
+            return self._refresh.check(token)
+        await self._keys.read_for_unknown()
+        try:
+            return self._refresh.check(token)
+        except UnknownKey:
+            raise RefreshRefused("not a refresh token of this server") from None
 
     async def _present(self, family: FamilyId, k: int, thumbprint: str) -> tuple[FamilyRow | None, RefreshState | None]:
         """The family, and its tokens as they are now; no tokens: another key's. Raises: Reuse, RefreshRefused, Overloaded."""
@@ -321,7 +331,7 @@ class TokenSteps:
         try:
             return self._access.check(access_token, now_s=self._clock_s())
         except UnknownKey:
-            await self._signing_keys.read_for_unknown()
+            await self._keys.read_for_unknown()
         try:
             return self._access.check(access_token, now_s=self._clock_s())
         except UnknownKey:
@@ -345,6 +355,7 @@ class TokenSteps:
             thumbprint=row.thumbprint,
             step_up_age_s=row.step_up_age_s,
             expires_at_s=claims.expires_at_s,
+            token_key_id=claims.key_id,
         )
 
     async def _note_use(self, claims: AccessClaims) -> None:

@@ -15,6 +15,7 @@ from chatty.store.expiry import PostgresCleanup
 from chatty.store.exports import PostgresExports
 from chatty.store.integrity import PostgresIntegrity
 from chatty.store.jobs import PostgresJobs
+from chatty.store.key_rotation import PostgresSealedRows
 from chatty.store.keys import PostgresKeys
 from chatty.store.mailbox import PostgresMailbox
 from chatty.store.owed_devices import PostgresOwedRooms
@@ -48,6 +49,7 @@ class PostgresUnit(Unit):
         self._registrations = PostgresRegistrations(connection)
         self._users = PostgresUsers(connection)
         self._devices = PostgresDevices(connection)
+        self._sealed_rows = PostgresSealedRows(connection)
         self._server = PostgresServer(connection)
         self._sessions = PostgresSessions(connection)
         self._second_factors = PostgresSecondFactors(connection)
@@ -98,6 +100,10 @@ class PostgresUnit(Unit):
     @property
     def users(self) -> PostgresUsers:
         return self._users
+
+    @property
+    def sealed_rows(self) -> PostgresSealedRows:
+        return self._sealed_rows
 
     @property
     def server(self) -> PostgresServer:

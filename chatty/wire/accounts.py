@@ -6,6 +6,7 @@ from msgspec import Meta, Struct
 
 from chatty.wire import limits
 from chatty.wire.frames import Generation
+from chatty.wire.successions import KeySuccession
 from chatty.wire.types import (
     DeviceIdField,
     KeyField,
@@ -206,4 +207,9 @@ class Empty(HttpBody, frozen=True, kw_only=True):
 
 
 class Jwks(HttpBody, frozen=True, kw_only=True):
+    """RFC 7517. A key with `purpose` "checkpoint" signs, or signed once, checkpoints, horizons and removals of rooms; the others
+    sign access tokens. successions: by which such a key named the one after it, oldest first.
+    """
+
     keys: list[dict[str, Any]]
+    successions: list[KeySuccession] = []

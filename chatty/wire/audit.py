@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, to_builtins
 
 from chatty.wire import limits
 from chatty.wire.canonical import canonical_json, encode_base64
+from chatty.wire.successions import KeySuccession
 from chatty.wire.types import HeadField, KeyField, ServerNameField, SignatureField, TimeMsField
 
 PositionField = Annotated[int, Meta(ge=0, le=limits.integer_max)]
@@ -97,7 +98,7 @@ class ArchiveStart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     time: TimeMsField
 
 
-ArchiveLine = ArchiveStart | SealedRow | AuditHead | UnsealedRow
+ArchiveLine = ArchiveStart | KeySuccession | SealedRow | AuditHead | UnsealedRow
 
 
 def content_digest(row: AuditRow) -> bytes:

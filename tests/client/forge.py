@@ -50,7 +50,7 @@ SERVER = "example.org"
 SERVER_KEY = SigningKey(b"\x0c" * 32)
 
 
-def server_keys(key_id: str) -> str | None:
+def server_keys(key_id: str, time: int) -> str | None:
     """As a client knows them that has asked."""
     return encode_base64(SERVER_KEY.public.public_bytes_raw()) if key_id == SERVER_KEY.key_id else None
 

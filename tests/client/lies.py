@@ -127,8 +127,8 @@ class Reader:
             (room or world.room).room, me=me.user, server=SERVER, lists=self.lists, server_key=self.server_key
         )
 
-    def server_key(self, key_id: str) -> str | None:
-        return server_keys(key_id) if self.knows_server else None
+    def server_key(self, key_id: str, time: int) -> str | None:
+        return server_keys(key_id, time) if self.knows_server else None
 
     def learn(self, *people: Person) -> None:
         for person in people:

@@ -16,7 +16,7 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
 from chatty.crypto.passwords import DerivationLimits
-from chatty.crypto.tokens import SigningKey, make_jwks
+from chatty.crypto.tokens import SigningKey, VerifyingKey, make_jwks
 from chatty.errors import ChattyError, DeviceSetStale, NotFound, QuotaExceeded
 from chatty.ids import DeviceId, ListVersion, MailboxId, RoomId, Seq, UserId, UserSeq
 from chatty.wire import accounts, chain, frames, keys, rooms
@@ -38,8 +38,10 @@ from chatty.wire.events import (
 from chatty.wire.room_directory import ListingContent
 from chatty.wire.room_links import LinkContent, LinkRevocationContent
 from chatty.wire.signing import body_bytes, signed_bytes
+from chatty.wire.successions import KeySuccession
 
 SERVER = "example.org"
+SERVER_KEY_SEED = b"\x0c" * 32
 CHEAP = KeyDerivation(algorithm="argon2id", memory_bytes=8_192, passes=1)
 CHEAP_LIMITS = DerivationLimits(memory_bytes_min=8_192, passes_min=1)
 GENERATION = frames.Generation(number=Seq(1), id="first")
@@ -138,8 +140,9 @@ class SmallServer:
         self.token_came = trio.Event()
         self.upload_came = trio.Event()
         self.expires_in_s = 600
-        self.key = SigningKey(b"\x0c" * 32)
-        self.published_keys = [self.key]
+        self.key = SigningKey(SERVER_KEY_SEED)
+        self.published_keys: list[VerifyingKey] = [self.key]
+        self.successions: list[KeySuccession] = []
         self.origin = ""
         self.is_down = False
         self._token_count = 0
@@ -182,7 +185,7 @@ class SmallServer:
                     key_derivation=[CHEAP],
                 )
             case ("GET", ["jwks"]):
-                return make_jwks(self.published_keys)
+                return make_jwks([], checkpoint_keys=self.published_keys, successions=self.successions)
             case ("POST", ["salt"]):
                 return accounts.Salt(salt=encode_base64(b"s" * 16), nonce="nonce", key_derivation=CHEAP)
             case ("POST", ["register"]):

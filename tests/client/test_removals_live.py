@@ -2,20 +2,22 @@
 
 from pathlib import Path
 
-import msgspec
+import pytest
 import trio
 
 from chatty.client import Client, MembershipChanged, Reason, ServerLied
 from chatty.client.server_keys import ServerKeys
 from chatty.client.store import LocalStore
+from chatty.crypto.successions import make_succession
 from chatty.crypto.tokens import SigningKey, make_jwks
 from chatty.ids import Seq, UserId, UserSeq
 from chatty.wire import chain
-from chatty.wire.canonical import encode_base64
+from chatty.wire.accounts import Jwks
 from chatty.wire.events import Action, TimelineEvent
 from chatty.wire.frames import Erased, Resync, RoomEntry
-from tests.client.conftest import Open, pair, text, until
-from tests.client.small_server import SmallServer, Told
+from chatty.wire.successions import KeySuccession, margin_ms
+from tests.client.conftest import Open, lied, pair, text, until
+from tests.client.small_server import SERVER, SERVER_KEY_SEED, SmallServer, Told
 
 
 def erasing(seq: int, *, removal_seq: int) -> Told:
@@ -123,17 +125,71 @@ async def test_a_removal_by_a_key_that_the_server_does_not_publish_is_a_lie(
 def test_a_key_is_kept_under_its_own_name_alone(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store", key=b"k" * 32)
     own, other = SigningKey(b"a" * 32), SigningKey(b"b" * 32)
-    keys = ServerKeys(store)
-    jwks = [msgspec.to_builtins(one) for one in make_jwks([own]).keys]
+    keys = ServerKeys(store, server=SERVER)
+    shown = make_jwks([other], checkpoint_keys=[own])
+    [token_key, jwk] = shown.keys
     wrong = [
-        {**jwks[0], "kid": other.key_id},
-        {**jwks[0], "x": jwks[0]["x"][:-1] + "_"},
-        {**jwks[0], "kty": "EC"},
-        {**jwks[0], "x": "A" * 43},
+        token_key,
+        {**jwk, "kid": other.key_id},
+        {**jwk, "x": jwk["x"][:-1] + "_"},
+        {**jwk, "kty": "EC"},
+        {**jwk, "x": "A" * 43},
         {"kid": own.key_id},
     ]
-    keys.take(wrong)
-    assert keys.key(own.key_id) is keys.key(other.key_id) is None
-    keys.take(jwks)
-    assert ServerKeys(store).key(own.key_id) == encode_base64(own.public.public_bytes_raw())
+    keys.take(Jwks(keys=wrong))
+    assert keys.key(own.key_id, 1) is keys.key(other.key_id, 1) is None
+    keys.take(shown)
+    assert ServerKeys(store, server=SERVER).key(own.key_id, 1) == own.public_text
+    assert keys.key(other.key_id, 1) is None
     store.close()
+
+
+def follows(old: bytes, new: bytes, *, time: int = 0, server: str = SERVER) -> KeySuccession:
+    return make_succession(server=server, purpose="checkpoint", old_seed=old, new_seed=new, time=time)
+
+
+def test_a_new_key_is_believed_because_the_old_one_signed_for_it(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store", key=b"k" * 32)
+    seeds = [letter * 32 for letter in (b"a", b"b", b"c", b"d")]
+    first, second, third, other = [SigningKey(seed) for seed in seeds]
+    keys = ServerKeys(store, server=SERVER)
+    keys.take(make_jwks([], checkpoint_keys=[first]))
+    alone = [follows(seeds[0], seeds[1], server="example.com"), follows(seeds[3], seeds[1])]
+    keys.take(make_jwks([], checkpoint_keys=[second, other], successions=alone))
+    assert keys.key(second.key_id, 1) is keys.key(other.key_id, 1) is None
+    chain_ = [follows(seeds[0], seeds[1], time=1_000), follows(seeds[1], seeds[2], time=2_000)]
+    keys.take(make_jwks([], checkpoint_keys=[first, second, third, other], successions=chain_))
+    for seen in (keys, ServerKeys(store, server=SERVER)):
+        assert seen.key(third.key_id, 1) == third.public_text
+        assert seen.key(other.key_id, 1) is None
+        assert seen.key(first.key_id, 1_000 + margin_ms) == first.public_text
+        assert seen.key(first.key_id, 1_001 + margin_ms) is None
+    keys.take(make_jwks([], checkpoint_keys=[first]))
+    assert ServerKeys(store, server=SERVER).key(first.key_id, 1_001 + margin_ms) == first.public_text
+    store.close()
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+async def test_a_room_goes_on_under_the_servers_next_key_if_the_one_before_named_it(
+    open_one: Open, server: SmallServer, is_named: bool
+) -> None:
+    async with open_one("ann") as ann, open_one("bob") as bob, open_one("cid") as cid:
+        room, _ = await pair(ann, bob)
+        await cid.register("cid", "a third password")
+        await room.invite(cid.user)
+        with trio.fail_after(10):
+            while not cid.invitations():
+                await trio.lowlevel.checkpoint()
+        await cid.join(cid.invitations()[0])
+        await changed(ann, Action.JOIN)
+        await server.remove(server.rooms[room.id], bob.user)
+        await changed(ann, Action.REMOVE)
+        new_seed = b"n" * 32
+        server.successions = [follows(SERVER_KEY_SEED, new_seed, time=2**40)] if is_named else []
+        server.key = SigningKey(new_seed)
+        server.published_keys.append(server.key)
+        await server.remove(server.rooms[room.id], cid.user)
+        if is_named:
+            assert (await changed(ann, Action.REMOVE)).target == cid.user
+        else:
+            assert (await lied(ann)).reason is Reason.BAD_SIGNATURE

@@ -308,7 +308,9 @@ async def test_the_removal_is_signed_by_the_published_key_and_changes_the_epoch(
         assert isinstance(removal, TimelineEvent)
         published = {one["kid"]: one["x"] for one in (await chat.http.get("/v1/jwks")).json()["keys"]}
         keys = {kid: encode_base64(base64.urlsafe_b64decode(x + "=")) for kid, x in published.items()}
-        verify_event(removal, server=SERVER_NAME, device_key=lambda *_: None, server_key=keys.get)
+        verify_event(
+            removal, server=SERVER_NAME, device_key=lambda *_: None, server_key=lambda key_id, _: keys.get(key_id)
+        )
         assert (action_of(decode_content(removal)), removal.target) == (Action.REMOVE, ann.user)
         assert (await bob.get(f"/v1/rooms/{room.id}/members"))["epoch"] == removal.seq
         with pytest.raises(Refused) as refused:

@@ -99,7 +99,7 @@ async def lists_every_job(chats: list[RunningApp]) -> None:
     assert set(jobs) >= {
         *("account_erasure", "audit_addresses", "audit_sealing", "integrity_check", "message_cleanup"),
         *("orphan_cleanup", "owed_devices", "receipts_cleanup", "registrations_cleanup", "revocations_cleanup"),
-        *("sessions_cleanup", "signing_keys", "statistics"),
+        *("sessions_cleanup", "key_rotation", "statistics"),
     }
     assert {job["state"] for job in jobs.values()} == {"scheduled"}
     assert jobs["message_cleanup"]["interval_s"] == 5.0

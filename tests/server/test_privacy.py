@@ -113,7 +113,7 @@ class Day:
         await ann.answer("DELETE", f"/v1/devices/{phone.device}")
         data_dir = self.chat.settings.data_dir
         await chatty_admin(data_dir, "users", "invite")
-        await chatty_admin_json(data_dir, "keys", "rotate")
+        await chatty_admin_json(data_dir, "keys", "rotate", "checkpoint")
         await chatty_admin_json(data_dir, "limits", "why", ADDRESS)
         configure_logging("debug", self._log)  # the commands took it over
         self.metrics = (await self.chat.http.get("/metrics")).text

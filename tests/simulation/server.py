@@ -138,7 +138,13 @@ class Server:
 
     async def _start_watch(self, root: Supervisor) -> None:
         branch = await root.start_supervisor("watch", intensity=intensity)
-        deadlines = partial(deadline_actor, directory=self._directory, interval_s=0.25, clock_s=lambda: now_ms() / 1000)
+        deadlines = partial(
+            deadline_actor,
+            directory=self._directory,
+            interval_s=0.25,
+            clock_s=lambda: now_ms() / 1000,
+            is_revoked=lambda _: False,
+        )
         compare = partial(compare_actor, directory=self._directory, streams=self._streams, interval_s=2.0)
         await branch.start(ActorSpec[None](name="deadlines", run=deadlines, mailbox_count_max=1))
         await branch.start(ActorSpec[None](name="compare", run=compare, mailbox_count_max=1))

@@ -31,6 +31,13 @@ async def identity(pool: Pool, name: str, generation_id: str = "one") -> ServerI
     return await open_identity(PostgresUnitOfWork(pool), name=name, make_generation_id=lambda: generation_id)
 
 
+async def open_keys(pool: Pool, master: MasterKey = MASTER) -> ServerKeys:
+    async def read() -> MasterKey:
+        return master
+
+    return await open_server_keys(PostgresUnitOfWork(pool), read, turn=trio.Lock())
+
+
 async def test_the_first_start_chooses_name_and_generation_for_ever(pool: Pool) -> None:
     first = await identity(pool, "example.org")
     assert (first.name, first.generation.number, first.generation.id) == ("example.org", 1, "one")
@@ -49,45 +56,45 @@ async def test_two_nodes_that_start_at_once_agree(pool: Pool) -> None:
 
     async def start(number: int) -> None:
         seen.append(await identity(pool, "example.org", f"by node {number}"))
-        keys.append(await open_server_keys(PostgresUnitOfWork(pool), MASTER))
+        keys.append(await open_keys(pool))
 
     async with trio.open_nursery() as nursery:
         for number in range(4):
             nursery.start_soon(start, number)
     assert len({one.generation.id for one in seen}) == 1
     assert len({one.signing.signing(now_s=0).key_id for one in keys}) == 1
-    assert len({one.refresh_key for one in keys}) == 1
+    assert len({one.refresh_keys()[0] for one in keys}) == 1
 
 
 async def test_keys_are_the_same_at_the_next_start(pool: Pool) -> None:
-    first = await open_server_keys(PostgresUnitOfWork(pool), MASTER)
-    second = await open_server_keys(PostgresUnitOfWork(pool), MASTER)
+    first = await open_keys(pool)
+    second = await open_keys(pool)
     assert first.signing.signing(now_s=0).key_id == second.signing.signing(now_s=0).key_id
-    assert (first.salt_key, first.refresh_key, first.nonce_key) == (
+    assert (first.salt_key, first.refresh_keys(), first.nonce_keys()) == (
         second.salt_key,
-        second.refresh_key,
-        second.nonce_key,
+        second.refresh_keys(),
+        second.nonce_keys(),
     )
     sealed = first.sealer.seal(b"secret", purpose="p")
     assert second.sealer.open(sealed, purpose="p") == b"secret"
-    assert len({first.salt_key, first.refresh_key, first.nonce_key}) == 3
+    assert len({first.salt_key, first.refresh_keys()[0], first.nonce_keys()[0]}) == 3
 
 
 async def test_another_master_key_opens_nothing_and_changes_nothing(pool: Pool) -> None:
-    await open_server_keys(PostgresUnitOfWork(pool), MASTER)
+    await open_keys(pool)
     before = await rows(pool, "SELECT * FROM sealed_keys ORDER BY purpose")
     with pytest.raises(SealBroken):
-        await open_server_keys(PostgresUnitOfWork(pool), MasterKey(b"n" * 32))
+        await open_keys(pool, MasterKey(b"n" * 32))
     assert await rows(pool, "SELECT * FROM sealed_keys ORDER BY purpose") == before
 
 
 async def test_no_key_is_stored_in_clear(pool: Pool) -> None:
-    keys = await open_server_keys(PostgresUnitOfWork(pool), MASTER)
+    keys = await open_keys(pool)
     stored = b"".join(bytes(sealed) for (sealed,) in await rows(pool, "SELECT sealed FROM sealed_keys"))
     for secret in (
         keys.salt_key,
-        keys.refresh_key,
-        keys.nonce_key,
+        *keys.refresh_keys(),
+        *keys.nonce_keys(),
         keys.signing.signing(now_s=0).private.private_bytes_raw(),
     ):
         assert secret not in stored

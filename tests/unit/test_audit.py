@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
 from chatty.crypto.audit import AuditKey, Code, Verdict, Verifier, check_head, findings_max
+from chatty.crypto.successions import make_succession
 from chatty.errors import BadSignature
 from chatty.wire import audit as wire
 from chatty.wire.audit import AuditHead, AuditRow, SealedRow, UnsealedRow
-from chatty.wire.canonical import encode_base64
+from chatty.wire.canonical import decode_base64, encode_base64
+from chatty.wire.successions import KeySuccession, margin_ms
 
 VECTOR: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "audit.json").read_text("utf-8"))
 SERVER = "example.org"
 KEY, OTHER_KEY = AuditKey(b"k" * 32), AuditKey(b"o" * 32)
-Line = SealedRow | AuditHead | UnsealedRow
+Line = SealedRow | AuditHead | UnsealedRow | KeySuccession
 Log = list[Line]
 
 
@@ -86,12 +88,12 @@ def make_row(number: int, *, address: str = "") -> AuditRow:
     )
 
 
-def sign_head(position: int, head: bytes, *, key: AuditKey = KEY, generation: int = 1) -> AuditHead:
+def sign_head(position: int, head: bytes, *, key: AuditKey = KEY, generation: int = 1, time: int = 1) -> AuditHead:
     parts: dict[str, Any] = {
         "server": SERVER,
         "generation": generation,
         "position": position,
-        "time": 1,
+        "time": time,
         "key": key.public,
     }
     signature = key.sign(wire.head_bytes(head=head, **parts))
@@ -376,3 +378,41 @@ def test_whatever_is_done_to_a_log_is_found(data: st.DataObject) -> None:
         case "cut":
             del damaged[damaged.index(victim) :]
     assert verify(damaged, carried=carried).is_intact == (damaged == log)
+
+
+# Successions ----------------------------------------------------------------------------------------------------------
+
+
+def succession(*, time: int = 0) -> KeySuccession:
+    return make_succession(server=SERVER, purpose="audit", old_seed=b"k" * 32, new_seed=b"o" * 32, time=time)
+
+
+def handed_over() -> Log:
+    """Three rows under one key, three under the other."""
+    return [*make_log(3, 3)[:4], *make_log(3, 3, key=OTHER_KEY)[4:]]
+
+
+def test_a_named_successor_goes_on_with_the_log() -> None:
+    log = handed_over()
+    assert ("head_forged", 6, None) in findings(log)
+    for keys in ((KEY.public,), ()):
+        assert findings([succession(), *log], keys=keys) == []
+    assert findings([succession(), *log], keys=(), carried=heads(log)[:1]) == []
+    assert ("head_forged", 3, None) in findings([succession(), *log], keys=(OTHER_KEY.public,))
+
+
+@pytest.mark.parametrize("change", ["signature", "new_signature", "time", "purpose", "server", "new"])
+def test_a_successor_that_one_of_both_keys_did_not_sign_for_is_none(change: str) -> None:
+    shown = succession()
+    swapped = {"signature": shown.new_signature, "new_signature": shown.signature, "new": AuditKey(b"x" * 32).public}
+    changes = {**swapped, "time": 1, "purpose": "checkpoint", "server": "example.com"}
+    altered = msgspec.structs.replace(shown, **{change: changes[change]})
+    assert ("head_forged", 6, None) in findings([altered, *handed_over()])
+
+
+def test_what_a_key_signs_long_after_its_turn_is_forged() -> None:
+    log = make_log(3)
+    head = decode_base64(heads(log)[0].head)
+    for time, expected in ((margin_ms, False), (margin_ms + 1, True)):
+        log[-1] = sign_head(3, head, time=time)
+        assert (("head_forged", 3, None) in findings([succession(), *log])) is expected

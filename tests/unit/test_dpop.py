@@ -190,7 +190,7 @@ def clock() -> Clock:
 
 
 def proofs(clock: Clock, **options: Any) -> Proofs:
-    return Proofs(Nonces(b"n" * 32, purpose="dpop"), origin=ORIGIN, clock_s=clock, **options)
+    return Proofs(Nonces(lambda: [b"n" * 32], purpose="dpop"), origin=ORIGIN, clock_s=clock, **options)
 
 
 def request(proof: str) -> ProvenRequest:
@@ -212,7 +212,7 @@ def test_a_fresh_proof_is_taken_once(clock: Clock) -> None:
 
 def test_a_proof_needs_a_nonce_of_ours_of_this_minute(clock: Clock) -> None:
     taking = proofs(clock)
-    for nonce in ("", "n", Nonces(b"n" * 32, purpose="login").make(now_s=NOW_S)):
+    for nonce in ("", "n", Nonces(lambda: [b"n" * 32], purpose="login").make(now_s=NOW_S)):
         with pytest.raises(UseDpopNonce):
             taking.check(request(forge(nonce=nonce)))
     with pytest.raises(InvalidDpopProof):

@@ -24,6 +24,7 @@ from chatty.crypto.dpop import DpopKey, check_proof
 from chatty.crypto.events import verify_event
 from chatty.crypto.nonces import Nonces
 from chatty.crypto.sealing import MasterKey, Sealer
+from chatty.crypto.successions import make_succession
 from chatty.crypto.tokens import AccessTokens, Keyring, RefreshTokens, SigningKey
 from chatty.errors import BadRequest
 from chatty.ids import DeviceId, FamilyId, RoomId, UserId
@@ -198,7 +199,14 @@ def test_a_client_believes_the_room() -> None:
     assert (state.epoch, set(state.joined())) == (8, {"@ann:example.org"})
     removal = msgspec.convert(CHAIN["removal"]["event"], TimelineEvent)
     assert signing.body_bytes(decode_content(removal)) == removal.body
-    state.apply(verify_event(removal, server="example.org", device_key=lambda *_: None, server_key=server_keys().get))
+    state.apply(
+        verify_event(
+            removal,
+            server="example.org",
+            device_key=lambda *_: None,
+            server_key=lambda key_id, _: server_keys().get(key_id),
+        )
+    )
     assert (state.epoch, state.memberships[UserId("@ben:example.org")].removed_seq) == (9, 9)
 
 
@@ -298,6 +306,22 @@ def test_a_checkpoint_is_signed_over_server_room_generation_and_head() -> None:
     check_signature(case)
 
 
+def test_a_succession_is_signed_by_both_keys() -> None:
+    case = VECTORS["signatures"]["succession"]
+    check_signature(case)
+    shown = make_succession(
+        server="example.org",
+        purpose="checkpoint",
+        old_seed=bytes.fromhex(case["seed"]),
+        new_seed=bytes.fromhex(case["new_seed"]),
+        time=json.loads(case["message"])["time"],
+    )
+    assert (shown.signature, shown.new_signature) == (case["signature"], case["new_signature"])
+    statement = {name: getattr(shown, name) for name in ("server", "purpose", "old", "new", "time")}
+    assert canonical({"domain": "chatty.succession.v1", **statement}) == case["message"].encode()
+    check_signature({**case, "seed": case["new_seed"], "public_key": shown.new, "signature": case["new_signature"]})
+
+
 @named(VECTORS["signatures"]["matrix"])
 def test_key_objects_are_signed_as_matrix_does(case: dict[str, Any]) -> None:
     covered = {name: value for name, value in case["object"].items() if name != "signatures"}
@@ -389,7 +413,7 @@ TOKENS = VECTORS["tokens"]
 def test_each_refresh_token_is_a_function_of_family_and_number() -> None:
     case = TOKENS["refresh"]
     key, family = bytes.fromhex(case["key"]), FamilyId(case["family"])
-    tokens = RefreshTokens(key)
+    tokens = RefreshTokens(lambda: [key])
     for one in case["tokens"]:
         mac = hmac.digest(key, f"chatty.refresh.v1/{family}/{one['k']}".encode(), "sha256")
         assert tokens.make(family, one["k"]) == f"chatty_r.{family}.{one['k']}.{url(mac)}" == one["token"]
@@ -475,7 +499,7 @@ def test_a_nonce_is_a_time_slot_and_a_mac() -> None:
     key = bytes.fromhex(case["key"])
     slot = case["now_s"] // 30
     mac = hmac.digest(key, f"chatty.nonce.v1/{case['purpose']}/{slot}".encode(), "sha256")
-    nonces = Nonces(key, purpose=case["purpose"])
+    nonces = Nonces(lambda: [key], purpose=case["purpose"])
     assert nonces.make(now_s=case["now_s"]) == f"{slot}.{url(mac)}" == case["nonce"]
 
 
@@ -483,7 +507,7 @@ def test_secrets_at_rest_have_their_form() -> None:
     case = TOKENS["sealed"]
     nonce, data_key = bytes.fromhex(case["nonce"]), bytes.fromhex(case["data_key"])
     master = MasterKey(bytes.fromhex(case["master_key"]))
-    sealer = Sealer({case["version"]: data_key}, random=lambda _: nonce)
+    sealer = Sealer({case["version"]: data_key}, version=case["version"], random=lambda _: nonce)
     assert master.wrap(data_key, version=case["version"], random=lambda _: nonce).hex() == case["wrapped_data_key"]
     sealed = sealer.seal(bytes.fromhex(case["plaintext"]), purpose=case["purpose"])
     assert sealed.hex() == case["sealed"]
