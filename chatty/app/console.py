@@ -1,25 +1,34 @@
-"""What the console asks the running application."""
+"""What the console asks the running application, and which of it goes without one, beside the database."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 import msgspec
+import trio
 
 import chatty
+from chatty.actors.bus import SilentBus
 from chatty.actors.console import ConsoleCommand, ConsoleSources, console_actor, socket_path
 from chatty.actors.directory import Directory
 from chatty.actors.runtime import (
     StartFailed,
     Supervisor,
 )
+from chatty.app.inspection import IsConnected, inspection_commands
+from chatty.app.process import now_ms
 from chatty.config import Settings
 from chatty.errors import BadRequest, ChattyError
 from chatty.ids import InvitationId, UserId
+from chatty.services.caller import current_operator
+from chatty.services.console import ConsoleSteps, Rehearsal
 from chatty.services.deletions import OperatorDeletion
+from chatty.services.doorbells import Doorbells
 from chatty.services.limits import Limits
+from chatty.services.quotas import make_quotas
 from chatty.services.registration import RegistrationSteps
 from chatty.services.signing_keys import SigningKeySteps
+from chatty.services.units import Transactions
 from chatty.services.users import UserSteps
 from chatty.web import health
 from chatty.wire.registration import AfterInvitationField, InvitationRequest
@@ -30,13 +39,15 @@ users_page_count = 1_000
 B = TypeVar("B", bound=msgspec.Struct)
 
 
-async def start_console(
+def console_sources(
     settings: Settings,
     root: Supervisor,
     checks: health.Health,
     directory: Directory,
     commands: Mapping[str, ConsoleCommand],
-) -> None:
+) -> ConsoleSources:
+    started_at = trio.current_time()
+
     async def console_health() -> dict[str, Any]:
         readiness: dict[str, Any] = msgspec.to_builtins(await health.look(checks))
         return readiness
@@ -46,24 +57,58 @@ async def start_console(
             "version": chatty.__version__,
             "server_name": settings.server_name,
             "origin": settings.public_origin,
+            "uptime_s": round(trio.current_time() - started_at, 1),
             "sessions_count": len(directory),
         }
 
-    data_dir = settings.data_dir
-    sources = ConsoleSources(snapshot=root.snapshot, health=console_health, status=status, commands=commands)
+    return ConsoleSources(snapshot=root.snapshot, health=console_health, status=status, commands=commands)
+
+
+async def start_console(settings: Settings, root: Supervisor, sources: ConsoleSources) -> None:
+    """Raises: DataDirectoryInUse."""
     try:
-        await root.start(console_actor(socket_path(data_dir), sources))
+        await root.start(console_actor(socket_path(settings.data_dir), sources))
     except StartFailed as failure:
         if isinstance(failure.__cause__, ChattyError):  # another server runs on this directory
             raise failure.__cause__ from None
         raise
 
 
+def database_commands(
+    settings: Settings,
+    units: Transactions[Any],
+    doorbells: Doorbells,
+    *,
+    is_connected: IsConnected = lambda _: None,
+    clock_ms: Callable[[], int] = now_ms,
+) -> dict[str, ConsoleCommand]:
+    """What needs nothing but the database, and a rehearsal of each. Other nodes see what changed when they next look."""
+    acts = _database_commands(settings, units, doorbells, is_connected, clock_ms)
+    tried = _database_commands(settings, Rehearsal(units), SilentBus(), is_connected, clock_ms)
+    return acts | {f"rehearse {name}": command for name, command in tried.items()}
+
+
+def _database_commands(
+    settings: Settings,
+    units: Transactions[Any],
+    doorbells: Doorbells,
+    is_connected: IsConnected,
+    clock_ms: Callable[[], int],
+) -> dict[str, ConsoleCommand]:
+    console = ConsoleSteps(unit_of_work=units, doorbells=doorbells, quotas=make_quotas(settings), clock_ms=clock_ms)
+    users = user_commands(
+        UserSteps(unit_of_work=units, doorbells=doorbells, clock_ms=clock_ms),
+        RegistrationSteps(unit_of_work=units, mode=settings.registration_mode),
+        OperatorDeletion(unit_of_work=units, doorbells=doorbells, clock_ms=clock_ms),
+    )
+    return users | inspection_commands(console, is_connected)
+
+
 def limit_commands(limits: Limits) -> dict[str, ConsoleCommand]:
     """What `chatty-admin limits` asks."""
 
     async def why(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return _shown(limits.why(str(arguments["subject"])))
+        return _shown(limits.why(str(arguments.get("subject") or "")))
 
     async def shown(arguments: Mapping[str, Any]) -> dict[str, Any]:
         return limits.shown()
@@ -84,7 +129,7 @@ def user_commands(
         return _shown(await registration.pending())
 
     async def invite(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return _shown(await registration.invite(None, _body(arguments, InvitationRequest)))
+        return _shown(await registration.invite(current_operator(), _body(arguments, InvitationRequest)))
 
     async def invitations(arguments: Mapping[str, Any]) -> dict[str, Any]:
         after = _id(arguments.get("after") or "", AfterInvitationField)
@@ -93,14 +138,14 @@ def user_commands(
 
     async def withdraw(arguments: Mapping[str, Any]) -> dict[str, Any]:
         invitation = InvitationId(_id(arguments.get("invitation"), InvitationIdField))
-        await registration.withdraw(None, invitation)
+        await registration.withdraw(current_operator(), invitation)
         return {"withdrawn": invitation}
 
     async def approve(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return {"approved": (await registration.approve(None, str(arguments.get("request")))).user}
+        return {"approved": (await registration.approve(current_operator(), str(arguments.get("request")))).user}
 
     async def reject(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return {"rejected": (await registration.reject(None, str(arguments.get("request")))).user}
+        return {"rejected": (await registration.reject(current_operator(), str(arguments.get("request")))).user}
 
     async def delete(arguments: Mapping[str, Any]) -> dict[str, Any]:
         return _shown(await deletion.delete(_user(arguments)))
@@ -121,7 +166,7 @@ def user_commands(
 def _account_commands(users: UserSteps) -> dict[str, ConsoleCommand]:
     async def role(arguments: Mapping[str, Any]) -> dict[str, Any]:
         user, wanted = _user(arguments), _body({"role": arguments.get("role")}, RoleChange).role
-        await users.set_role(None, user, wanted)
+        await users.set_role(current_operator(), user, wanted)
         return {"user": user, "role": wanted}
 
     async def lock(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,12 +176,12 @@ def _account_commands(users: UserSteps) -> dict[str, ConsoleCommand]:
         return await set_locked(_user(arguments), False)
 
     async def set_locked(user: UserId, is_locked: bool) -> dict[str, Any]:
-        await users.set_locked(None, user, is_locked)
+        await users.set_locked(current_operator(), user, is_locked)
         return {"user": user, "is_locked": is_locked}
 
     async def end_sessions(arguments: Mapping[str, Any]) -> dict[str, Any]:
         user = _user(arguments)
-        return {"user": user, **_shown(await users.end_sessions(None, user))}
+        return {"user": user, **_shown(await users.end_sessions(current_operator(), user))}
 
     return {"users role": role, "users lock": lock, "users unlock": unlock, "users end-sessions": end_sessions}
 

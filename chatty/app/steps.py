@@ -17,7 +17,8 @@ from chatty.services.accounts import AccountSteps
 from chatty.services.audit import AuditSteps
 from chatty.services.blocks import BlockSteps
 from chatty.services.checkpoints import Checkpoints
-from chatty.services.deletions import DeletionSteps, OperatorDeletion
+from chatty.services.console import ConsoleSteps
+from chatty.services.deletions import DeletionSteps
 from chatty.services.devices import DeviceSteps
 from chatty.services.doorbells import Doorbells
 from chatty.services.dpop import Proofs
@@ -72,12 +73,12 @@ class Steps:
     receipts: ReceiptSteps
     exports: ExportSteps
     deletions: DeletionSteps
-    operator_deletion: OperatorDeletion
     sessions: SessionSteps
     tokens: TokenSteps
     second_factors: SecondFactorSteps
     registration: RegistrationSteps
     users: UserSteps
+    console: ConsoleSteps
     audit: AuditSteps
     devices: DeviceSteps
     keys: KeySteps
@@ -109,7 +110,6 @@ def make_steps(
         passwords=make.passwords(),
         exports=make.exports(),
         deletions=make.deletions(),
-        operator_deletion=OperatorDeletion(unit_of_work=store.units, doorbells=doorbells, clock_ms=make.clock_ms),
         blocks=BlockSteps(
             unit_of_work=store.units, limits=limits, quotas=make.quotas, doorbells=doorbells, clock_ms=make.clock_ms
         ),
@@ -120,6 +120,7 @@ def make_steps(
         second_factors=make.second_factors(),
         registration=RegistrationSteps(unit_of_work=store.units, mode=settings.registration_mode),
         users=UserSteps(unit_of_work=store.units, doorbells=doorbells, clock_ms=make.clock_ms),
+        console=ConsoleSteps(unit_of_work=store.units, doorbells=doorbells, quotas=make.quotas, clock_ms=make.clock_ms),
         audit=AuditSteps(unit_of_work=store.units),
         devices=DeviceSteps(unit_of_work=store.units, doorbells=doorbells, clock_ms=make.clock_ms),
         keys=make.keys(),
