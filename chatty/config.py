@@ -521,6 +521,47 @@ def load_settings(**chosen: Any) -> Settings:
         raise ValueError(f"{_find_file()}: {getattr(error, 'strerror', None) or error}") from None
 
 
+def show_settings(settings: Settings, *, is_data_dir_chosen: bool = False) -> list[dict[str, Any]]:
+    """Each setting as load_settings() read it in this process: its variable, value and source. Secrets are "hidden"."""
+    from_file = TomlSource(_FromOutside, toml_file=_find_file())()
+    from_variables = EnvSettingsSource(_FromOutside)()
+    shown = []
+    for name in Settings.model_fields:
+        variable, value = _PREFIX + name.upper(), getattr(settings, name)
+        if name == "data_dir" and is_data_dir_chosen and name not in from_variables:
+            source = "option --data-dir"
+        elif name in from_variables:
+            source = f"variable {variable}"
+        elif name in from_file:
+            source = f"file {_find_file()}"
+        elif name in _SECRETS and getattr(settings, f"{name}_file") is not None:
+            source = f"file {getattr(settings, f'{name}_file')}"
+        else:
+            source = "default"
+        shown.append({"setting": variable, "value": _shown_value(value), "source": source})
+    return shown
+
+
+def _shown_value(value: Any) -> Any:
+    match value:
+        case SecretStr():
+            return "hidden"
+        case Path():
+            return str(value)
+        case _:
+            return value
+
+
+def wrong_settings(**chosen: Any) -> list[dict[str, str]]:
+    """What load_settings() refuses: the variable (empty: several that do not fit together) and the rule, never the value."""
+    try:
+        load_settings(**chosen)
+    except ValueError as error:
+        lines = [line.partition(": ") for line in str(error).splitlines()]
+        return [{"setting": name if rule else "", "problem": rule or name} for name, _, rule in lines]
+    return []
+
+
 def describe_settings() -> Iterator[tuple[str, str, str]]:
     """Variable, default and description of each setting, in the order of this file; documentation is made from it."""
     for name, field in Settings.model_fields.items():

@@ -640,24 +640,28 @@ class JobUnknown(ChattyError):
     """The console named a background job that there is not."""
 
     code = "job_unknown"
+    http_status = 404
 
 
 class JobStopped(ChattyError):
     """A background job that is paused or dead was to run."""
 
     code = "job_stopped"
+    http_status = 409
 
 
 class JobRunning(ChattyError):
     """A background job was to run that runs already, or is about to."""
 
     code = "job_running"
+    http_status = 409
 
 
 class JobIdle(ChattyError):
     """A background job was to be aborted that does not run."""
 
     code = "job_idle"
+    http_status = 409
 
 
 class JobOverran(ChattyError):
@@ -676,6 +680,7 @@ class KeyChangeRefused(ChattyError):
     """A key cannot be rotated or revoked so, or not now."""
 
     code = "key_change_refused"
+    http_status = 409
 
 
 class SealBroken(ChattyError):

@@ -29,6 +29,7 @@ import trio
 
 from chatty.actors.runtime import ActorSpec, Mailbox, Snapshot
 from chatty.errors import BadRequest, ChattyError, DataDirectoryInUse, TooLarge
+from chatty.wire.console import ConsoleRequest
 
 Json = Mapping[str, Any]
 ConsoleCommand = Callable[[Json], Awaitable[Json]]  # from the request's arguments to the answer; raises ChattyError
@@ -38,16 +39,6 @@ answer_bytes_max = 4 * 1_048_576
 children_count_max = 1_000
 _connections_max = 8
 _path_bytes_max = 107  # of a Unix socket's address
-
-
-class ConsoleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """command: status, health, actors, or one of ConsoleSources.commands. children_max: of one branch in the tree; those worth a
-    look are chosen first. arguments: of a command of ConsoleSources.commands.
-    """
-
-    command: str
-    children_max: int = 50
-    arguments: dict[str, str | int | bool | None] = {}
 
 
 class ConsoleAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -153,12 +144,14 @@ async def _answer(line: bytes, sources: ConsoleSources, times: ConsoleTimes) -> 
     try:
         if len(line) > request_bytes_max:
             raise TooLarge(limit="request_bytes_max", bytes_max=request_bytes_max)
-        return ConsoleAnswer(answer=dict(await _answer_to(_decode(line), sources, times)))
+        return ConsoleAnswer(answer=dict(await answer_to(_decode(line), sources, times)))
     except ChattyError as error:
         return ConsoleAnswer(code=error.code, detail=str(error), exit_code=error.exit_code)
 
 
-async def _answer_to(request: ConsoleRequest, sources: ConsoleSources, times: ConsoleTimes) -> Json:
+async def answer_to(request: ConsoleRequest, sources: ConsoleSources, times: ConsoleTimes | None = None) -> Json:
+    """Raises: ChattyError."""
+    times = times or ConsoleTimes()
     match request.command:
         case "status":
             return sources.status()

@@ -99,6 +99,9 @@ class Directory:
     def of_device(self, device: DeviceNumber) -> Listener | None:
         return self._by_device.get(device)
 
+    def is_connected(self, device: DeviceNumber) -> bool:
+        return device in self._by_device
+
     @property
     def rooms(self) -> Iterable[RoomNumber]:
         return self._by_room.keys()

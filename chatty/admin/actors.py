@@ -1,19 +1,19 @@
-"""`chatty-admin actors tree`: the supervised actors, as they are at this moment; it works while one of them hangs."""
+"""`chatty-admin actors`: the supervised actors, as they are at this moment; it works while one of them hangs."""
 
 import click
 
 from chatty.actors.console import children_count_max
 from chatty.admin import render
-from chatty.admin.options import Place, json_option
-from chatty.admin.socket import ask
+from chatty.admin.acts import act, confirm_act
+from chatty.admin.options import Place, dry_run_option, json_option, yes_option
 
 
 @click.group()
 def actors() -> None:
-    """Look at the running server's actors."""
+    """Look at the running server's actors, and restart one."""
 
 
-@actors.command()
+@actors.command(epilog="Example: chatty-admin actors tree --children-max 10")
 @json_option
 @click.option(
     "--children-max",
@@ -25,5 +25,32 @@ def actors() -> None:
 @click.pass_obj
 def tree(place: Place, as_json: bool, children_max: int) -> None:
     """Draw the tree: state, mailbox, oldest message, handled, restarts, quarantined, last error."""
-    answer = ask(place.data_dir, "actors", children_max=children_max)
+    answer = place.ask("actors", children_max=children_max)
     (render.print_json if as_json else render.print_tree)(answer)
+
+
+@actors.command(epilog="Example: chatty-admin actors show journal/group")
+@json_option
+@click.argument("actor")
+@click.pass_obj
+def show(place: Place, as_json: bool, actor: str) -> None:
+    """Show one actor by its path in the tree, and why it is slow."""
+    answer = place.ask("actors show", {"actor": actor})
+    if as_json:
+        render.print_json(answer)
+    else:
+        render.print_facts({name: value for name, value in answer.items() if name != "reasons"})
+        render.print_rows([{"why": reason} for reason in answer["reasons"]])
+
+
+@actors.command(epilog="Example: chatty-admin actors restart --yes 'rooms/room 12'")
+@json_option
+@yes_option
+@dry_run_option
+@click.argument("actor")
+@click.pass_obj
+def restart(place: Place, as_json: bool, yes: bool, is_dry_run: bool, actor: str) -> None:
+    """Start one actor anew, as after a crash: no message is lost, and the audit log has it."""
+    if not is_dry_run:
+        confirm_act(place, "actors restart", {"actor": actor}, f"Restart {actor}?", yes=yes)
+    act(place, "actors restart", {"actor": actor}, as_json=as_json, is_dry_run=is_dry_run)

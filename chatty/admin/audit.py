@@ -42,7 +42,7 @@ def audit() -> None:
     """Read and verify the audit log; the server need not run."""
 
 
-@audit.command("list")
+@audit.command("list", epilog="Example: chatty-admin audit list --actor @ann:example.org --since 2026-01-31")
 @json_option
 @click.option("--actor", metavar="USER", help="Only acts of this user id.")
 @click.option("--action", metavar="ACTION", help="Only this action, as device.revoked, or all of its noun, as device.")
@@ -67,7 +67,7 @@ def list_(place: Place, /, as_json: bool, object_: str | None, **wanted: Any) ->
         render.print_rows([_in_columns(row) for row in rows])
 
 
-@audit.command()
+@audit.command(epilog="Example: chatty-admin audit verify --head audit_heads")
 @json_option
 @click.option(
     "--head", "head_file", type=_existing_file, help="Heads carried away earlier; default: the data directory's."
@@ -93,7 +93,7 @@ def verify(context: click.Context, as_json: bool, head_file: Path | None, archiv
         context.exit(AuditBroken.exit_code)
 
 
-@audit.command()
+@audit.command(epilog="Example: chatty-admin audit export audit.jsonl")
 @json_option
 @click.option(
     "--with-addresses", is_flag=True, help="Addresses and their salts too; keep such a file no longer than they."
@@ -106,7 +106,7 @@ def export(place: Place, as_json: bool, with_addresses: bool, file: Path) -> Non
     (render.print_json if as_json else render.print_facts)(answer)
 
 
-@audit.command("export-head")
+@audit.command("export-head", epilog="Example: chatty-admin audit export-head >> heads")
 @json_option
 @click.pass_obj
 def export_head(place: Place, as_json: bool) -> None:

@@ -6,24 +6,20 @@ import click
 
 from chatty.admin import render
 from chatty.admin.jobs import wait_for
-from chatty.admin.options import Place, confirm, json_option, yes_option
-from chatty.admin.socket import Refused, ask
+from chatty.admin.options import Place, confirm, dry_run_option, json_option, yes_option
+from chatty.admin.socket import Refused
 from chatty.errors import JobRunning
 
 
-@click.command()
+@click.command(epilog="Example: chatty-admin cleanup --dry-run")
 @json_option
 @yes_option
-@click.option("--dry-run", is_flag=True, help="Only count what would go.")
+@dry_run_option
 @click.pass_obj
-def cleanup(place: Place, as_json: bool, yes: bool, dry_run: bool) -> None:
-    """Remove what is over: expired ciphertexts, messages past their retention, what waits for ended devices, old rows.
-
-    \b
-    Example: chatty-admin cleanup --dry-run
-    """
-    leftovers = ask(place.data_dir, "cleanup preview")["leftovers"]
-    if dry_run:
+def cleanup(place: Place, as_json: bool, yes: bool, is_dry_run: bool) -> None:
+    """Remove what is over: expired ciphertexts, messages past their retention, what waits for ended devices, old rows."""
+    leftovers = place.ask("cleanup preview")["leftovers"]
+    if is_dry_run:
         answer = {"is_dry_run": True, "leftovers": leftovers, "runs": []}
         (render.print_json(answer) if as_json else render.print_rows(leftovers))
         return
@@ -37,7 +33,7 @@ def cleanup(place: Place, as_json: bool, yes: bool, dry_run: bool) -> None:
 def _run(place: Place, job: str) -> dict[str, Any]:
     """One after the other. A run that goes on already was not ours and is not waited for. Raises: Refused, JobFailed."""
     try:
-        order = ask(place.data_dir, "jobs run", arguments={"job": job})["order_number"]
+        order = place.ask("jobs run", {"job": job})["order_number"]
     except Refused as refused:
         if refused.code != JobRunning.code:
             raise

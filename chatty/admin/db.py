@@ -21,7 +21,7 @@ def db() -> None:
     """Care for the database."""
 
 
-@db.command()
+@db.command(epilog="Example: chatty-admin db upgrade --dry-run")
 @json_option
 @click.option("--dry-run", is_flag=True, help="Only tell which migrations are missing.")
 @click.pass_obj

@@ -4,19 +4,18 @@ import click
 
 from chatty.admin import render
 from chatty.admin.options import Place, json_option
-from chatty.admin.socket import ask
 
 unhealthy_exit_code = 1
 
 
-@click.command()
+@click.command(epilog="Example: chatty-admin health --json")
 @json_option
 @click.pass_context
 def health(context: click.Context, as_json: bool) -> None:
     """Tell whether the running server can serve; exit with 1 if it cannot."""
     place = context.find_object(Place)
     assert place is not None
-    answer = ask(place.data_dir, "health")
+    answer = place.ask("health")
     (render.print_json if as_json else render.print_health)(answer)
     if not answer["is_ready"]:
         failed = ", ".join(check["name"] for check in answer["checks"] if not check["is_ready"])

@@ -9,8 +9,7 @@ import trio
 
 from chatty.admin import render
 from chatty.admin.db import open_database
-from chatty.admin.options import Place, confirm, json_option, yes_option
-from chatty.admin.socket import ask
+from chatty.admin.options import Place, confirm, dry_run_option, json_option, yes_option
 from chatty.config import Settings
 from chatty.errors import BadConfiguration
 from chatty.services.master_key import MasterKeyRotation
@@ -30,22 +29,19 @@ def keys() -> None:
     """Look at the server's keys, rotate them, revoke one."""
 
 
-@keys.command("list")
+@keys.command("list", epilog="Example: chatty-admin keys list")
 @json_option
 @click.pass_obj
 def list_keys(place: Place, as_json: bool) -> None:
-    """Show every key: kind, age, state, when the next one comes, and a warning if it is old.
-
-    Example: chatty-admin keys list --json
-    """
-    answer = ask(place.data_dir, "keys list")
+    """Show every key: kind, age, state, when the next one comes, and a warning if it is old."""
+    answer = place.ask("keys list")
     if as_json:
         render.print_json(answer)
     else:
         render.print_rows([_in_columns(one) for one in answer["keys"]])
 
 
-@keys.command()
+@keys.command(epilog="Example: chatty-admin keys rotate signing")
 @json_option
 @click.option("--master", is_flag=True, help="The master key: a new file takes the old one's place.")
 @click.option("--prepare", is_flag=True, help="With --master: stop while both master keys open everything.")
@@ -53,43 +49,35 @@ def list_keys(place: Place, as_json: bool) -> None:
 @click.argument("kind", type=click.Choice(KINDS), required=False)
 @click.pass_obj
 def rotate(place: Place, as_json: bool, master: bool, prepare: bool, no_wait: bool, kind: str | None) -> None:
-    """Prepare the next key of a KIND; it is used as soon as every process knows it. Nobody is signed out.
-
-    Example: chatty-admin keys rotate signing
-    """
+    """Prepare the next key of a KIND; it is used as soon as every process knows it. Nobody is signed out."""
     if master == (kind is not None) or (prepare and not master):
         raise click.UsageError("name one KIND, or --master")
-    if master:
-        answer = trio.run(_rotate_master, place.settings(), prepare)
-    else:
-        answer = ask(place.data_dir, "keys rotate", arguments={"kind": kind})
+    answer = trio.run(_rotate_master, place.settings(), prepare) if master else place.ask("keys rotate", {"kind": kind})
     if kind == DATA and not no_wait:
         answer = {**answer, **_wait(place, answer["version"])}
     (render.print_json if as_json else render.print_facts)(answer)
 
 
-@keys.command()
+@keys.command(epilog="Example: chatty-admin keys revoke --dry-run refresh 1")
 @json_option
 @yes_option
-@click.option("--dry-run", is_flag=True, help="Only tell what it would do.")
+@dry_run_option
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("key_id", metavar="ID")
 @click.pass_obj
-def revoke(place: Place, as_json: bool, yes: bool, dry_run: bool, kind: str, key_id: str) -> None:
-    """Take a compromised key out of use at once; what that does is told first.
-
-    Example: chatty-admin keys revoke refresh 1 --dry-run
-    """
-    arguments: dict[str, str | int | bool | None] = {"kind": kind, "id": key_id}
-    consequences = ask(place.data_dir, "keys consequences", arguments=arguments)["consequences"]
-    answer = {"kind": kind, "id": key_id, "consequences": consequences, "is_dry_run": dry_run}
-    if not dry_run:
-        render.print_talk(consequences)
+def revoke(place: Place, as_json: bool, yes: bool, is_dry_run: bool, kind: str, key_id: str) -> None:
+    """Take a compromised key out of use at once; what that does is told first."""
+    arguments = {"kind": kind, "id": key_id}
+    consequences = place.ask("keys consequences", arguments)["consequences"]
+    answer = {"kind": kind, "id": key_id, "consequences": consequences, "is_dry_run": is_dry_run}
+    if not is_dry_run:
+        if not yes:
+            render.print_talk({"consequences": consequences})
         confirm(yes, f"Revoke the {kind} key {key_id}?")
-        answer |= {"active": ask(place.data_dir, "keys revoke", arguments=arguments)}
+        answer |= {"active": place.ask("keys revoke", arguments)}
     if as_json:
         render.print_json(answer)
-    elif dry_run:
+    elif is_dry_run:
         render.print_rows([{"consequence": one} for one in consequences])
     else:
         render.print_facts(answer["active"])
@@ -99,7 +87,7 @@ def _wait(place: Place, version: int) -> dict[str, Any]:
     """Until the rows are sealed under this data key. Interrupted: the server goes on."""
     with render.progress("sealing rows anew") as show:
         while True:
-            answer = ask(place.data_dir, "keys progress")
+            answer = place.ask("keys progress")
             show(answer["done_count"], answer["total_count"])
             if answer["version"] >= version and answer["is_finished"]:
                 return {"rows_count": answer["done_count"], "is_finished": True}

@@ -130,7 +130,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows), ""])
 
 
-@click.command()
+@click.command(epilog="Example: chatty-admin privacy --markdown")
 @json_option
 @click.option("--markdown", "as_markdown", is_flag=True, help="The page of the documentation.")
 def privacy(as_json: bool, as_markdown: bool) -> None:

@@ -1,55 +1,117 @@
-"""What the console prints: the only place that knows Rich. Answers go to stdout, talk to stderr.
+"""What the console prints, but for `top`: the only place that knows Rich. Answers go to stdout, talk to stderr.
 
 JSON is the answer as it is, keys and units unchanged. A table is for eyes: colour only repeats what a word says, NO_COLOR and the
 terminal's width are respected, and no character of an answer can steer the terminal.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.measure import Measurement
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
 Json = Mapping[str, Any]
 
+_width_any = 10_000
 _calm_states = frozenset({"running", "passive", "starting"})
 
 
+def write(text: str) -> None:
+    """To stdout. Whoever stopped reading, as `head` does, has what was wanted: the rest goes nowhere, and the command ends as it
+    would have.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def print_json(answer: Json) -> None:
-    sys.stdout.write(json.dumps(answer, ensure_ascii=False, indent=2) + "\n")
+    write(json.dumps(answer, ensure_ascii=False, indent=2) + "\n")
+
+
+def print_answer(answer: Json, rows: str, *, as_json: bool) -> None:
+    """All of it as JSON, or the list under this key as a table; what follows it is told on stderr."""
+    if as_json:
+        print_json(answer)
+        return
+    print_rows(answer[rows])
+    if answer.get("next_after"):
+        _talk().print(Text(f"there are more: --after {_plain(answer['next_after'])}"))
+
+
+def print_talk(facts: Json) -> None:
+    """A row a value, on stderr: what somebody is asked about."""
+    _talk().print(_facts(facts))
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left, on stderr, and gone at the end; nothing where nobody looks. Told (done, of how many)."""
+    console = _talk()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} of {task.total:.0f}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=1)
+        yield lambda done, total: bar.update(task, completed=done, total=max(total, 1))
+
+
+@contextmanager
+def waiting() -> Iterator[Callable[[str], None]]:
+    """What goes on, and since when: a line on stderr while somebody watches. Gives what tells it."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    console = _talk()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda text: bar.update(task, description=_plain(text))
 
 
 def print_facts(answer: Json) -> None:
     """A row a value; what is nested has its path as its name."""
-    table = _table("what", "value")
-    for name, value in _flat(answer):
-        table.add_row(_text(name), _text(_shown_value(value)))
-    _print(table)
+    _print(_facts(answer))
 
 
 def print_rows(rows: Sequence[Json]) -> None:
-    """A table with a column for each key; the keys of the first row are those of all."""
+    """A table with a column for each key; the keys of the first row are those of all. Where it would not fit, each row is a block
+    of lines instead, a blank line between two.
+    """
     if not rows:
         _print(_table("nothing"))
         return
     table = _table(*rows[0])
     for row in rows:
         table.add_row(*(_text(_shown_value(value)) for value in row.values()))
-    _print(table)
+    console = Console(highlight=False)
+    if Measurement.get(console, console.options.update(width=_width_any), table).maximum <= console.width:
+        _print(table)
+        return
+    for place, row in enumerate(rows):
+        if place:
+            write("\n")
+        _print(_facts(row, has_header=False))
+
+
+def _facts(answer: Json, *, has_header: bool = True) -> Table:
+    table = _table("what", "value")
+    table.show_header = has_header
+    for name, value in _flat(answer):
+        table.add_row(_text(name), _text(_shown_value(value)))
+    return table
 
 
 def print_health(answer: Json) -> None:
@@ -65,42 +127,26 @@ def print_tree(answer: Json) -> None:
     _print(tree)
 
 
-def print_talk(lines: Sequence[str]) -> None:
-    """To stderr, before a question."""
-    talk = Console(stderr=True, highlight=False)
-    for line in lines:
-        talk.print(_text(f"- {line}"))
-
-
-@contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time left, on stderr and on a terminal alone. Yields what takes the done and the total count."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    talk = Console(stderr=True)
-    with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total or None)
-
-
-@contextmanager
-def waiting() -> Iterator[Callable[[str], None]]:
-    """What goes on, and since when: a line on stderr while somebody watches. Gives what tells it."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    talk = Console(stderr=True, highlight=False)
-    with Progress(*columns, console=talk, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda text: bar.update(task, description=_plain(text))
-
-
 def print_error(code: str, detail: str, *, next_command: str) -> None:
     """The last line is the next command to type."""
-    talk = Console(stderr=True, soft_wrap=True, highlight=False)
-    talk.print(Text.assemble(("error ", "bold red"), f"{_plain(code)}: {_plain(detail)}"))
-    talk.print(Text(f"next: {next_command}"))
+    talk = _talk()
+    talk.print(Text.assemble(("error ", "bold red"), f"{_plain(code)}: {_plain(_one_line(detail))}"))
+    talk.print(Text(f"next: {_plain(next_command)}"))
+
+
+def _one_line(text: str) -> str:
+    return "; ".join(line for line in text.splitlines() if line)
+
+
+def _talk() -> Console:
+    return Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def _print(what: Table | Tree) -> None:
-    Console(highlight=False).print(what)
+    console = Console(highlight=False)
+    with console.capture() as printed:
+        console.print(what)
+    write(printed.get())
 
 
 def _table(*columns: str) -> Table:

@@ -6,14 +6,9 @@ from typing import Any
 
 import msgspec
 
-from chatty.actors.console import (
-    ConsoleAnswer,
-    ConsoleRequest,
-    answer_bytes_max,
-    short_address,
-    socket_path,
-)
+from chatty.actors.console import ConsoleAnswer, answer_bytes_max, short_address, socket_path
 from chatty.errors import ServerUnreachable
+from chatty.wire.console import Argument, ConsoleRequest
 
 timeout_s = 15.0  # longer than the server takes for its slowest answer
 _part_bytes = 65_536
@@ -22,14 +17,14 @@ _part_bytes = 65_536
 class Refused(Exception):
     """The server answered with an error. code, exit_code: as the error's own."""
 
-    def __init__(self, answer: ConsoleAnswer) -> None:
-        super().__init__(answer.detail)
-        self.code = answer.code
-        self.exit_code = answer.exit_code
+    def __init__(self, code: str, detail: str, *, exit_code: int = 1) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.exit_code = exit_code
 
 
 def ask(
-    data_dir: Path, command: str, *, children_max: int = 50, arguments: dict[str, str | int | bool | None] | None = None
+    data_dir: Path, command: str, *, children_max: int = 50, arguments: dict[str, Argument] | None = None
 ) -> dict[str, Any]:
     """Raises: ServerUnreachable when nobody listens or it is not answered in time; Refused."""
     wanted = ConsoleRequest(command=command, children_max=children_max, arguments=arguments or {})
@@ -49,7 +44,7 @@ def ask(
     except msgspec.DecodeError:
         raise ServerUnreachable(f"{path}: not a whole answer; is it another version's server?") from None
     if answer.answer is None:
-        raise Refused(answer)
+        raise Refused(answer.code, answer.detail, exit_code=answer.exit_code)
     return answer.answer
 
 

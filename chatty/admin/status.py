@@ -4,13 +4,12 @@ import click
 
 from chatty.admin import render
 from chatty.admin.options import Place, json_option
-from chatty.admin.socket import ask
 
 
-@click.command()
+@click.command(epilog="Example: chatty-admin status --json")
 @json_option
 @click.pass_obj
 def status(place: Place, as_json: bool) -> None:
     """Show what the running server says of itself."""
-    answer = ask(place.data_dir, "status")
+    answer = place.ask("status")
     (render.print_json if as_json else render.print_facts)(answer)

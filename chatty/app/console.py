@@ -1,12 +1,14 @@
-"""What the console asks the running application."""
+"""What the console asks the running application, and which of it goes without one, beside the database."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 import msgspec
+import trio
 
 import chatty
+from chatty.actors.bus import SilentBus
 from chatty.actors.console import ConsoleCommand, ConsoleSources, console_actor, socket_path
 from chatty.actors.directory import Directory
 from chatty.actors.janitor import Janitor
@@ -14,18 +16,25 @@ from chatty.actors.runtime import (
     StartFailed,
     Supervisor,
 )
+from chatty.app.inspection import IsConnected, inspection_commands
+from chatty.app.jobs import job_commands
+from chatty.app.process import now_ms
 from chatty.config import Settings
 from chatty.errors import BadRequest, ChattyError
 from chatty.ids import InvitationId, UserId
-from chatty.services.cleanup import CleanupSteps
+from chatty.services.caller import current_operator
+from chatty.services.console import ConsoleSteps, Rehearsal
 from chatty.services.deletions import OperatorDeletion
-from chatty.services.jobs import JobRun, JobSteps, ListedJob
+from chatty.services.doorbells import Doorbells
+from chatty.services.jobs import JobSteps
 from chatty.services.key_revocation import KeyRevocation
 from chatty.services.key_rotation import KeyRotation
 from chatty.services.limits import Limits
+from chatty.services.quotas import make_quotas
 from chatty.services.registration import RegistrationSteps
 from chatty.services.server_keys import KINDS
 from chatty.services.statistics import CountStatistics
+from chatty.services.units import Transactions
 from chatty.services.users import UserSteps
 from chatty.web import health
 from chatty.wire.registration import AfterInvitationField, InvitationRequest
@@ -33,18 +42,18 @@ from chatty.wire.types import InvitationIdField
 from chatty.wire.users import RoleChange
 
 users_page_count = 1_000
-runs_page_count = 20
-statistics_days = 30
 B = TypeVar("B", bound=msgspec.Struct)
 
 
-async def start_console(
+def console_sources(
     settings: Settings,
     root: Supervisor,
     checks: health.Health,
     directory: Directory,
     commands: Mapping[str, ConsoleCommand],
-) -> None:
+) -> ConsoleSources:
+    started_at = trio.current_time()
+
     async def console_health() -> dict[str, Any]:
         readiness: dict[str, Any] = msgspec.to_builtins(await health.look(checks))
         return readiness
@@ -54,24 +63,61 @@ async def start_console(
             "version": chatty.__version__,
             "server_name": settings.server_name,
             "origin": settings.public_origin,
+            "uptime_s": round(trio.current_time() - started_at, 1),
             "sessions_count": len(directory),
         }
 
-    data_dir = settings.data_dir
-    sources = ConsoleSources(snapshot=root.snapshot, health=console_health, status=status, commands=commands)
+    return ConsoleSources(snapshot=root.snapshot, health=console_health, status=status, commands=commands)
+
+
+async def start_console(settings: Settings, root: Supervisor, sources: ConsoleSources) -> None:
+    """Raises: DataDirectoryInUse."""
     try:
-        await root.start(console_actor(socket_path(data_dir), sources))
+        await root.start(console_actor(socket_path(settings.data_dir), sources))
     except StartFailed as failure:
         if isinstance(failure.__cause__, ChattyError):  # another server runs on this directory
             raise failure.__cause__ from None
         raise
 
 
+def database_commands(
+    settings: Settings,
+    units: Transactions[Any],
+    doorbells: Doorbells,
+    *,
+    is_connected: IsConnected = lambda _: None,
+    clock_ms: Callable[[], int] = now_ms,
+    janitor: Janitor | None = None,
+) -> dict[str, ConsoleCommand]:
+    """What needs nothing but the database, and a rehearsal of each. Other nodes see what changed when they next look."""
+    acts = _database_commands(settings, units, doorbells, is_connected, clock_ms, janitor)
+    tried = _database_commands(settings, Rehearsal(units), SilentBus(), is_connected, clock_ms)
+    return acts | {f"rehearse {name}": command for name, command in tried.items()}
+
+
+def _database_commands(
+    settings: Settings,
+    units: Transactions[Any],
+    doorbells: Doorbells,
+    is_connected: IsConnected,
+    clock_ms: Callable[[], int],
+    janitor: Janitor | None = None,
+) -> dict[str, ConsoleCommand]:
+    console = ConsoleSteps(unit_of_work=units, doorbells=doorbells, quotas=make_quotas(settings), clock_ms=clock_ms)
+    users = user_commands(
+        UserSteps(unit_of_work=units, doorbells=doorbells, clock_ms=clock_ms),
+        RegistrationSteps(unit_of_work=units, mode=settings.registration_mode),
+        OperatorDeletion(unit_of_work=units, doorbells=doorbells, clock_ms=clock_ms),
+    )
+    jobs = job_commands(JobSteps(units=units), CountStatistics(units=units), janitor)
+    return users | inspection_commands(console, is_connected) | jobs
+
+
 def limit_commands(limits: Limits) -> dict[str, ConsoleCommand]:
     """What `chatty-admin limits` asks."""
 
     async def why(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return _shown(limits.why(str(arguments["subject"])))
+        return _shown(limits.why(str(arguments.get("subject") or "")))
 
     async def shown(arguments: Mapping[str, Any]) -> dict[str, Any]:
         return limits.shown()
@@ -92,7 +138,7 @@ def user_commands(
         return _shown(await registration.pending())
 
     async def invite(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return _shown(await registration.invite(None, _body(arguments, InvitationRequest)))
+        return _shown(await registration.invite(current_operator(), _body(arguments, InvitationRequest)))
 
     async def invitations(arguments: Mapping[str, Any]) -> dict[str, Any]:
         after = _id(arguments.get("after") or "", AfterInvitationField)
@@ -101,14 +147,14 @@ def user_commands(
 
     async def withdraw(arguments: Mapping[str, Any]) -> dict[str, Any]:
         invitation = InvitationId(_id(arguments.get("invitation"), InvitationIdField))
-        await registration.withdraw(None, invitation)
+        await registration.withdraw(current_operator(), invitation)
         return {"withdrawn": invitation}
 
     async def approve(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return {"approved": (await registration.approve(None, str(arguments.get("request")))).user}
+        return {"approved": (await registration.approve(current_operator(), str(arguments.get("request")))).user}
 
     async def reject(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return {"rejected": (await registration.reject(None, str(arguments.get("request")))).user}
+        return {"rejected": (await registration.reject(current_operator(), str(arguments.get("request")))).user}
 
     async def delete(arguments: Mapping[str, Any]) -> dict[str, Any]:
         return _shown(await deletion.delete(_user(arguments)))
@@ -129,7 +175,7 @@ def user_commands(
 def _account_commands(users: UserSteps) -> dict[str, ConsoleCommand]:
     async def role(arguments: Mapping[str, Any]) -> dict[str, Any]:
         user, wanted = _user(arguments), _body({"role": arguments.get("role")}, RoleChange).role
-        await users.set_role(None, user, wanted)
+        await users.set_role(current_operator(), user, wanted)
         return {"user": user, "role": wanted}
 
     async def lock(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,12 +185,12 @@ def _account_commands(users: UserSteps) -> dict[str, ConsoleCommand]:
         return await set_locked(_user(arguments), False)
 
     async def set_locked(user: UserId, is_locked: bool) -> dict[str, Any]:
-        await users.set_locked(None, user, is_locked)
+        await users.set_locked(current_operator(), user, is_locked)
         return {"user": user, "is_locked": is_locked}
 
     async def end_sessions(arguments: Mapping[str, Any]) -> dict[str, Any]:
         user = _user(arguments)
-        return {"user": user, **_shown(await users.end_sessions(None, user))}
+        return {"user": user, **_shown(await users.end_sessions(current_operator(), user))}
 
     return {"users role": role, "users lock": lock, "users unlock": unlock, "users end-sessions": end_sessions}
 
@@ -213,88 +259,3 @@ def _kind(arguments: Mapping[str, Any]) -> str:
     if kind not in KINDS:
         raise BadRequest("no such kind of key")
     return kind
-
-
-def job_commands(
-    jobs: JobSteps, statistics: CountStatistics, janitor: Janitor | None = None
-) -> dict[str, ConsoleCommand]:
-    """What `chatty-admin jobs` asks, of the running server or, without a janitor, beside it."""
-
-    def looks_s() -> Mapping[str, float]:
-        return {} if janitor is None else janitor.next_looks_s()
-
-    def acted(arguments: Mapping[str, Any], **what: Any) -> dict[str, Any]:
-        if janitor is not None:
-            janitor.read_books()
-        return {"job": _job(arguments), **what}
-
-    async def listed(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return {"jobs": [_shown_job(one, looks_s().get(one.job)) for one in await jobs.listed()]}
-
-    async def show(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        one, notes = await jobs.shown(_job(arguments))
-        return {**_shown_job(one, looks_s().get(one.job)), "notes": notes}
-
-    async def history(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        count_max = int(arguments.get("count_max") or runs_page_count)
-        return {"runs": [asdict(run) for run in await jobs.history(_job(arguments), count_max=count_max)]}
-
-    async def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return acted(arguments, order_number=await jobs.order(_job(arguments)))
-
-    async def ordered(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        found = await jobs.ordered(_job(arguments), int(arguments.get("order_number") or 0))
-        return {"run": None if found is None else asdict(found)}
-
-    async def pause(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        await jobs.pause(_job(arguments))
-        return acted(arguments, state="paused")
-
-    async def resume(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        await jobs.resume(_job(arguments))
-        return acted(arguments, state="scheduled")
-
-    async def abort(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        await jobs.abort(_job(arguments))
-        return acted(arguments, is_aborted=True)
-
-    async def days(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return {"days": await statistics.listed(days_max=int(arguments.get("days_max") or statistics_days))}
-
-    return {
-        "jobs list": listed,
-        "jobs show": show,
-        "jobs history": history,
-        "jobs run": run,
-        "jobs ordered": ordered,
-        "jobs pause": pause,
-        "jobs resume": resume,
-        "jobs abort": abort,
-        "jobs statistics": days,
-    }
-
-
-def cleanup_commands(cleanup: CleanupSteps) -> dict[str, ConsoleCommand]:
-    """What `chatty-admin cleanup` asks."""
-
-    async def preview(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return {"leftovers": [asdict(one) for one in await cleanup.preview()]}
-
-    return {"cleanup preview": preview}
-
-
-def _job(arguments: Mapping[str, Any]) -> str:
-    return str(arguments.get("job"))
-
-
-def _shown_job(one: ListedJob, next_look_s: float | None) -> dict[str, Any]:
-    """next_look_s: by this node; None where no server runs."""
-    last: JobRun | None = one.last
-    return {
-        "job": one.job,
-        "state": one.standing.state,
-        "interval_s": one.interval_s,
-        "next_look_s": next_look_s,
-        "failures_count": one.standing.failures_count,
-        "last": None if last is None else asdict(last),
-    }

@@ -6,6 +6,7 @@ from typing import Any
 import trio
 
 import chatty
+from chatty.actors.console import ConsoleSources
 from chatty.actors.faults import domain_error
 from chatty.actors.journal import Append
 from chatty.actors.rooms import RoomActors
@@ -22,6 +23,7 @@ from chatty.web import (
     accounts,
     audit,
     blocks,
+    console,
     deletions,
     devices,
     exports,
@@ -54,8 +56,9 @@ def make_routes(
     limits: Limits,
     checks: health.Health,
     append: Callable[[Draft], Any],
+    console_sources: ConsoleSources | None = None,
 ) -> list[Route]:
-    """append: of a message over HTTP."""
+    """append: of a message over HTTP. console_sources: what the operator's console asks; None: there is no console."""
     info = ServerInfo(
         server_name=settings.server_name,
         origin=settings.public_origin,
@@ -83,6 +86,7 @@ def make_routes(
         *users.routes(steps.users),
         *registration.routes(steps.registration),
         *audit.routes(steps.audit),
+        *(console.routes(console_sources, steps.policy) if console_sources is not None else []),
         *web_limits.routes(steps.users, limits),
         *server.routes(info, store.keys.jwks),
         *health.routes(checks),

@@ -12,6 +12,7 @@ from quart_trio import QuartTrio
 
 import chatty
 from chatty.actors.bus import LocalBus, SilentBus
+from chatty.actors.console import ConsoleCommand
 from chatty.actors.directory import Directory
 from chatty.actors.janitor import JanitorTimes, start_janitor
 from chatty.actors.runtime import (
@@ -21,19 +22,14 @@ from chatty.actors.runtime import (
 )
 from chatty.actors.sessions import Socket
 from chatty.app.checks import Draining, check_audit, check_database, check_jobs, check_keys
-from chatty.app.console import (
-    cleanup_commands,
-    job_commands,
-    key_commands,
-    limit_commands,
-    start_console,
-    user_commands,
-)
+from chatty.app.console import console_sources, database_commands, key_commands, limit_commands, start_console
 from chatty.app.database import Store, make_data_dir, open_store
+from chatty.app.jobs import cleanup_commands, run_commands
 from chatty.app.process import Hooks, generous
 from chatty.app.routes import append_over_http, make_routes
 from chatty.app.sockets import OpenSockets
 from chatty.app.steps import Steps, make_steps
+from chatty.app.top import Observed, top_commands
 from chatty.app.tree import LateDoorbells, make_jobs, session_parts, start_notices, start_watch, start_writing
 from chatty.config import Settings
 from chatty.services.jobs import JobBooks
@@ -118,7 +114,9 @@ async def _open_tree(
     parts = session_parts(settings, store, metrics, directory, room_actors, steps, limits, notices)
     append = partial(append_over_http, room_actors, limits, steps.quotas, timeout_s=settings.append_timeout_s)
     checks = _checks(settings, store, steps, readiness, metrics)
-    routes = make_routes(settings, store, steps, limits, checks, append)
+    commands: dict[str, ConsoleCommand] = {}
+    sources = console_sources(settings, root, checks, directory, commands)
+    routes = make_routes(settings, store, steps, limits, checks, append, sources)
     quart = _quart(settings, steps, limits, metrics, routes)
     sockets = OpenSockets(
         sessions_branch, parts, count_max=settings.sessions_max, reconnects_per_s=settings.reconnects_per_s
@@ -127,14 +125,23 @@ async def _open_tree(
     asgi: Asgi = quart
     if settings.direct_path == "auto" and direct.is_usable():
         asgi = direct.DirectGateway(quart, sockets.serve, metrics, proxies=settings.proxy_networks)
-    commands = {
+    seen = Observed(
+        root=root,
+        directory=directory,
+        metrics=metrics,
+        pool=store.pool.statistics,
+        data_dir=settings.data_dir,
+        status=sources.status,
+    )
+    commands |= {
         **limit_commands(limits),
-        **user_commands(steps.users, steps.registration, steps.operator_deletion),
+        **database_commands(settings, store.units, doorbells, is_connected=directory.is_connected, janitor=janitor),
         **key_commands(steps.key_rotation, steps.key_revocation, lambda: janitor.wake(steps.key_rotation.name)),
-        **job_commands(steps.jobs, steps.statistics, janitor),
+        **run_commands(store.units, janitor),
         **cleanup_commands(steps.cleanup),
+        **top_commands(seen, steps.console),
     }
-    await start_console(settings, root, checks, directory, commands)
+    await start_console(settings, root, sources)
     yield App(
         asgi=asgi,
         quart=quart,

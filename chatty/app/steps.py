@@ -16,15 +16,15 @@ from chatty.services.audit import AuditSteps, erasure_lead_s
 from chatty.services.blocks import BlockSteps
 from chatty.services.checkpoints import Checkpoints
 from chatty.services.cleanup import Ages, CleanupSteps
+from chatty.services.console import ConsoleSteps
 from chatty.services.crash_points import NO_CRASH_POINTS, CrashPoints
-from chatty.services.deletions import DeletionSteps, OperatorDeletion, receipt_lifetime_s
+from chatty.services.deletions import DeletionSteps, receipt_lifetime_s
 from chatty.services.devices import DeviceSteps
 from chatty.services.doorbells import Doorbells
 from chatty.services.dpop import Proofs
 from chatty.services.exports import ExportSteps
 from chatty.services.factor_check import FactorCheck
 from chatty.services.issuer import Issuer
-from chatty.services.jobs import JobSteps
 from chatty.services.key_revocation import KeyRevocation
 from chatty.services.key_rotation import KeyRotation, RotationPolicy
 from chatty.services.keys import KeySteps
@@ -76,12 +76,12 @@ class Steps:
     receipts: ReceiptSteps
     exports: ExportSteps
     deletions: DeletionSteps
-    operator_deletion: OperatorDeletion
     sessions: SessionSteps
     tokens: TokenSteps
     second_factors: SecondFactorSteps
     registration: RegistrationSteps
     users: UserSteps
+    console: ConsoleSteps
     audit: AuditSteps
     devices: DeviceSteps
     keys: KeySteps
@@ -96,7 +96,6 @@ class Steps:
     proofs: Proofs
     key_rotation: KeyRotation
     key_revocation: KeyRevocation
-    jobs: JobSteps
     cleanup: CleanupSteps
     statistics: CountStatistics
 
@@ -118,7 +117,6 @@ def make_steps(
         passwords=make.passwords(),
         exports=make.exports(),
         deletions=make.deletions(),
-        operator_deletion=OperatorDeletion(unit_of_work=store.units, doorbells=doorbells, clock_ms=make.clock_ms),
         blocks=BlockSteps(
             unit_of_work=store.units, limits=limits, quotas=make.quotas, doorbells=doorbells, clock_ms=make.clock_ms
         ),
@@ -129,6 +127,7 @@ def make_steps(
         second_factors=make.second_factors(),
         registration=RegistrationSteps(unit_of_work=store.units, mode=settings.registration_mode),
         users=UserSteps(unit_of_work=store.units, doorbells=doorbells, clock_ms=make.clock_ms),
+        console=ConsoleSteps(unit_of_work=store.units, doorbells=doorbells, quotas=make.quotas, clock_ms=make.clock_ms),
         audit=AuditSteps(unit_of_work=store.units),
         devices=DeviceSteps(unit_of_work=store.units, doorbells=doorbells, clock_ms=make.clock_ms),
         keys=make.keys(),
@@ -143,7 +142,6 @@ def make_steps(
         proofs=make.proofs,
         key_rotation=rotation,
         key_revocation=make.key_revocation(rotation),
-        jobs=JobSteps(units=store.units),
         cleanup=CleanupSteps(units=store.units, ages=ages(settings), clock=make.clock_ms),
         statistics=CountStatistics(units=store.units),
     )

@@ -126,6 +126,19 @@ class Enrolment:
         recovery = passwords.unwrap(account.wrapped_recovery, key=keys.wrapping_key, purpose=WRAP_RECOVERY)
         return await self._unwrapped(login, server.server_name, recovery)
 
+    async def sign_in(
+        self,
+        user: UserId,
+        password: str,
+        *,
+        device_name: str,
+        second_factor: SecondFactor | AskForFactor | None = None,
+    ) -> ServerInfo:
+        """As login(), for asking the server alone: no secret of the account is opened or kept. Raises: as login()."""
+        server = await self._api.server()
+        await self._log_in(user, password, server, device_name=device_name, second_factor=second_factor)
+        return server
+
     async def login_with_passkey(self, user: UserId, sign_: SignByPasskey, *, device_name: str) -> Identity:
         """As login(), by a passkey alone.
 

@@ -39,6 +39,7 @@ from chatty.wire.accounts import (
     Tokens,
 )
 from chatty.wire.blocks import Blocks
+from chatty.wire.console import ConsoleAnswered, ConsoleRequest
 from chatty.wire.deletions import AccountDeletion, Receipt
 from chatty.wire.keys import ClaimedKeys, KeyAnswer, KeyClaim, KeyCounts, KeyQuery, KeyUpload, ToDevice, ToDeviceAnswer
 from chatty.wire.limits import page_events_max
@@ -93,11 +94,14 @@ class Api:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         jitter: Jitter = full_jitter,
+        patience_s: float = call_timeout_s,
     ) -> None:
+        """patience_s: how long a call is tried again, in place of call_timeout_s."""
         self.origin = origin.rstrip("/")
         self.proofs = ProofMaker(store, origin=self.origin)
         self.tokens = TokenKeeper(store, ask=self.refresh)
         self._jitter = jitter
+        self._patience_s = patience_s
         self._http = httpx.AsyncClient(
             base_url=self.origin,
             transport=transport,
@@ -176,6 +180,12 @@ class Api:
 
     async def user_stream(self, *, after: int) -> UserPage:
         return await self._call("GET", f"/v1/stream?after={after}", UserPage)
+
+    # For operators
+
+    async def console(self, request: ConsoleRequest) -> ConsoleAnswered:
+        """Once: a lost answer may be that of an act that was done."""
+        return await self._call("POST", "/v1/admin/console", ConsoleAnswered, body=request, may_repeat=False)
 
     # Second factors. What makes something anew is not asked for twice: its answer is told once.
 
@@ -271,7 +281,7 @@ class Api:
             headers |= {"Idempotency-Key": str(number[0]), "Chatty-Low": str(number[1])}
         content = None if body is None else msgspec.json.encode(body)
         backoff, at_once = Backoff(jitter=self._jitter), {*MENDED_AT_ONCE}
-        deadline = trio.current_time() + call_timeout_s
+        deadline = trio.current_time() + self._patience_s
         refused = ""
         while True:
             if is_signed_in:

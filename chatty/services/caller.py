@@ -1,5 +1,8 @@
 """Who asks: made of a checked access token and proof, by services/tokens.py and by nothing else."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from chatty.ids import DeviceId, DeviceNumber, FamilyId, UserId, UserNumber
@@ -24,3 +27,21 @@ class Caller:
     expires_at_s: float
     is_verified: bool = False
     token_key_id: str = ""
+
+
+_operator: ContextVar[Caller | None] = ContextVar("operator", default=None)
+
+
+def current_operator() -> Caller | None:
+    """Who uses the console in this task, from elsewhere; None: nobody, or the operator on the machine."""
+    return _operator.get()
+
+
+@contextmanager
+def acting_as(caller: Caller) -> Iterator[None]:
+    """What is done in the block is done through the console, by this caller: the audit log names who it was."""
+    token = _operator.set(caller)
+    try:
+        yield
+    finally:
+        _operator.reset(token)

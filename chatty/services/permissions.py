@@ -69,6 +69,10 @@ MANAGE_USERS = Permission(
     name="manage_users", roles=frozenset({"owner", "admin"}), needs_step_up=True, needs_admin_network=True
 )
 READ_AUDIT = Permission(name="read_audit", roles=frozenset({"owner", "auditor"}), needs_admin_network=True)
+USE_CONSOLE = Permission(
+    name="use_console", roles=frozenset({"owner", "admin", "moderator", "auditor"}), needs_admin_network=True
+)
+OPERATE = Permission(name="operate", roles=frozenset({"owner"}), needs_step_up=True, needs_admin_network=True)
 
 PERMISSIONS: Mapping[str, Permission] = MappingProxyType(
     {
@@ -82,6 +86,8 @@ PERMISSIONS: Mapping[str, Permission] = MappingProxyType(
             MODERATE_USERS,
             MANAGE_USERS,
             READ_AUDIT,
+            USE_CONSOLE,
+            OPERATE,
         )
     }
 )
@@ -101,6 +107,47 @@ FRAMES: Mapping[type[Any], Permission] = MappingProxyType(
         SetPresence: CHAT,
     }
 )
+
+# What the console's commands need of who uses it from elsewhere. All others, those of later versions too, need OPERATE.
+CONSOLE: Mapping[str, Permission] = MappingProxyType(
+    {
+        "status": USE_CONSOLE,
+        "health": USE_CONSOLE,
+        "actors": USE_CONSOLE,
+        "actors show": USE_CONSOLE,
+        "top": USE_CONSOLE,
+        "limits list": USE_CONSOLE,
+        "limits why": READ_USERS,
+        "users list": READ_USERS,
+        "users pending": READ_USERS,
+        "users invitations": READ_USERS,
+        "users quotas": READ_USERS,
+        "users lock": MODERATE_USERS,
+        "users unlock": MODERATE_USERS,
+        "users end-sessions": MODERATE_USERS,
+        "users role": MANAGE_USERS,
+        "users invite": MANAGE_USERS,
+        "users withdraw": MANAGE_USERS,
+        "users approve": MANAGE_USERS,
+        "users reject": MANAGE_USERS,
+        "sessions list": READ_USERS,
+        "sessions end": MODERATE_USERS,
+        "devices list": READ_USERS,
+        "devices revoke": MODERATE_USERS,
+        "rooms list": READ_USERS,
+        "rooms show": READ_USERS,
+        "storage": READ_USERS,
+        "keys list": USE_CONSOLE,
+        "keys progress": USE_CONSOLE,
+        "jobs list": USE_CONSOLE,
+        "jobs show": USE_CONSOLE,
+        "jobs history": USE_CONSOLE,
+        "jobs ordered": USE_CONSOLE,
+        "jobs statistics": USE_CONSOLE,
+        "cleanup preview": USE_CONSOLE,
+    }
+)
+_REHEARSAL = "rehearse "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +202,11 @@ def check_act(permission: Permission, role: str, *others: str) -> None:
         raise Forbidden(f"the role {role} may not do this")
     if not all(outranks(role, other) for other in others):
         raise Outranked(f"the role {role} does not stand above {' and '.join(dict.fromkeys(others))}")
+
+
+def console_permission(command: str) -> Permission:
+    """Of one command of the console; a rehearsal needs what the act needs."""
+    return CONSOLE.get(command.removeprefix(_REHEARSAL), OPERATE)
 
 
 def frame_permission(kind: type[Any]) -> Permission:

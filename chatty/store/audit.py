@@ -8,6 +8,7 @@ import msgspec
 
 from chatty.crypto.sealing import Random
 from chatty.services.audit import AuditChain, AuditReading, current_origin
+from chatty.services.caller import current_operator
 from chatty.services.units import Audit
 from chatty.store.connection import TrioConnection
 from chatty.wire.audit import AuditHead, AuditRow, ListedRow, SealedRow, UnsealedRow, address_hash
@@ -76,7 +77,9 @@ class PostgresAudit(Audit, AuditChain, AuditReading):
         after: Mapping[str, Any] | None = None,
         family: str | None = None,
     ) -> None:
-        origin = current_origin()
+        origin, operator = current_origin(), current_operator()
+        if not actor and operator is not None:
+            actor, device = operator.user, operator.device
         values = [canonical_json(dict(value or {})).decode() for value in (detail, before, after)]
         address, salt, hashed = self._salted(origin.address)
         family = origin.family if family is None else family

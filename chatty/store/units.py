@@ -9,6 +9,7 @@ from chatty.store.audit import PostgresAudit
 from chatty.store.blocks import PostgresBlocks
 from chatty.store.cleanup import PostgresLeftovers
 from chatty.store.connection import TrioConnection
+from chatty.store.console import PostgresConsole
 from chatty.store.deletions import PostgresDeletions
 from chatty.store.devices import PostgresDevices
 from chatty.store.expiry import PostgresCleanup
@@ -44,6 +45,7 @@ class PostgresUnit(Unit):
         self._accounts = PostgresAccounts(connection)
         self._blocks = PostgresBlocks(connection)
         self._cleanup = PostgresCleanup(connection)
+        self._console = PostgresConsole(connection)
         self._exports = PostgresExports(connection)
         self._deletions = PostgresDeletions(connection)
         self._registrations = PostgresRegistrations(connection)
@@ -84,6 +86,10 @@ class PostgresUnit(Unit):
     @property
     def cleanup(self) -> PostgresCleanup:
         return self._cleanup
+
+    @property
+    def console(self) -> PostgresConsole:
+        return self._console
 
     @property
     def exports(self) -> PostgresExports:

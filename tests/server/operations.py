@@ -419,6 +419,7 @@ BODIES: Mapping[str, list[Example]] = {
         lambda by, things: {"is_locked": True},
         lambda by, things: {"is_locked": False},
     ],
+    "post_v1_admin_console": [lambda by, things: {"command": "status"}],
     "post_v1_admin_invitations": [lambda by, things: {}],
 }
 

@@ -41,7 +41,7 @@ KINDS: Mapping[Any, str] = {
 }
 _NO_THING = (
     *("algorithm", "algorithms", "body", "domain", "key", "keys", "name", "server", "session_id", "type", "target"),
-    *("code", "transports", "link", "title"),
+    *("code", "transports", "link", "title", "command"),
     *("access_token", "dpop_proof", "dpop_thumbprint", "known_refresh_token", "nonce", "refresh_token"),
     *("creator_identity", "identity_key", "last_head", "login_key", "registration_token", "signature", "signatures"),
     *("new_signature", "receipt_hash"),

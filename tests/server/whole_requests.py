@@ -21,6 +21,7 @@ from chatty.crypto import totp
 from chatty.ids import RoomId, Seq
 from chatty.web.routes import Route
 from chatty.wire.accounts import Login, PasswordChange, Refresh, Registration, StepUp
+from chatty.wire.console import ConsoleRequest
 from chatty.wire.deletions import AccountDeletion
 from chatty.wire.events import MEGOLM, Action, Kind, Policy, RoomRole, TimelineEvent
 from chatty.wire.keys import KeyClaim, KeyUpload, ToDevice
@@ -283,6 +284,10 @@ async def _with_passkey(scene: Scene) -> dict[str, Any]:
     return {"passkey": (await scene.ann.post("/v1/passkeys", body))["passkey"]}
 
 
+async def _console(scene: Scene, _: WireRoom, _variant: int) -> tuple[int, Any]:
+    return 0, {"command": "users quotas", "arguments": {"user": scene.ann.user}}
+
+
 _APPLY = """INSERT INTO registration_requests
 (user_id, name_skeleton, login_key_sealed, key_derivation, identity_key, wrapped_recovery, wrapped_identity)
 VALUES (%s, %s, '', '{"algorithm": "", "memory_bytes": 1, "passes": 1}', %s, '', '')"""
@@ -323,6 +328,7 @@ PREPARED: dict[str, Callable[[Scene], Awaitable[dict[str, Any]]]] = {
 }
 Maker = Callable[[Scene, WireRoom, int], Awaitable[tuple[int, Any]]]
 MAKERS: dict[type[Struct] | None, Maker] = {
+    ConsoleRequest: _console,
     Registration: _registration,
     Login: _login,
     StepUp: _step_up,

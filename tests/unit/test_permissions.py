@@ -35,9 +35,11 @@ HOLDERS = {
     "moderate_users": {"owner", "admin", "moderator"},
     "manage_users": {"owner", "admin"},
     "read_audit": {"owner", "auditor"},
+    "use_console": {"owner", "admin", "moderator", "auditor"},
+    "operate": {"owner"},
 }
-NEED_STEP_UP = {"own_security", "moderate_users", "manage_users"}
-NEED_NETWORK = {"read_users", "moderate_users", "manage_users", "read_audit"}
+NEED_STEP_UP = {"own_security", "moderate_users", "manage_users", "operate"}
+NEED_NETWORK = {"read_users", "moderate_users", "manage_users", "read_audit", "use_console", "operate"}
 HOME, ELSEWHERE = "10.1.2.3", "203.0.113.9"
 POLICY = Policy(admin_networks=[ip_network("10.0.0.0/8")], step_up_lifetime_s=600.0)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
@@ -493,3 +494,52 @@ async def test_without_the_check_an_ask_to_itself_times_out(autojump_clock: Mock
         await refs[0].wait_stopped()
     assert heard == []
     assert ["AskTimeout" in str(answer) for answer in answers] == [True]
+
+
+# --- restarting by hand
+
+
+async def test_an_actor_that_is_restarted_by_hand_loses_nothing_and_harms_nobody(autojump_clock: MockClock) -> None:
+    """What was in hand comes back first; it is counted, but not against the intensity."""
+    runs: list[list[str]] = []
+    go_on = trio.Event()
+
+    async def run(mailbox: Mailbox[Echo]) -> None:
+        seen: list[str] = []
+        runs.append(seen)
+        mailbox.ready()
+        async for echo in mailbox:
+            seen.append(echo.text)
+            if len(runs) == 1 and echo.text == "b":
+                await trio.sleep_forever()
+            echo.answer(echo.text)
+            if echo.text == "d":
+                go_on.set()
+
+    async with open_supervisor("root", intensity=Intensity(restart_count_max=0)) as root:
+        branch = await root.start_supervisor("branch", intensity=Intensity(restart_count_max=0))
+        ref = await branch.start(spec(run, name="one"))
+        for text in "abcd":
+            ref.tell(Echo(text))
+        await trio.testing.wait_all_tasks_blocked()
+        actor = root.actor_at(["branch", "one"])
+        assert actor is not None
+        assert actor.may_restart
+        actor.restart()
+        await go_on.wait()
+        [shown] = root.snapshot().children[0].children
+        assert (shown.state, shown.restart_count, shown.last_error) == ("running", 1, None)
+        assert root.actor_at(["branch"]) is root.actor_at(["branch", "two"]) is root.actor_at(["one"]) is None
+        assert await ref.ask(Echo("e"), timeout_s=1) == "e"
+    assert runs == [["a", "b"], ["b", "c", "d", "e"]]
+
+
+async def test_what_ends_with_its_crash_or_does_not_run_is_not_restarted_by_hand(autojump_clock: MockClock) -> None:
+    async with open_supervisor("root") as root:
+        await root.start(spec(echoing, name="passing", restart=Restart.TEMPORARY))
+        passing = root.actor_at(["passing"])
+        assert passing is not None
+        assert not passing.may_restart
+        passing.restart()
+        await trio.testing.wait_all_tasks_blocked()
+        assert root.snapshot().children[0].restart_count == 0

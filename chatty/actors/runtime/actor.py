@@ -108,6 +108,7 @@ class Actor(Generic[M]):
         self._restart_count = 0
         self._last_error: str | None = None
         self._stopped = trio.Event()
+        self._is_restart_asked = False
         self._prepare()
 
     def _prepare(self) -> None:
@@ -192,12 +193,13 @@ class Actor(Generic[M]):
         if self._ready_at_s is None and not self.is_stopping:
             reason = f"not ready within {self.spec.start_timeout_s} s" if scope.cancelled_caught else "returned unready"
             return StartFailed(self.name, reason)
-        if scope.cancelled_caught:
+        if scope.cancelled_caught and not self._is_restart_asked:
             _log.warning("actor.drain_timed_out", extra={"actor": self.name})
         return None
 
     def _begin_run(self, scope: trio.CancelScope) -> None:
         self._scope = scope
+        self._is_restart_asked = False
         self.queue.has_ended = False
         self._ready_at_s = None
         timeout_s = self.spec.drain_timeout_s if self.is_stopping else self.spec.start_timeout_s
@@ -215,7 +217,7 @@ class Actor(Generic[M]):
         if error is not None:
             return self._delay_after_crash(error)
         if self._scope.cancelled_caught:
-            return None
+            return self._delay_after_restart_asked()
         self.queue.finish()
         return None if self.is_stopping else self._delay_after_return()
 
@@ -227,6 +229,15 @@ class Actor(Generic[M]):
         if delay_s is None:
             self.queue.refuse_returned(ActorCrashed(self.name, place_of(error)))
         return delay_s
+
+    def _delay_after_restart_asked(self) -> float | None:
+        """None: nobody asked, the drain was cut short."""
+        if not self._is_restart_asked or self.is_stopping:
+            return None
+        self.queue.put_back()
+        self._restart_count += 1
+        self.state = State.BACKING_OFF
+        return 0.0
 
     def _delay_after_return(self) -> float | None:
         went_idle = self.queue.has_ended
@@ -309,6 +320,20 @@ class Actor(Generic[M]):
             self.queue.end()
             self._scope.deadline = min(self._scope.deadline, trio.current_time() + self.spec.drain_timeout_s)
         await self._stopped.wait()
+
+    @property
+    def may_restart(self) -> bool:
+        """Whether restart() does something: it runs, and is of those that are started again."""
+        return self.state is State.RUNNING and self.spec.restart is not Restart.TEMPORARY
+
+    def restart(self) -> None:
+        """Cancel the run that is going on, and run anew at once; what was in hand comes back, as after a crash.
+
+        Counted as a restart, not against the intensity: it was asked for. Nothing happens unless `may_restart`.
+        """
+        if self.may_restart:
+            self._is_restart_asked = True
+            self._scope.cancel()
 
     def abort(self) -> None:
         """Stop without waiting: for a start that nobody waits for any more."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import trio
 
-from chatty.actors.runtime.actor import Restartable, Start, place_of
+from chatty.actors.runtime.actor import Actor, Restartable, Start, place_of
 from chatty.actors.runtime.errors import ActorStopped, StartFailed, SupervisorFailed
 from chatty.actors.runtime.order import Path
 from chatty.actors.runtime.restarts import Backoff, Window
@@ -173,6 +173,17 @@ class Branch(ABC):
 
     @abstractmethod
     def _children(self) -> list[Snapshot]: ...
+
+    @abstractmethod
+    def below(self) -> Sequence[Actor[Any] | Branch]:
+        """The children that are live."""
+
+    def actor_at(self, names: Sequence[str]) -> Actor[Any] | None:
+        """A live actor by the names on the way down to it; None when there is none, or a branch is there."""
+        found = next((child for child in self.below() if child.name == names[0]), None)
+        if isinstance(found, Branch):
+            return found.actor_at(names[1:]) if len(names) > 1 else None
+        return found if len(names) == 1 else None
 
     def snapshot(self) -> Snapshot:
         """A plain read: no message, no await; it works while an actor hangs."""

@@ -12,7 +12,7 @@ ref: so there are never two actors for one key.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
@@ -131,6 +131,9 @@ class Registry(Branch, Generic[K, M]):
     def _close_passive(self) -> None:
         for actor in [*self._passive_by_key.values()]:
             actor.close()
+
+    def below(self) -> Sequence[Actor[M]]:
+        return [*self._live_by_key.values()]
 
     def _children(self) -> list[Snapshot]:
         return [actor.snapshot() for actor in self._live_by_key.values()]

@@ -5,7 +5,7 @@ Refs are made before use and outlive restarts, so no sibling needs to know; for 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from typing import Any, TypeVar
@@ -126,6 +126,9 @@ class Supervisor(Branch):
         self.state = State.STOPPED
         for child in reversed([*self._nodes]):
             child.close()
+
+    def below(self) -> Sequence[Actor[Any] | Branch]:
+        return [*self._nodes]
 
     def _children(self) -> list[Snapshot]:
         return [child.snapshot() for child in self._nodes]

@@ -1,0 +1,47 @@
+"""Commands that go without a server too, and what destroys or changes something: rehearsed, asked about, done, printed."""
+
+import sys
+from typing import Any
+
+from chatty.admin import render
+from chatty.admin.options import Arguments, Place, confirm
+from chatty.errors import ServerUnreachable
+
+_told_once = ("invitation", "receipt")  # of a rehearsal they open nothing
+
+
+def ask_or_do(place: Place, command: str, arguments: Arguments | None = None) -> dict[str, Any]:
+    """Of the running server, or in its database when none runs.
+
+    Raises: ServerUnreachable when there is neither; as Place.ask(); as the command.
+    """
+    try:
+        return place.ask(command, arguments)
+    except ServerUnreachable:
+        if place.server:
+            raise
+        settings = place.settings()
+        if settings.is_embedded and not settings.data_dir.exists():
+            raise
+        from chatty.admin import offline  # the whole application: 0.4 s
+
+        return offline.do(settings, command, arguments or {})
+
+
+def rehearse(place: Place, command: str, arguments: Arguments) -> dict[str, Any]:
+    """What an act would answer; it is refused as the act would be, and nothing of it stays."""
+    answer = ask_or_do(place, f"rehearse {command}", arguments)
+    return {name: value for name, value in answer.items() if name not in _told_once} | {"is_dry_run": True}
+
+
+def act(place: Place, command: str, arguments: Arguments, *, as_json: bool, is_dry_run: bool = False) -> None:
+    """Do it, or rehearse it, and print the answer."""
+    answer = rehearse(place, command, arguments) if is_dry_run else ask_or_do(place, command, arguments)
+    (render.print_json if as_json else render.print_facts)(answer)
+
+
+def confirm_act(place: Place, command: str, arguments: Arguments, question: str, *, yes: bool) -> None:
+    """Show on stderr what an act would affect, then ask. Raises: NotConfirmed, and as the act."""
+    if not yes and sys.stdin.isatty():
+        render.print_talk(rehearse(place, command, arguments))
+    confirm(yes, question)

@@ -1,0 +1,35 @@
+"""`chatty-admin sessions`: who is logged in, and ending it. Asked of the running server, or done in its database."""
+
+import click
+
+from chatty.admin import render
+from chatty.admin.acts import act, ask_or_do, confirm_act
+from chatty.admin.options import Place, dry_run_option, json_option, yes_option
+
+
+@click.group()
+def sessions() -> None:
+    """Look at log-in sessions, and end them."""
+
+
+@sessions.command("list", epilog="Example: chatty-admin sessions list --user @ann:example.org")
+@json_option
+@click.option("--user", metavar="USER", default="", help="Only those of this user.")
+@click.option("--after", metavar="SESSION", default="", help="The next 1,000 after this one.")
+@click.pass_obj
+def list_sessions(place: Place, as_json: bool, user: str, after: str) -> None:
+    """Show log-in sessions: whose, on which device, for how long, and whether it is connected."""
+    render.print_answer(ask_or_do(place, "sessions list", {"user": user, "after": after}), "sessions", as_json=as_json)
+
+
+@sessions.command(epilog="Example: chatty-admin sessions end --yes mFq0XJ2Yq5sM5q3v0yXb1w")
+@json_option
+@yes_option
+@dry_run_option
+@click.argument("session")
+@click.pass_obj
+def end(place: Place, as_json: bool, yes: bool, is_dry_run: bool, session: str) -> None:
+    """End one log-in session, with its device, for ever; the user may log in anew."""
+    if not is_dry_run:
+        confirm_act(place, "sessions end", {"session": session}, "End this log-in session and its device?", yes=yes)
+    act(place, "sessions end", {"session": session}, as_json=as_json, is_dry_run=is_dry_run)
