@@ -55,6 +55,15 @@ def print_tree(answer: Json) -> None:
     _print(tree)
 
 
+def print_progress(name: str, done_count: int, left_count: int) -> None:
+    """Talk, on a terminal over the line before; elsewhere a line each."""
+    total = done_count + left_count
+    share = f"{done_count / total:.0%}" if total else ""
+    ending = "\r" if sys.stderr.isatty() and left_count else "\n"
+    sys.stderr.write(f"{_plain(name)}: {done_count} of about {total} rows {share}{ending}")
+    sys.stderr.flush()
+
+
 def print_error(code: str, detail: str, *, next_command: str) -> None:
     """The last line is the next command to type."""
     talk = Console(stderr=True, soft_wrap=True, highlight=False)
