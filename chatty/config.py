@@ -379,6 +379,12 @@ class Settings(BaseSettings):
     receipts_interval_s: Seconds = Field(
         default=1.0, description="Pause between two writings of one read cursor, seconds."
     )
+    drain_notice_s: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Time for which a stopping server says that it is not ready and still serves, seconds.",
+    )
     drain_timeout_s: Seconds = Field(
         default=5.0, description="Longest orderly stop, seconds; then what is left is cut off."
     )

@@ -15,6 +15,7 @@ from chatty.admin import render
 from chatty.admin.actors import actors
 from chatty.admin.audit import audit
 from chatty.admin.db import db
+from chatty.admin.doctor import doctor
 from chatty.admin.health import health
 from chatty.admin.keys import keys
 from chatty.admin.limits import limits
@@ -87,5 +88,5 @@ def main(context: click.Context, data_dir: Path | None) -> None:
     context.obj = Place(data_dir)
 
 
-for _command in (status, health, actors, audit, db, keys, limits, privacy, users):
+for _command in (status, health, actors, audit, db, doctor, keys, limits, privacy, users):
     main.add_command(_command)

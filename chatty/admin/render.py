@@ -43,9 +43,18 @@ def print_rows(rows: Sequence[Json]) -> None:
 
 
 def print_health(answer: Json) -> None:
-    table = _table("check", "state", "reason")
+    table = _table("check", "state", "reason", "advice")
     for check in answer["checks"]:
-        table.add_row(_text(check["name"]), _verdict(check), _text(check.get("reason") or check.get("warning", "")))
+        reason = check.get("reason") or check.get("warning", "")
+        table.add_row(_text(check["name"]), _verdict(check), _text(reason), _text(check.get("advice", "")))
+    _print(table)
+
+
+def print_findings(rows: Sequence[Json]) -> None:
+    """What is wrong stands with how to mend it."""
+    table = _table("check", "state", "found", "mend")
+    for row in rows:
+        table.add_row(_text(row["check"]), _state(row["state"]), _text(row["detail"]), _text(row["mend"]))
     _print(table)
 
 
@@ -111,6 +120,10 @@ def _verdict(check: Json) -> Text:
     if not check["is_ready"]:
         return Text("not ready", style="bold red")
     return Text("warning", style="yellow") if check.get("warning") else Text("ready", style="green")
+
+
+def _state(state: str) -> Text:
+    return Text(state, style={"failed": "bold red", "warning": "yellow", "ok": "green"}.get(state, "dim"))
 
 
 def _flat(answer: Json, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -20,7 +20,7 @@ from chatty.actors.runtime import (
     open_supervisor,
 )
 from chatty.actors.sessions import Socket
-from chatty.app.checks import Draining, check_audit, check_database
+from chatty.app.checks import Draining, check_audit, check_database, check_disk, check_journal
 from chatty.app.console import key_commands, limit_commands, start_console, user_commands
 from chatty.app.database import Store, make_data_dir, open_store
 from chatty.app.process import Hooks, generous
@@ -105,7 +105,7 @@ async def _open_tree(
     doorbells.connect(bus, janitor.wake)
     parts = session_parts(settings, store, metrics, directory, room_actors, steps, limits, notices)
     append = partial(append_over_http, room_actors, limits, steps.quotas, timeout_s=settings.append_timeout_s)
-    checks = _checks(settings, store, readiness, metrics)
+    checks = _checks(settings, store, readiness, metrics, root)
     routes = make_routes(settings, store, steps, limits, checks, append)
     quart = _quart(settings, steps, limits, metrics, routes)
     sockets = OpenSockets(
@@ -136,11 +136,17 @@ async def _open_tree(
     )
 
 
-def _checks(settings: Settings, store: Store, readiness: Draining, metrics: Metrics) -> health.Health:
+def _checks(settings: Settings, store: Store, readiness: Draining, metrics: Metrics, root: Supervisor) -> health.Health:
     return health.Health(
         server_name=settings.server_name,
         version=chatty.__version__,
-        checks=[partial(check_database, store.pool), partial(check_audit, store.units), readiness.check],
+        checks=[
+            partial(check_database, store.pool),
+            partial(check_journal, root),
+            partial(check_audit, store.units),
+            partial(check_disk, settings.data_dir),
+            readiness.check,
+        ],
         metrics=metrics,
     )
 
