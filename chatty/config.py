@@ -184,6 +184,11 @@ class Settings(BaseSettings):
         default="json", description="One JSON object a line, or text for a person."
     )
 
+    sentry_dsn: SecretStr | None = Field(
+        default=None,
+        description="Sentry that is told where the server crashed, as https://key@host/project; unset: none.",
+    )
+
     # Database
     pool_connections_max: Count = Field(default=8, description="Connections to PostgreSQL, count.")
     pool_wait_timeout_s: Seconds = Field(default=5.0, description="Longest wait for a connection, seconds.")

@@ -662,6 +662,12 @@ class AuditFileUnusable(ChattyError):
     code = "audit_file_unusable"
 
 
+class CrashUnknown(ChattyError):
+    """No exception of this id is kept."""
+
+    code = "crash_unknown"
+
+
 # A WebSocket's own endings ------------------------------------------------------------------------------------------
 
 

@@ -15,10 +15,12 @@ from chatty.admin import render
 from chatty.admin.actors import actors
 from chatty.admin.audit import audit
 from chatty.admin.db import db
+from chatty.admin.db_size import size, slow
 from chatty.admin.doctor import doctor
 from chatty.admin.health import health
 from chatty.admin.keys import keys
 from chatty.admin.limits import limits
+from chatty.admin.log import log
 from chatty.admin.options import Place
 from chatty.admin.privacy import privacy
 from chatty.admin.socket import Refused
@@ -33,6 +35,7 @@ _NEXT = {
     "audit_file_unusable": "chatty-admin audit export-head",
     "backfill_failed": "chatty-admin db upgrade",
     "bad_configuration": "chatty-admin --help",
+    "crash_unknown": "chatty-admin log errors",
     "last_owner": "chatty-admin users list",
     "not_confirmed": "chatty-admin users --help",
     "not_found": "chatty-admin users list",
@@ -88,5 +91,7 @@ def main(context: click.Context, data_dir: Path | None) -> None:
     context.obj = Place(data_dir)
 
 
-for _command in (status, health, actors, audit, db, doctor, keys, limits, privacy, users):
+for _command in (size, slow):
+    db.add_command(_command)
+for _command in (status, health, actors, audit, db, doctor, keys, limits, log, privacy, users):
     main.add_command(_command)

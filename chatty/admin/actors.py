@@ -1,4 +1,4 @@
-"""`chatty-admin actors tree`: the supervised actors, as they are at this moment; it works while one of them hangs."""
+"""`chatty-admin actors`: the supervised actors, as they are now, also while one of them hangs; what memory they take."""
 
 import click
 
@@ -27,3 +27,16 @@ def tree(place: Place, as_json: bool, children_max: int) -> None:
     """Draw the tree: state, mailbox, oldest message, handled, restarts, quarantined, last error."""
     answer = ask(place.data_dir, "actors", children_max=children_max)
     (render.print_json if as_json else render.print_tree)(answer)
+
+
+@actors.command()
+@json_option
+@click.pass_obj
+def memory(place: Place, as_json: bool) -> None:
+    """Estimate what each kind of actor takes, from a sample that is walked through; the server pauses for some ms an actor."""
+    answer = ask(place.data_dir, "actors memory")
+    if as_json:
+        render.print_json(answer)
+        return
+    render.print_rows(answer["branches"])
+    render.print_facts({"resident_bytes": answer["resident_bytes"], "actors_bytes": answer["actors_bytes"]})

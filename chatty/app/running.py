@@ -23,6 +23,8 @@ from chatty.actors.sessions import Socket
 from chatty.app.checks import Draining, check_audit, check_database, check_disk, check_journal
 from chatty.app.console import key_commands, limit_commands, start_console, user_commands
 from chatty.app.database import Store, make_data_dir, open_store
+from chatty.app.memory import memory_commands
+from chatty.app.observation import CrashBook, open_crash_book, watch_states
 from chatty.app.process import Hooks, generous
 from chatty.app.routes import append_over_http, make_routes
 from chatty.app.sockets import OpenSockets
@@ -74,17 +76,18 @@ async def open_app(settings: Settings, *, address: str, hooks: Hooks | None = No
     hooks = hooks or Hooks()
     metrics = Metrics()
     await make_data_dir(settings.data_dir)
-    async with (
-        open_store(settings, address, metrics, hooks) as store,
-        open_supervisor("chatty", intensity=generous) as root,
-        _open_tree(settings, store, metrics, hooks, root) as app,
-    ):
-        yield app
+    async with open_store(settings, address, metrics, hooks) as store:
+        crashes = open_crash_book(settings, store, metrics)
+        async with (
+            open_supervisor("chatty", intensity=generous, observer=crashes) as root,
+            _open_tree(settings, store, metrics, hooks, root, crashes) as app,
+        ):
+            yield app
 
 
 @asynccontextmanager
 async def _open_tree(
-    settings: Settings, store: Store, metrics: Metrics, hooks: Hooks, root: Supervisor
+    settings: Settings, store: Store, metrics: Metrics, hooks: Hooks, root: Supervisor, crashes: CrashBook
 ) -> AsyncIterator[App]:
     """Start the branches in the order in which they may be asked: journal, rooms, sessions, notices, watch, janitor, console."""
     check_tables()
@@ -94,7 +97,7 @@ async def _open_tree(
     room_actors = await start_writing(settings, store, metrics, hooks, root, directory, steps)
     sessions_branch = await root.start_supervisor("sessions", intensity=generous)
     notices = await start_notices(settings, metrics, root, directory, steps)
-    await start_watch(settings, root, directory, steps)
+    await start_watch(settings, root, directory, steps, crashes)
     janitor = await start_janitor(
         root,
         jobs=make_jobs(settings, store, steps, doorbells, hooks, metrics),
@@ -107,7 +110,7 @@ async def _open_tree(
     append = partial(append_over_http, room_actors, limits, steps.quotas, timeout_s=settings.append_timeout_s)
     checks = _checks(settings, store, readiness, metrics, root)
     routes = make_routes(settings, store, steps, limits, checks, append)
-    quart = _quart(settings, steps, limits, metrics, routes)
+    quart = _quart(settings, steps, limits, metrics, routes, crashes)
     sockets = OpenSockets(
         sessions_branch, parts, count_max=settings.sessions_max, reconnects_per_s=settings.reconnects_per_s
     )
@@ -119,8 +122,10 @@ async def _open_tree(
         **limit_commands(limits),
         **user_commands(steps.users, steps.registration, steps.operator_deletion),
         **key_commands(steps.key_turns),
+        **memory_commands(root),
     }
     await start_console(settings, root, checks, directory, commands)
+    watch_states(metrics, root, store, directory)
     yield App(
         asgi=asgi,
         quart=quart,
@@ -151,12 +156,15 @@ def _checks(settings: Settings, store: Store, readiness: Draining, metrics: Metr
     )
 
 
-def _quart(settings: Settings, steps: Steps, limits: Limits, metrics: Metrics, routes: list[Route]) -> QuartTrio:
+def _quart(
+    settings: Settings, steps: Steps, limits: Limits, metrics: Metrics, routes: list[Route], crashes: CrashBook
+) -> QuartTrio:
     return make_quart(
         routes,
         authenticator=steps.tokens,
         make_nonce=steps.proofs.make_nonce,
         metrics=metrics,
+        note_crash=crashes.note_request_crash,
         body_bytes_max=settings.body_bytes_max,
         policy=steps.policy,
         limits=RequestLimits(limits),

@@ -8,6 +8,7 @@ from chatty.store.accounts import PostgresAccounts
 from chatty.store.audit import PostgresAudit
 from chatty.store.blocks import PostgresBlocks
 from chatty.store.connection import TrioConnection
+from chatty.store.crashes import PostgresCrashes
 from chatty.store.deletions import PostgresDeletions
 from chatty.store.devices import PostgresDevices
 from chatty.store.expiry import PostgresCleanup
@@ -26,6 +27,7 @@ from chatty.store.rooms import PostgresRooms
 from chatty.store.second_factors import PostgresSecondFactors
 from chatty.store.server import PostgresServer
 from chatty.store.sessions import PostgresSessions
+from chatty.store.sizes import PostgresSizes
 from chatty.store.streams import PostgresStreams
 from chatty.store.tokens import PostgresFamilies
 from chatty.store.users import PostgresUsers
@@ -39,6 +41,8 @@ class PostgresUnit(Unit):
         self._accounts = PostgresAccounts(connection)
         self._blocks = PostgresBlocks(connection)
         self._cleanup = PostgresCleanup(connection)
+        self._crashes = PostgresCrashes(connection)
+        self._sizes = PostgresSizes(connection)
         self._exports = PostgresExports(connection)
         self._deletions = PostgresDeletions(connection)
         self._registrations = PostgresRegistrations(connection)
@@ -74,6 +78,14 @@ class PostgresUnit(Unit):
     @property
     def cleanup(self) -> PostgresCleanup:
         return self._cleanup
+
+    @property
+    def crashes(self) -> PostgresCrashes:
+        return self._crashes
+
+    @property
+    def sizes(self) -> PostgresSizes:
+        return self._sizes
 
     @property
     def exports(self) -> PostgresExports:
