@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .NOTPARALLEL:
-.PHONY: help run demo test test-long check format bench bench-growth bench-peers bench-compare interop fuzz fuzz-frames privacy lock clean
+.PHONY: help run demo test test-long check format bench bench-growth bench-peers bench-compare interop ops-check fuzz fuzz-frames privacy lock clean
 
 help:
 	@echo 'make run        start a server on http://127.0.0.1:8000, PostgreSQL included; Ctrl-C stops it'
@@ -24,6 +24,7 @@ help:
 	@echo 'make bench-peers    measure other chat servers beside Chatty; installs them with apt, as root'
 	@echo 'make bench-compare  the change between the two newest results'
 	@echo 'make interop    exchange messages with another implementation of the protocol'
+	@echo 'make ops-check  have Prometheus read the shipped rules and scrape a server'
 	@echo 'make fuzz       WebSocket conformance cases against the gateway'
 	@echo 'make fuzz-frames  mutated frames, a million or as many as ARGS says, to both paths of the gateway'
 	@echo 'make soak       ten minutes of everything at once, an actor crashing every second'
@@ -81,6 +82,9 @@ bench-compare: .venv/.complete
 
 interop: .venv/.complete
 	@exec tests/interop/run $(ARGS)
+
+ops-check: .venv/.complete
+	@exec tests/ops/run $(ARGS)
 
 fuzz: .venv/.complete
 	@exec tests/fuzz/run $(ARGS)

@@ -1,9 +1,9 @@
 """The command `chatty`: up (everything embedded), serve (needs a database URL).
 
-Order of an orderly stop, whatever asked for it (SIGINT, SIGTERM): not ready → sessions are told and closed → Hypercorn stops →
-actors drain → pool → embedded PostgreSQL, last. PostgreSQL lives in a process group of its own, so a terminal's Ctrl-C does not
-reach it. A second signal cuts the stop short, and so does one that comes before the server serves; from the first line on until
-the database has stopped none kills the process.
+Order of an orderly stop, whatever asked for it (SIGINT, SIGTERM): not ready → a pause for balancers → sessions are told and
+closed → Hypercorn stops → actors drain → pool → embedded PostgreSQL, last. PostgreSQL lives in a process group of its own, so a
+terminal's Ctrl-C does not reach it. A second signal cuts the stop short, and so does one that comes before the server serves;
+from the first line on until the database has stopped none kills the process.
 """
 
 import gc
@@ -134,7 +134,7 @@ async def run_server(
         open_app(settings, address=address, hooks=hooks) as app,
         trio.open_nursery() as nursery,
     ):
-        nursery.start_soon(_drain, app, signals.stop, stopped)
+        nursery.start_soon(_drain, app, signals.stop, stopped, settings.drain_notice_s)
         bound = await nursery.start(_listen, app, settings, stopped, nursery.cancel_scope)
         log.info("server.started", address=bound, origin=settings.public_origin)
         if invites_owner:
@@ -262,9 +262,10 @@ async def open_signals() -> AsyncIterator[Signals]:
         nursery.cancel_scope.cancel()
 
 
-async def _drain(app: App, stop: trio.Event, stopped: trio.Event) -> None:
+async def _drain(app: App, stop: trio.Event, stopped: trio.Event, notice_s: float) -> None:
     await stop.wait()
     app.begin_drain()
+    await trio.sleep(notice_s)
     app.end_sockets()
     with trio.move_on_after(tell_timeout_s):
         await app.wait_no_sockets()

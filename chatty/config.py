@@ -185,6 +185,11 @@ class Settings(BaseSettings):
         default="json", description="One JSON object a line, or text for a person."
     )
 
+    sentry_dsn: SecretStr | None = Field(
+        default=None,
+        description="Sentry that is told where the server crashed, as https://key@host/project; unset: none.",
+    )
+
     # Database
     pool_connections_max: Count = Field(default=8, description="Connections to PostgreSQL, count.")
     pool_wait_timeout_s: Seconds = Field(default=5.0, description="Longest wait for a connection, seconds.")
@@ -406,9 +411,27 @@ class Settings(BaseSettings):
     receipts_interval_s: Seconds = Field(
         default=1.0, description="Pause between two writings of one read cursor, seconds."
     )
+    drain_notice_s: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Time for which a stopping server says that it is not ready and still serves, seconds.",
+    )
     drain_timeout_s: Seconds = Field(
         default=5.0, description="Longest orderly stop, seconds; then what is left is cut off."
     )
+
+    @property
+    def key_rotation_days(self) -> dict[str, float]:
+        """By the kind of the key."""
+        return {
+            "signing": self.signing_key_rotation_days,
+            "data": self.data_key_rotation_days,
+            "checkpoint": self.checkpoint_key_rotation_days,
+            "audit": self.audit_key_rotation_days,
+            "refresh": self.refresh_key_rotation_days,
+            "nonce": self.nonce_key_rotation_days,
+        }
 
     @property
     def master_key_path(self) -> Path | None:

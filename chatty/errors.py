@@ -594,6 +594,24 @@ class MigrationFailed(ChattyError):
         super().__init__(f"{file}: {reason}; nothing of it was kept")
 
 
+class BackfillFailed(ChattyError):
+    """A backfill was cut off; what was done by then is kept."""
+
+    code = "backfill_failed"
+
+    def __init__(self, *, file: str, reason: str) -> None:
+        super().__init__(f"{file}: {reason}; the next upgrade goes on where it was")
+
+
+class DatabaseInUse(ChattyError):
+    """A server is connected to the database, and would find its tables gone."""
+
+    code = "database_in_use"
+
+    def __init__(self, *, connections_count: int) -> None:
+        super().__init__(f"servers hold {connections_count} connections to the database: stop them first")
+
+
 class DataDirectoryInUse(ChattyError):
     code = "data_directory_in_use"
 
@@ -699,6 +717,12 @@ class AuditFileUnusable(ChattyError):
     """A file of audit heads, or an archive, that is not in its format, or cannot be written."""
 
     code = "audit_file_unusable"
+
+
+class CrashUnknown(ChattyError):
+    """No exception of this id is kept."""
+
+    code = "crash_unknown"
 
 
 # A WebSocket's own endings ------------------------------------------------------------------------------------------

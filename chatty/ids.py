@@ -10,6 +10,7 @@ FamilyId = NewType("FamilyId", str)  # one log-in session: a family of refresh t
 PasskeyId = NewType("PasskeyId", str)  # a WebAuthn credential id, base64url
 InvitationId = NewType("InvitationId", str)  # to register: names it without opening anything
 RequestId = NewType("RequestId", str)  # of one HTTP request, for logs and problem details
+CrashId = NewType("CrashId", str)  # a place in the code and a type of exception
 
 Seq = NewType("Seq", int)  # position in one room's timeline, from 1; 0 is before the first event
 UserSeq = NewType("UserSeq", int)  # position in one user's stream

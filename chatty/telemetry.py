@@ -5,19 +5,24 @@ through the standard library takes the same way. A last processor makes secrets 
 under telling keys, and whatever looks like a token or a password in a URL. It is the second line of defence: the first
 is not to log them.
 
-Metrics are one `Metrics` for each application, with a registry of its own: two servers in one process do not mix.
+Metrics are one `Metrics` for each application, with a registry of its own: two servers in one process do not mix. What a message
+meets on its way costs an addition: `PowerHistogram` finds its bucket by the length of a number, and what is only a state, such as
+how many wait, is read when somebody asks for it.
 """
 
 import logging
+import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Literal, TextIO
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -111,6 +116,39 @@ def redact_text(text: str) -> str:
     return _LOOKS_SECRET.sub(REDACTED, text)
 
 
+class PowerHistogram(Collector):
+    """A histogram whose upper bounds are powers of two of a unit: observing is two additions, without a search or a lock.
+
+    For one thread, the one of the event loop. bounds: exponents of the first and the last bound; unit: what a one means.
+    """
+
+    def __init__(
+        self, name: str, text: str, *, unit: float = 1.0, bounds: tuple[int, int], registry: CollectorRegistry
+    ) -> None:
+        self._name, self._text = name, text
+        self._per_unit, self._first, self._last = 1 / unit, *bounds
+        self._counts = [0] * (self._last + 2)
+        self._sum = 0.0
+        registry.register(self)
+
+    def observe(self, value: float) -> None:
+        """value: not negative. It counts in the bucket of the smallest power of two that is not below it."""
+        self._counts[min((math.ceil(value * self._per_unit) - 1).bit_length(), self._last + 1)] += 1
+        self._sum += value
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        family = HistogramMetricFamily(self._name, self._text)
+        bounds = range(self._first, self._last + 1)
+        buckets = [(str(2.0**bound / self._per_unit), float(sum(self._counts[: bound + 1]))) for bound in bounds]
+        family.add_metric([], [*buckets, ("+Inf", float(sum(self._counts)))], self._sum)
+        yield family
+
+
+def _durations(name: str, text: str, registry: CollectorRegistry) -> PowerHistogram:
+    """From 128 µs to 17 s."""
+    return PowerHistogram(name, text, unit=1e-6, bounds=(7, 24), registry=registry)
+
+
 class Metrics:
     """The metrics of one application. Parts get it when they are made; a part adds its own with `registry`.
 
@@ -120,6 +158,18 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry(auto_describe=True)
+        self._looks: list[Callable[[], None]] = []
+        self.build_info = Gauge(
+            "chatty_build_info", "Always 1; the version is a label.", ["version"], registry=registry
+        )
+        self._make_http(registry)
+        self._make_messages(registry)
+        self._make_database(registry)
+        self._make_jobs(registry)
+        self._make_actors(registry)
+        ProcessCollector(registry=registry)
+
+    def _make_http(self, registry: CollectorRegistry) -> None:
         self.http_requests = Counter(
             "chatty_http_requests_total", "HTTP requests answered.", ["method", "route", "status"], registry=registry
         )
@@ -133,20 +183,28 @@ class Metrics:
             ["code"],
             registry=registry,
         )
-        self.journal_batch_size = Histogram(
-            "chatty_journal_batch_size",
-            "Messages in one commit.",
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+        self.sessions = Gauge("chatty_sessions", "WebSockets that have said hello.", registry=registry)
+        self.errors = Counter(
+            "chatty_errors_total",
+            "Errors that were answered, by code and by way: http, socket.",
+            ["code", "way"],
             registry=registry,
         )
-        self.journal_commit_duration_seconds = Histogram(
-            "chatty_journal_commit_duration_seconds", "Time of one commit.", registry=registry
+        self.crashes = Counter(
+            "chatty_crashes_total", "Exceptions that nobody foresaw, in actors and requests.", registry=registry
         )
-        self.pool_wait_duration_seconds = Histogram(
-            "chatty_pool_wait_duration_seconds", "Wait for a database connection.", registry=registry
+
+    def _make_messages(self, registry: CollectorRegistry) -> None:
+        self.delivery_duration_seconds = _durations(
+            "chatty_delivery_duration_seconds",
+            "Time from taking a message to having handed it to all who listen; the oldest of each commit and room.",
+            registry,
         )
-        self.pool_connections = Gauge(
-            "chatty_pool_connections", "Database connections, by state.", ["state"], registry=registry
+        self.journal_batch_size = PowerHistogram(
+            "chatty_journal_batch_size", "Messages in one commit.", bounds=(0, 8), registry=registry
+        )
+        self.journal_commit_duration_seconds = _durations(
+            "chatty_journal_commit_duration_seconds", "Time of one commit.", registry
         )
         self.outbox_overflows = Counter(
             "chatty_outbox_overflows_total", "Slow readers told to resync.", registry=registry
@@ -163,6 +221,12 @@ class Metrics:
         self.limit_refusals = Counter(
             "chatty_limit_refusals_total", "Requests refused by a limiter.", ["limiter"], registry=registry
         )
+        self.undecryptables = Counter(
+            "chatty_undecryptables_total",
+            "Messages that clients said they could not read, by reason.",
+            ["reason"],
+            registry=registry,
+        )
         self.messages_dropped = Counter(
             "chatty_messages_dropped_total",
             "Ciphertexts that were dropped when their time had come, by what: expired, day_dropped, swept.",
@@ -175,18 +239,29 @@ class Metrics:
             ["what"],
             registry=registry,
         )
-        self._add_jobs(registry)
-        self.actor_restarts = Counter(
-            "chatty_actor_restarts_total", "Actors restarted after a crash, by branch.", ["branch"], registry=registry
+
+    def _make_database(self, registry: CollectorRegistry) -> None:
+        self.pool_wait_duration_seconds = _durations(
+            "chatty_pool_wait_duration_seconds", "Wait for a database connection.", registry
         )
-        self.actor_mailbox_count = Gauge(
-            "chatty_actor_mailbox_count",
-            "Messages that wait in actors' mailboxes, by branch.",
-            ["branch"],
+        self.pool_connections = Gauge(
+            "chatty_pool_connections", "Database connections, by state: idle, borrowed.", ["state"], registry=registry
+        )
+        self.pool_connections_max = Gauge(
+            "chatty_pool_connections_max", "Database connections that there may be.", registry=registry
+        )
+        self.pool_waiting = Gauge("chatty_pool_waiting", "Who waits for a database connection.", registry=registry)
+        self.database_trips = Counter(
+            "chatty_database_trips_total",
+            "Round trips to the database, by whom: journal, pool.",
+            ["by"],
             registry=registry,
         )
+        self.database_up = Gauge(
+            "chatty_database_up", "1 unless the last attempt to connect to the database failed.", registry=registry
+        )
 
-    def _add_jobs(self, registry: CollectorRegistry) -> None:
+    def _make_jobs(self, registry: CollectorRegistry) -> None:
         self.job_runs = Counter(
             "chatty_job_runs_total",
             "Runs of background jobs that ended, by outcome; of frequent jobs only those that did something.",
@@ -220,8 +295,32 @@ class Metrics:
             registry=registry,
         )
 
+    def _make_actors(self, registry: CollectorRegistry) -> None:
+        self.actor_restarts = Counter(
+            "chatty_actor_restarts_total", "Actors restarted after a crash, by branch.", ["branch"], registry=registry
+        )
+        self.actors = Gauge("chatty_actors", "Live actors, by branch.", ["branch"], registry=registry)
+        self.actor_mailbox_count = Gauge(
+            "chatty_actor_mailbox_count",
+            "Messages that wait in actors' mailboxes, by branch.",
+            ["branch"],
+            registry=registry,
+        )
+        self.actor_oldest_age_seconds = Gauge(
+            "chatty_actor_oldest_age_seconds",
+            "Age of the oldest message that waits or is in hand, by branch.",
+            ["branch"],
+            registry=registry,
+        )
+
+    def look_before_render(self, look: Callable[[], None]) -> None:
+        """look: sets gauges; called whenever somebody asks for the metrics, and must not wait."""
+        self._looks.append(look)
+
     def render(self) -> bytes:
         """All metrics in the text format that Prometheus reads, UTF-8."""
+        for look in self._looks:
+            look()
         return generate_latest(self.registry)
 
     def describe(self) -> Iterator[tuple[str, str, str]]:

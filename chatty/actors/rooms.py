@@ -9,7 +9,7 @@ they miss. Cancelled between commit and delivery: the same. The store gone: even
 fills it when the store is back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -41,11 +41,14 @@ RoomMessage = Append | Stored | Ring
 
 @dataclass(frozen=True, kw_only=True)
 class RoomParts:
+    """note_delivered: told of the oldest message of each commit, once all who listen were offered it; must not wait."""
+
     journal: ActorRef[Entry]
     streams: StreamSteps
     directory: Directory
     crash_points: CrashPoints
     idle_timeout_s: float
+    note_delivered: Callable[[Append], None] = lambda _: None
 
 
 class RoomActors:
@@ -99,6 +102,7 @@ async def room_actor(
                     await publisher.publish(events)
                     if answers:
                         await parts.crash_points.reach("before_ack")
+                        parts.note_delivered(answers[0][0])
                     for append, committed in answers:
                         append.answer(committed)
                 case Ring():

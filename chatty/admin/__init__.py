@@ -24,11 +24,14 @@ from chatty.admin.cleanup import cleanup
 from chatty.admin.completion import completion
 from chatty.admin.config import config
 from chatty.admin.db import db
+from chatty.admin.db_size import size, slow
 from chatty.admin.devices import devices
+from chatty.admin.doctor import doctor
 from chatty.admin.health import health
 from chatty.admin.jobs import jobs
 from chatty.admin.keys import keys
 from chatty.admin.limits import limits
+from chatty.admin.log import log
 from chatty.admin.login import login, logout
 from chatty.admin.options import Place
 from chatty.admin.privacy import privacy
@@ -46,8 +49,10 @@ usage_exit_code = 2
 _NEXT = {
     "audit_broken": "chatty-admin audit list",
     "audit_file_unusable": "chatty-admin audit export-head",
+    "backfill_failed": "chatty-admin db upgrade",
     "bad_configuration": "chatty-admin config check",
     "bad_request": "chatty-admin --help",
+    "crash_unknown": "chatty-admin log errors",
     "forbidden": "chatty-admin --help",
     "job_failed": "chatty-admin jobs list",
     "job_idle": "chatty-admin jobs list",
@@ -60,6 +65,7 @@ _NEXT = {
     "not_found": "chatty-admin users list",
     "name_taken": "chatty-admin users list",
     "registration_closed": "chatty-admin users invite --role owner",
+    "database_in_use": "chatty-admin db downgrade --yes",
     "data_directory_in_use": "chatty-admin status",
     "database_start_failed": "chatty-admin --help",
     "migration_failed": "chatty-admin db upgrade",
@@ -170,6 +176,8 @@ def main(context: click.Context, data_dir: Path | None, server: str, debug: bool
     context.obj = Place(data_dir, server)
 
 
+for _command in (size, slow):
+    db.add_command(_command)
 for _command in (
     status,
     health,
@@ -181,9 +189,11 @@ for _command in (
     config,
     db,
     devices,
+    doctor,
     jobs,
     keys,
     limits,
+    log,
     login,
     logout,
     privacy,

@@ -1,4 +1,4 @@
-"""`chatty-admin actors`: the supervised actors, as they are at this moment; it works while one of them hangs."""
+"""`chatty-admin actors`: the supervised actors, as they are now, also while one of them hangs; what memory they take."""
 
 import click
 
@@ -41,6 +41,19 @@ def show(place: Place, as_json: bool, actor: str) -> None:
     else:
         render.print_facts({name: value for name, value in answer.items() if name != "reasons"})
         render.print_rows([{"why": reason} for reason in answer["reasons"]])
+
+
+@actors.command(epilog="Example: chatty-admin actors memory")
+@json_option
+@click.pass_obj
+def memory(place: Place, as_json: bool) -> None:
+    """Estimate what each kind of actor takes, from a sample that is walked through; the server pauses for some ms an actor."""
+    answer = place.ask("actors memory")
+    if as_json:
+        render.print_json(answer)
+        return
+    render.print_rows(answer["branches"])
+    render.print_facts({"resident_bytes": answer["resident_bytes"], "actors_bytes": answer["actors_bytes"]})
 
 
 @actors.command(epilog="Example: chatty-admin actors restart --yes 'rooms/room 12'")

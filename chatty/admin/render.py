@@ -115,9 +115,18 @@ def _facts(answer: Json, *, has_header: bool = True) -> Table:
 
 
 def print_health(answer: Json) -> None:
-    table = _table("check", "state", "reason")
+    table = _table("check", "state", "reason", "advice")
     for check in answer["checks"]:
-        table.add_row(_text(check["name"]), _verdict(check), _text(check.get("reason") or check.get("warning", "")))
+        reason = check.get("reason") or check.get("warning", "")
+        table.add_row(_text(check["name"]), _verdict(check), _text(reason), _text(check.get("advice", "")))
+    _print(table)
+
+
+def print_findings(rows: Sequence[Json]) -> None:
+    """What is wrong stands with how to mend it."""
+    table = _table("check", "state", "found", "mend")
+    for row in rows:
+        table.add_row(_text(row["check"]), _state(row["state"]), _text(row["detail"]), _text(row["mend"]))
     _print(table)
 
 
@@ -125,6 +134,15 @@ def print_tree(answer: Json) -> None:
     tree = Tree(_actor_line(answer), guide_style="dim")
     _grow(tree, answer)
     _print(tree)
+
+
+def print_progress(name: str, done_count: int, left_count: int) -> None:
+    """Talk, on a terminal over the line before; elsewhere a line each."""
+    total = done_count + left_count
+    share = f"{done_count / total:.0%}" if total else ""
+    ending = "\r" if sys.stderr.isatty() and left_count else "\n"
+    sys.stderr.write(f"{_plain(name)}: {done_count} of about {total} rows {share}{ending}")
+    sys.stderr.flush()
 
 
 def print_error(code: str, detail: str, *, next_command: str) -> None:
@@ -185,6 +203,10 @@ def _verdict(check: Json) -> Text:
     if not check["is_ready"]:
         return Text("not ready", style="bold red")
     return Text("warning", style="yellow") if check.get("warning") else Text("ready", style="green")
+
+
+def _state(state: str) -> Text:
+    return Text(state, style={"failed": "bold red", "warning": "yellow", "ok": "green"}.get(state, "dim"))
 
 
 def _flat(answer: Json, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,7 +1,11 @@
 """Whether the application can serve, dependency by dependency."""
 
+import shutil
+from pathlib import Path
+
 import trio
 
+from chatty.actors.runtime import Supervisor
 from chatty.errors import OutcomeUnknown, Overloaded, StoreUnavailable
 from chatty.services.audit import unsealed_age_s_max
 from chatty.services.key_rotation import KeyRotation
@@ -9,6 +13,8 @@ from chatty.store.pool import Pool
 from chatty.store.units import PostgresUnitOfWork
 from chatty.web import health
 
+disk_share_min, disk_bytes_min = 0.05, 512 * 1024**2
+journal_age_s_max = 15.0  # far more than any message's deadline
 readiness_timeout_s = 1.0  # of the database's answer; a balancer gives up soon
 
 
@@ -37,6 +43,22 @@ async def check_database(pool: Pool) -> health.Check:
         except (StoreUnavailable, Overloaded) as error:
             reason = error.code
     return health.Check(name="database", is_ready=not reason, reason=reason)
+
+
+async def check_journal(root: Supervisor) -> health.Check:
+    """One that hangs has no reason to give; one that merely waits for the database refuses messages before this."""
+    age_s = max((load.oldest_age_s for load in root.loads() if load.branch == "journal"), default=0.0)
+    reason = f"a message has waited for its commit for {age_s:.0f} s" if age_s > journal_age_s_max else ""
+    return health.Check(name="journal", is_ready=not reason, reason=reason)
+
+
+async def check_disk(data_dir: Path) -> health.Check:
+    """Never a reason to serve nobody: nothing of a message is written there but by an embedded database."""
+    usage = shutil.disk_usage(data_dir)
+    share = usage.free / usage.total
+    is_short = share < disk_share_min or usage.free < disk_bytes_min
+    warning = f"{share:.0%} of the data directory's disk is free, {usage.free / 1024**3:.1f} GiB" if is_short else ""
+    return health.Check(name="disk", is_ready=True, warning=warning)
 
 
 async def check_jobs(units: PostgresUnitOfWork) -> health.Check:

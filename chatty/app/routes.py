@@ -39,6 +39,7 @@ from chatty.web import (
     second_factors,
     server,
     sessions,
+    undecryptables,
     users,
 )
 from chatty.web import limits as web_limits
@@ -83,6 +84,7 @@ def make_routes(
         *rooms.routes(steps.rooms, steps.streams, steps.checkpoints, append),
         *room_links.routes(steps.rooms),
         *room_directory.routes(steps.rooms, steps.directory),
+        *undecryptables.routes(checks.metrics),
         *users.routes(steps.users),
         *registration.routes(steps.registration),
         *audit.routes(steps.audit),

@@ -21,10 +21,12 @@ from chatty.actors.runtime import (
     open_supervisor,
 )
 from chatty.actors.sessions import Socket
-from chatty.app.checks import Draining, check_audit, check_database, check_jobs, check_keys
+from chatty.app.checks import Draining, check_audit, check_database, check_disk, check_jobs, check_journal, check_keys
 from chatty.app.console import console_sources, database_commands, key_commands, limit_commands, start_console
 from chatty.app.database import Store, make_data_dir, open_store
 from chatty.app.jobs import cleanup_commands, run_commands
+from chatty.app.memory import memory_commands
+from chatty.app.observation import CrashBook, open_crash_book, watch_states
 from chatty.app.process import Hooks, generous
 from chatty.app.routes import append_over_http, make_routes
 from chatty.app.sockets import OpenSockets
@@ -78,17 +80,18 @@ async def open_app(settings: Settings, *, address: str, hooks: Hooks | None = No
     hooks = hooks or Hooks()
     metrics = Metrics()
     await make_data_dir(settings.data_dir)
-    async with (
-        open_store(settings, address, metrics, hooks) as store,
-        open_supervisor("chatty", intensity=generous) as root,
-        _open_tree(settings, store, metrics, hooks, root) as app,
-    ):
-        yield app
+    async with open_store(settings, address, metrics, hooks) as store:
+        crashes = open_crash_book(settings, store, metrics)
+        async with (
+            open_supervisor("chatty", intensity=generous, observer=crashes) as root,
+            _open_tree(settings, store, metrics, hooks, root, crashes) as app,
+        ):
+            yield app
 
 
 @asynccontextmanager
 async def _open_tree(
-    settings: Settings, store: Store, metrics: Metrics, hooks: Hooks, root: Supervisor
+    settings: Settings, store: Store, metrics: Metrics, hooks: Hooks, root: Supervisor, crashes: CrashBook
 ) -> AsyncIterator[App]:
     """Start the branches in the order in which they may be asked: journal, rooms, sessions, notices, watch, janitor, console."""
     check_tables()
@@ -98,7 +101,7 @@ async def _open_tree(
     room_actors = await start_writing(settings, store, metrics, hooks, root, directory, steps)
     sessions_branch = await root.start_supervisor("sessions", intensity=generous)
     notices = await start_notices(settings, metrics, root, directory, steps)
-    await start_watch(settings, store, root, directory, steps)
+    await start_watch(settings, store, root, directory, steps, crashes)
     janitor = await start_janitor(
         root,
         jobs=make_jobs(settings, store, steps, doorbells, hooks, metrics),
@@ -113,11 +116,11 @@ async def _open_tree(
     doorbells.connect(bus, janitor.wake)
     parts = session_parts(settings, store, metrics, directory, room_actors, steps, limits, notices)
     append = partial(append_over_http, room_actors, limits, steps.quotas, timeout_s=settings.append_timeout_s)
-    checks = _checks(settings, store, steps, readiness, metrics)
+    checks = _checks(settings, store, steps, readiness, metrics, root)
     commands: dict[str, ConsoleCommand] = {}
     sources = console_sources(settings, root, checks, directory, commands)
     routes = make_routes(settings, store, steps, limits, checks, append, sources)
-    quart = _quart(settings, steps, limits, metrics, routes)
+    quart = _quart(settings, steps, limits, metrics, routes, crashes)
     sockets = OpenSockets(
         sessions_branch, parts, count_max=settings.sessions_max, reconnects_per_s=settings.reconnects_per_s
     )
@@ -140,8 +143,10 @@ async def _open_tree(
         **run_commands(store.units, janitor),
         **cleanup_commands(steps.cleanup),
         **top_commands(seen, steps.console),
+        **memory_commands(root),
     }
     await start_console(settings, root, sources)
+    watch_states(metrics, root, store, directory)
     yield App(
         asgi=asgi,
         quart=quart,
@@ -157,27 +162,34 @@ async def _open_tree(
     )
 
 
-def _checks(settings: Settings, store: Store, steps: Steps, readiness: Draining, metrics: Metrics) -> health.Health:
+def _checks(
+    settings: Settings, store: Store, steps: Steps, readiness: Draining, metrics: Metrics, root: Supervisor
+) -> health.Health:
     return health.Health(
         server_name=settings.server_name,
         version=chatty.__version__,
         checks=[
             partial(check_database, store.pool),
+            partial(check_journal, root),
             partial(check_audit, store.units),
             partial(check_jobs, store.units),
             partial(check_keys, steps.key_rotation),
+            partial(check_disk, settings.data_dir),
             readiness.check,
         ],
         metrics=metrics,
     )
 
 
-def _quart(settings: Settings, steps: Steps, limits: Limits, metrics: Metrics, routes: list[Route]) -> QuartTrio:
+def _quart(
+    settings: Settings, steps: Steps, limits: Limits, metrics: Metrics, routes: list[Route], crashes: CrashBook
+) -> QuartTrio:
     return make_quart(
         routes,
         authenticator=steps.tokens,
         make_nonce=steps.proofs.make_nonce,
         metrics=metrics,
+        note_crash=crashes.note_request_crash,
         body_bytes_max=settings.body_bytes_max,
         policy=steps.policy,
         limits=RequestLimits(limits),

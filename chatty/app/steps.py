@@ -162,16 +162,8 @@ def lifetimes(settings: Settings) -> Lifetimes:
 
 
 def rotation_policy(settings: Settings) -> RotationPolicy:
-    days = {
-        "signing": settings.signing_key_rotation_days,
-        "data": settings.data_key_rotation_days,
-        "checkpoint": settings.checkpoint_key_rotation_days,
-        "audit": settings.audit_key_rotation_days,
-        "refresh": settings.refresh_key_rotation_days,
-        "nonce": settings.nonce_key_rotation_days,
-    }
     return RotationPolicy(
-        rotation_age_s={kind: age * 86_400 for kind, age in days.items()},
+        rotation_age_s={kind: age * 86_400 for kind, age in settings.key_rotation_days.items()},
         master_age_s_max=settings.master_key_days_max * 86_400,
         prepare_s=settings.key_prepare_s,
         refresh_kept_s=settings.refresh_absolute_lifetime_s,

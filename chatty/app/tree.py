@@ -25,6 +25,7 @@ from chatty.actors.typing_notices import TypingNotices
 from chatty.actors.typing_notices import interval_s as typing_interval_s
 from chatty.actors.watch import compare_actor, deadline_actor, forget_actor, look_actor, revocation_actor
 from chatty.app.database import Store
+from chatty.app.observation import CrashBook, counting_error_frame, delivery_clock
 from chatty.app.process import Hooks, generous, now_ms, now_s
 from chatty.app.steps import Steps, lifetimes
 from chatty.config import Settings
@@ -39,15 +40,16 @@ from chatty.services.limits import Limits
 from chatty.services.owed_devices import AppendOwedDevices, CleanUpRevocations
 from chatty.services.registration import CleanUpRegistrations
 from chatty.services.sessions import EndExpiredSessions
+from chatty.services.sizes import SampleSizes
 from chatty.store.audit_heads import DiskHeadFile, heads_path
 from chatty.telemetry import Metrics
-from chatty.web.problems import error_frame
 
 log = structlog.get_logger("chatty.app")
 
 room_idle_timeout_s = 300.0
 deadline_look_interval_s = 0.25
 forget_interval_s = 60.0
+crashes_flush_interval_s = 2.0
 cleanup_interval_s = 5.0
 housekeeping_first_s = 30.0
 integrity_first_s = 600.0
@@ -116,6 +118,7 @@ def make_jobs(
     integrity = CheckIntegrity(
         units=store.units, report=partial(report_integrity, metrics), crash_points=hooks.crash_points
     )
+    sizes = SampleSizes(units=store.units)
     return [
         Job(name=owed.name, step=owed.step, interval_s=2.0),
         Job(name=erasure.name, step=erasure.step, interval_s=1.0),
@@ -124,6 +127,7 @@ def make_jobs(
         Job(name=revocations.name, step=revocations.step, interval_s=60.0, first_look_s=housekeeping_first_s),
         Job(name=expired.name, step=expired.step, interval_s=600.0, first_look_s=housekeeping_first_s),
         Job(name=registrations.name, step=registrations.step, interval_s=3_600.0, first_look_s=housekeeping_first_s),
+        Job(name=sizes.name, step=sizes.step, interval_s=3_600.0, first_look_s=housekeeping_first_s),
         Job(name=seal.name, step=seal.step, interval_s=0.5),
         Job(name=erase.name, step=erase.step, interval_s=3_600.0, first_look_s=housekeeping_first_s),
         Job(name=orphans.name, step=orphans.step, interval_s=3_600.0, first_look_s=housekeeping_first_s),
@@ -192,13 +196,16 @@ async def start_writing(
             directory=directory,
             crash_points=hooks.crash_points,
             idle_timeout_s=room_idle_timeout_s,
+            note_delivered=delivery_clock(metrics, append_timeout_s=settings.append_timeout_s),
         )
     )
     await room_actors.open(root, live_count_max=settings.rooms_live_max, intensity=hooks.intensity)
     return room_actors
 
 
-async def start_watch(settings: Settings, store: Store, root: Supervisor, directory: Directory, steps: Steps) -> None:
+async def start_watch(
+    settings: Settings, store: Store, root: Supervisor, directory: Directory, steps: Steps, crashes: CrashBook
+) -> None:
     branch = await root.start_supervisor("watch", intensity=generous)
 
     async def run_compare(inbox: Mailbox[None]) -> None:
@@ -228,11 +235,15 @@ async def start_watch(settings: Settings, store: Store, root: Supervisor, direct
     async def run_throttles(inbox: Mailbox[None]) -> None:
         await forget_actor(inbox, forget=steps.throttles.forget_old, interval_s=forget_interval_s)
 
+    async def run_crashes(inbox: Mailbox[None]) -> None:
+        await look_actor(inbox, look=crashes.flush, interval_s=crashes_flush_interval_s)
+
     await branch.start(ActorSpec(name="deadlines", run=run_deadlines, mailbox_count_max=1))
     await branch.start(ActorSpec(name="compare", run=run_compare, mailbox_count_max=1))
     await branch.start(ActorSpec(name="revocations", run=run_revocations, mailbox_count_max=1))
     await branch.start(ActorSpec(name="server_keys", run=run_server_keys, mailbox_count_max=1))
     await branch.start(ActorSpec(name="throttles", run=run_throttles, mailbox_count_max=1))
+    await branch.start(ActorSpec(name="crashes", run=run_crashes, mailbox_count_max=1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +301,7 @@ def session_parts(
         authenticate=lambda token, proof, nonce: steps.tokens.authenticate_on_socket(token, proof, nonce=nonce),
         make_nonce=lambda: secrets.token_urlsafe(16),
         generation=store.identity.generation,
-        error_frame=error_frame,
+        error_frame=counting_error_frame(metrics),
         metrics=metrics,
         asking=limits,
         preferences=steps.preferences,

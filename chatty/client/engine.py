@@ -34,8 +34,9 @@ from chatty.client.server_keys import ServerKeys
 from chatty.client.sharing import KeySharing, open_to_device
 from chatty.client.store import LocalStore
 from chatty.client.streams import UserStreamIntake
+from chatty.client.undecryptables import UndecryptableReports
 from chatty.client.update_queue import UpdateQueue
-from chatty.client.updates import SignedOut, StoreRolledBack
+from chatty.client.updates import SignedOut, StoreRolledBack, Update
 from chatty.errors import ChattyError, QuotaExceeded
 from chatty.ids import MailboxId, UserId
 from chatty.wire import limits
@@ -96,8 +97,9 @@ class Engine:
         own = SessionOwner(user=me, device=device, ed25519=self.olm.ed25519, curve25519=self.olm.curve25519)
         self.megolm = MegolmSessions(store, own=own)
         self.details = Details(store, tell=updates.put)
+        self.undecryptables = UndecryptableReports(api.report_undecryptables)
         self.messages = MessageIntake(
-            store, megolm=self.megolm, tell=updates.put, forget=updates.forget, details=self.details
+            store, megolm=self.megolm, tell=self._tell, forget=updates.forget, details=self.details
         )
         self.user_stream = UserStreamIntake(store, identity=identity, lists=self.lists, book=self.book, updates=updates)
         self.intake = self._make_intake()
@@ -181,9 +183,13 @@ class Engine:
         )
 
     def start(self) -> None:
-        for task in (self._keep_link, self._keep_keys, self._keep_reporting):
+        for task in (self._keep_link, self._keep_keys, self._keep_reporting, self.undecryptables.run):
             self._nursery.start_soon(task)
         self.outbox.go_on()
+
+    def _tell(self, update: Update) -> None:
+        self.updates.put(update)
+        self.undecryptables.note(update)
 
     async def wait_published(self) -> None:
         """Until the server has this device's keys: only then others can encrypt for it."""

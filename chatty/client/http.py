@@ -65,6 +65,7 @@ from chatty.wire.second_factors import (
     RecoveryCodes,
     TotpConfirmation,
 )
+from chatty.wire.undecryptables import Undecryptables
 
 T = TypeVar("T")
 PolicyPath = Literal["policy", "links", "links/revoke", "listing"]
@@ -177,6 +178,9 @@ class Api:
 
     async def set_preferences(self, preferences: Preferences) -> None:
         await self._call("PUT", "/v1/account/preferences", Empty, body=preferences)
+
+    async def report_undecryptables(self, undecryptables: Undecryptables) -> None:
+        await self._call("POST", "/v1/undecryptables", Empty, body=undecryptables, may_repeat=False)
 
     async def user_stream(self, *, after: int) -> UserPage:
         return await self._call("GET", f"/v1/stream?after={after}", UserPage)

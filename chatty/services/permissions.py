@@ -115,6 +115,7 @@ CONSOLE: Mapping[str, Permission] = MappingProxyType(
         "health": USE_CONSOLE,
         "actors": USE_CONSOLE,
         "actors show": USE_CONSOLE,
+        "actors memory": USE_CONSOLE,
         "top": USE_CONSOLE,
         "limits list": USE_CONSOLE,
         "limits why": READ_USERS,

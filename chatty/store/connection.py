@@ -45,6 +45,7 @@ T = TypeVar("T")
 class TrioConnection(psycopg.AsyncConnection[TupleRow]):
     """psycopg's asynchronous connection on Trio, in autocommit mode. Made by `connect()` or `open_connection()`."""
 
+    trips_count: int = 0  # operations that waited for the server, since somebody looked
     lock: trio.Lock  # type: ignore[assignment]  # psycopg only enters it
     answer_timeout_s: float = float("inf")
     cancel_grace_s: float = cancel_grace_s_default
@@ -106,6 +107,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
 
     async def _answer(self, gen: PQGen[T]) -> T:
         """Drive to the end; a statement that runs for longer than `answer_timeout_s` costs the connection."""
+        self.trips_count += 1
         while True:
             with trio.move_on_after(self.answer_timeout_s):
                 return await _drive(gen, self.pgconn.socket)

@@ -81,7 +81,7 @@ Statements = list[tuple[str, Params]]
 class PostgresJournal(Journal):
     """Commits batches on connections of its own, opened when first needed and again after a loss.
 
-    retention_days: the server's own; 0: messages are kept for ever.
+    retention_days: the server's own; 0: messages are kept for ever. trips_total: round trips so far.
     """
 
     def __init__(
@@ -101,6 +101,11 @@ class PostgresJournal(Journal):
         self._pipelines: dict[bool, PipelineConnection] = {}
         self._closers: dict[bool, trio.Event] = {}
         self._nursery: trio.Nursery | None = None
+        self.trips_total = 0
+
+    async def _trip(self, pipeline: PipelineConnection, statements: Statements) -> list[list[Row]]:
+        self.trips_total += 1
+        return await pipeline.trip(statements)
 
     async def commit(self, drafts: Sequence[Draft], *, waits: bool) -> Result:
         try:
@@ -117,7 +122,7 @@ class PostgresJournal(Journal):
             return await self._commit(pipeline, drafts, waits=waits)
         finally:
             if pipeline.is_in_transaction:  # a fault between the trips: its locks must not stay
-                await pipeline.trip([("rollback", [])])
+                await self._trip(pipeline, [("rollback", [])])
 
     async def _commit(self, pipeline: PipelineConnection, drafts: Sequence[Draft], *, waits: bool) -> Result:
         facts = await self._lock_and_read(pipeline, drafts, waits=waits)
@@ -127,10 +132,10 @@ class PostgresJournal(Journal):
         statements = _writes(facts, decision)
         if statements:
             await self._crash_points.reach("before_commit")
-            await pipeline.trip([*statements, ("commit", [])])
+            await self._trip(pipeline, [*statements, ("commit", [])])
             await self._crash_points.reach("after_commit")
         else:
-            await pipeline.trip([("rollback", [])])
+            await self._trip(pipeline, [("rollback", [])])
         return Result(answers=decision.answers, appended=decision.appended)
 
     async def _lock_and_read(self, pipeline: PipelineConnection, drafts: Sequence[Draft], *, waits: bool) -> Facts:
@@ -139,7 +144,8 @@ class PostgresJournal(Journal):
         numbers = binary.int8_array([one.n for one in drafts])
         rooms = binary.int8_array([one.room_number for one in drafts])
         how = "wait" if waits else "lock"
-        _, locked_devices, locked_rooms, recorded, joined, owed = await pipeline.trip(
+        _, locked_devices, locked_rooms, recorded, joined, owed = await self._trip(
+            pipeline,
             [
                 ("begin", []),
                 (f"{how}_devices", [devices]),
@@ -147,7 +153,7 @@ class PostgresJournal(Journal):
                 ("look_up", [devices, numbers]),
                 ("joined", [rooms, users]),
                 ("owed", [rooms]),
-            ]
+            ],
         )
         heads = {RoomNumber(row[0]): _head(row) for row in locked_rooms}
         ids = {one.room_number: one.room for one in drafts}
@@ -167,7 +173,7 @@ class PostgresJournal(Journal):
         """Fill in `changed` of every device_set_stale: whom the sender must query anew, bounded by the member count."""
         stale = [drafts[index] for index in decision.stale]
         rooms = binary.int8_array(sorted({one.room_number for one in stale}))
-        (rows,) = await pipeline.trip([("changed", [rooms, binary.int8(min(one.new.epoch for one in stale))])])
+        (rows,) = await self._trip(pipeline, [("changed", [rooms, binary.int8(min(one.new.epoch for one in stale))])])
         for index in decision.stale:
             one = drafts[index]
             changed: dict[UserId, ListVersion | None] = {

@@ -61,6 +61,7 @@ class PoolStatistics:
     connects_total: int
     connect_failures_total: int
     discards_total: int
+    trips_total: int  # operations on connections that were given back
 
 
 @dataclass(eq=False)
@@ -71,6 +72,7 @@ class _Totals:
     connects: int = 0
     connect_failures: int = 0
     discards: int = 0
+    trips: int = 0
 
 
 @dataclass(eq=False)
@@ -150,6 +152,7 @@ class Pool:
             connects_total=totals.connects,
             connect_failures_total=totals.connect_failures,
             discards_total=totals.discards,
+            trips_total=totals.trips,
         )
 
     async def close(self) -> None:
@@ -255,6 +258,8 @@ class Pool:
     async def _give_back(self, pooled: _Pooled) -> None:
         now = trio.current_time()
         is_quiet = await self._quiet(pooled.connection)
+        self._totals.trips += pooled.connection.trips_count
+        pooled.connection.trips_count = 0
         if not is_quiet or self._is_closed or now >= pooled.expires_at:
             await self._discard(pooled)
             return

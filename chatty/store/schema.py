@@ -4,25 +4,67 @@ A migration is one file `migrations/NNNN_name.sql`, plain SQL, whose first line 
 code (its own schema version) that may still run once the file has been applied. Numbers are 1, 2, 3, …; the code's
 version is the highest number it ships. Migrations expand; what contracts comes one release later.
 
-`upgrade()` applies each missing file in a transaction of its own, together with its row in `schema_version`: a failure
-leaves nothing half done. One advisory lock makes two nodes that upgrade at once take turns. Alembic does the
-bookkeeping; importing it costs 1.5 s, so only `upgrade()` does, and the server reads `schema_version` by a SELECT.
+Two files may lie beside it under the same name. `back/` holds the way back to the version before, with its reasons to
+refuse: what older code would misread or lose. `backfill/` holds what is too much for one transaction: a statement that
+changes at most `%(count)s` rows which are not right yet, run until it finds none; so it can be cut off anywhere and goes
+on where it was. Its first line says `-- remaining: SELECT …`, how many rows are left. A code must work with a backfill
+that is half done.
+
+`upgrade()` and `downgrade()` wait 2 s for a table's lock, give way, and try again a few times: behind a migration that waits
+all others would wait. `upgrade()` applies each missing file in a transaction of its own, together with its row in
+`schema_version`: a failure leaves nothing half done. One advisory lock makes two nodes that upgrade at once take turns. Alembic
+does the bookkeeping; importing it costs 1.5 s, so only these two do, and the server reads `schema_version` by a SELECT.
 """
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from chatty.errors import SchemaTooNew, SchemaTooOld
 from chatty.store.connection import TrioConnection
-from chatty.store.migrations.files import Migration, SchemaVersion
+from chatty.store.migrations.files import Migration, Progress, SchemaVersion
 
 migrations_default = Path(__file__).parent / "migrations"
 _file_name = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
-_header = re.compile(r"-- compatible from: (\d+)")
+_header = re.compile(r"-- compatible from: (\d+)(?:\. (.*))?")
+_touched = re.compile(r"\b(?:ALTER TABLE|INDEX \w+ ON|^UPDATE|DELETE FROM) (\w+)", re.MULTILINE)
+_SIZES = """SELECT relname, greatest(reltuples, 0)::bigint, pg_total_relation_size(oid) FROM pg_class
+WHERE relname = ANY(%s) AND relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace ORDER BY relname"""
+_DONE = "SELECT version FROM schema_backfills WHERE finished_at IS NOT NULL"
 # index: schema_version_pkey
 _VERSION = """SELECT version, compatible_from FROM schema_version ORDER BY version DESC LIMIT 1"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TouchedTable:
+    """One that a migration locks for a moment or longer."""
+
+    table: str
+    rows_estimate: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A migration that is missing."""
+
+    file: str
+    about: str
+    compatible_from: int
+    has_way_back: bool
+    has_backfill: bool
+    tables: Sequence[TouchedTable]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WayBack:
+    """what_goes: the first line of the file that leads back; empty when there is none."""
+
+    file: str
+    what_goes: str
 
 
 def list_migrations(directory: Path = migrations_default) -> list[Migration]:
@@ -61,19 +103,78 @@ async def check(connection: TrioConnection, *, directory: Path = migrations_defa
     return found
 
 
-async def upgrade(address: str, *, directory: Path = migrations_default) -> SchemaVersion:
+async def upgrade(
+    address: str, *, directory: Path = migrations_default, on_progress: Progress = lambda *_: None
+) -> SchemaVersion:
     """Apply what is missing. Returns the version that the database then has; a newer one than ours is left alone.
 
-    Raises: MigrationFailed; StoreUnavailable.
+    on_progress: told of each batch of a backfill, in another thread: the file, rows done, rows left.
+    Raises: MigrationFailed; BackfillFailed; StoreUnavailable.
     Cancelled: the cancellation waits for the migration's end; its thread has no safe way to stop in the middle.
     """
-    return await trio.to_thread.run_sync(_upgrade, address, directory)
+
+    def work() -> SchemaVersion:
+        from chatty.store.migrations.runner import run  # imports Alembic: 1.5 s
+
+        return run(address, list_migrations(directory), on_progress)
+
+    return await trio.to_thread.run_sync(work)
 
 
-def _upgrade(address: str, directory: Path) -> SchemaVersion:
-    from chatty.store.migrations.runner import run  # imports Alembic: 1.5 s
+async def downgrade(address: str, *, directory: Path = migrations_default) -> SchemaVersion:
+    """One version back. Returns the version that the database then has.
 
-    return run(address, list_migrations(directory))
+    Raises: MigrationFailed (its own reason to refuse, or there is no way back); DatabaseInUse; SchemaTooNew (a newer code has
+    to do it); StoreUnavailable.
+    Cancelled: as upgrade().
+    """
+
+    def work() -> SchemaVersion:
+        from chatty.store.migrations.runner import run_back
+
+        return run_back(address, list_migrations(directory))
+
+    return await trio.to_thread.run_sync(work)
+
+
+async def preview(connection: TrioConnection, *, directory: Path = migrations_default) -> list[Step]:
+    """What upgrade() would do. Raises: StoreUnavailable."""
+    found = await read_version(connection)
+    return [await _step(connection, one) for one in list_migrations(directory)[found.version :]]
+
+
+async def _step(connection: TrioConnection, migration: Migration) -> Step:
+    names = sorted(set(_touched.findall(migration.sql)))
+    rows = await (await connection.execute(_SIZES, (names,))).fetchall()
+    return Step(
+        file=migration.path.name,
+        about=migration.about,
+        compatible_from=migration.compatible_from,
+        has_way_back=migration.back is not None,
+        has_backfill=migration.backfill is not None,
+        tables=[TouchedTable(table=name, rows_estimate=count, bytes=size) for name, count, size in rows],
+    )
+
+
+async def way_back(connection: TrioConnection, *, directory: Path = migrations_default) -> WayBack | None:
+    """What downgrade() would take back; None: there is nothing. Raises: SchemaTooNew; StoreUnavailable."""
+    found, ours = await read_version(connection), list_migrations(directory)
+    if found.version > len(ours):
+        raise SchemaTooNew(found=found.version, compatible_from=found.compatible_from, code_version=len(ours))
+    if found.version == 0:
+        return None
+    newest = ours[found.version - 1]
+    first = "" if newest.back is None else newest.back.read_text(encoding="utf-8").partition("\n")[0]
+    return WayBack(file=newest.path.name, what_goes=first.removeprefix("-- "))
+
+
+async def unfinished_backfills(connection: TrioConnection, *, directory: Path = migrations_default) -> list[str]:
+    """Files of those that were cut off, or wait for the next upgrade. Raises: StoreUnavailable."""
+    found = await read_version(connection)
+    wanted = {one.version: one.path.name for one in list_migrations(directory)[: found.version] if one.backfill}
+    known = await (await connection.execute("SELECT to_regclass('schema_backfills') IS NOT NULL")).fetchone()
+    done = await (await connection.execute(_DONE)).fetchall() if known == (True,) else []
+    return [name for version, name in wanted.items() if (version,) not in done]
 
 
 def _read_header(path: Path) -> Migration:
@@ -82,4 +183,12 @@ def _read_header(path: Path) -> Migration:
         headed = _header.match(file.readline())
     if named is None or headed is None:
         raise ValueError(f"{path.name}: a name NNNN_words.sql and a first line '-- compatible from: N' are expected")
-    return Migration(version=int(named[1]), compatible_from=int(headed[1]), path=path)
+    back, backfill = path.parent / "back" / path.name, path.parent / "backfill" / path.name
+    return Migration(
+        version=int(named[1]),
+        compatible_from=int(headed[1]),
+        about=headed[2] or "",
+        path=path,
+        back=back if back.is_file() else None,
+        backfill=backfill if backfill.is_file() else None,
+    )

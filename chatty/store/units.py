@@ -10,6 +10,7 @@ from chatty.store.blocks import PostgresBlocks
 from chatty.store.cleanup import PostgresLeftovers
 from chatty.store.connection import TrioConnection
 from chatty.store.console import PostgresConsole
+from chatty.store.crashes import PostgresCrashes
 from chatty.store.deletions import PostgresDeletions
 from chatty.store.devices import PostgresDevices
 from chatty.store.expiry import PostgresCleanup
@@ -31,6 +32,7 @@ from chatty.store.rooms import PostgresRooms
 from chatty.store.second_factors import PostgresSecondFactors
 from chatty.store.server import PostgresServer
 from chatty.store.sessions import PostgresSessions
+from chatty.store.sizes import PostgresSizes
 from chatty.store.statistics import PostgresStatistics
 from chatty.store.streams import PostgresStreams
 from chatty.store.tokens import PostgresFamilies
@@ -46,6 +48,8 @@ class PostgresUnit(Unit):
         self._blocks = PostgresBlocks(connection)
         self._cleanup = PostgresCleanup(connection)
         self._console = PostgresConsole(connection)
+        self._crashes = PostgresCrashes(connection)
+        self._sizes = PostgresSizes(connection)
         self._exports = PostgresExports(connection)
         self._deletions = PostgresDeletions(connection)
         self._registrations = PostgresRegistrations(connection)
@@ -90,6 +94,14 @@ class PostgresUnit(Unit):
     @property
     def console(self) -> PostgresConsole:
         return self._console
+
+    @property
+    def crashes(self) -> PostgresCrashes:
+        return self._crashes
+
+    @property
+    def sizes(self) -> PostgresSizes:
+        return self._sizes
 
     @property
     def exports(self) -> PostgresExports:

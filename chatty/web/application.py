@@ -15,6 +15,7 @@ import structlog
 from quart import Request, Response, g, request
 from quart_trio import QuartTrio
 
+from chatty.errors import ChattyError, InternalError
 from chatty.ids import RequestId
 from chatty.services.audit import Origin, set_family, set_origin
 from chatty.services.caller import Caller
@@ -62,6 +63,7 @@ def make_quart(
     authenticator: Authenticator,
     make_nonce: Callable[[], str],
     metrics: Metrics,
+    note_crash: Callable[[Exception], None] = lambda _: None,
     body_bytes_max: int,
     body_timeout_s: float = 30.0,
     policy: Policy | None = None,
@@ -71,6 +73,7 @@ def make_quart(
     """An application that answers these routes and nothing else; lifespan and WebSocket are added by the caller.
 
     make_nonce: for the DPoP proofs of the next requests; it goes out with every answer.
+    note_crash: told of what nobody foresaw.
     policy: without one, no network is set apart. limits: none by default. proxies: whose headers are believed (addresses.py).
     Raises: TypeError for two routes of one operation.
     """
@@ -84,7 +87,11 @@ def make_quart(
     app.after_request(_finisher(metrics, make_nonce))
 
     async def refuse(error: Exception) -> Response:
-        return _problem(error, body_bytes_max=body_bytes_max)
+        domain_error = as_domain_error(error, body_bytes_max=body_bytes_max)
+        metrics.errors.labels(code=domain_error.code, way="http").inc()
+        if isinstance(domain_error, InternalError):
+            note_crash(error)
+        return _problem(error, domain_error)
 
     app.register_error_handler(Exception, refuse)
     return app
@@ -181,8 +188,7 @@ def _template(request_: Request) -> str:
     return re.sub(r"<(\w+)>", r"{\1}", rule.rule) if rule is not None else _UNKNOWN_PATH
 
 
-def _problem(error: Exception, *, body_bytes_max: int) -> Response:
-    domain_error = as_domain_error(error, body_bytes_max=body_bytes_max)
+def _problem(error: Exception, domain_error: ChattyError) -> Response:
     response = Response(
         problem_body(domain_error, g.request_id),
         status=domain_error.http_status,

@@ -251,6 +251,7 @@ async def test_a_device_without_one_time_keys_is_told_why_it_cannot_read(open_on
         update = await until(bob, Undecryptable)
         assert isinstance(update, Undecryptable)
         assert (update.reason, update.detail) == (Reason.WITHHELD, "m.no_olm")
+        assert bob._engine.undecryptables.counts == {"withheld": 1}  # told in a while
 
 
 async def test_after_logging_out_nothing_is_sent(open_one: Open) -> None:

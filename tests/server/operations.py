@@ -398,6 +398,7 @@ BODIES: Mapping[str, list[Example]] = {
     "post_v1_passkeys": [lambda by, things: {"nonce": "n", "client_data": "e30=", "attestation": "oA=="}],
     "put_v1_passkeys_passkey": [lambda by, things: {"name": "key"}],
     "put_v1_account_preferences": [lambda by, things: {"shows_presence": True, "shows_receipts": False}],
+    "post_v1_undecryptables": [lambda by, things: {"counts": [{"reason": "no_key_yet", "count": 2}]}],
     "put_v1_devices_device_name": [lambda by, things: {"name": "phone"}],
     "post_v1_keys_upload": [_key_upload],
     "post_v1_keys_query": [lambda by, things: {"device_keys": {things.user: [things.device]}}],

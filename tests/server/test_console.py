@@ -115,6 +115,7 @@ async def test_health_exits_with_1_when_not_ready_and_says_what_to_do(tmp_path: 
     assert result.exit_code == 1
     assert "not ready" in result.stdout
     assert "gone since 12:00" in result.stdout
+    assert "chatty-admin doctor" in result.stdout  # the advice
     assert result.stderr.splitlines() == ["error not_ready: database", "next: chatty-admin actors tree"]
 
 

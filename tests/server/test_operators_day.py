@@ -49,6 +49,10 @@ class Day:
         assert result.exit_code == 0, (words, result.stderr)
         return str(result.stdout)
 
+    async def failing(self, words: str, code: str) -> None:
+        result = await self._say(words)
+        assert (result.exit_code, result.stderr.split(":")[0]) == (1, f"error {code}"), (words, result.stderr)
+
     async def _say(self, words: str) -> Any:
         self.used.add(words.split()[0])
         url = as_url(self.chat.database)
@@ -138,6 +142,11 @@ async def look_at_everything(day: Day, people: list[WireDevice], room: WireRoom,
         "jobs history statistics",
         "jobs statistics",
         "cleanup --dry-run",
+        "actors memory",
+        "log errors",
+        "db status",
+        "db size",
+        "db slow",
         "config show",
         "audit list --count-max 20",
         "audit verify",
@@ -148,6 +157,7 @@ async def look_at_everything(day: Day, people: list[WireDevice], room: WireRoom,
     await day.act(f"audit export {folder / 'audit.jsonl'}")
     await day.text("audit export-head")
     await day.text("config check")
+    await day.failing("doctor", "not_well")  # this PostgreSQL syncs nothing to the disk
     await day.text("completion bash")
 
 

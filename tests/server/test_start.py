@@ -3,15 +3,18 @@
 from functools import partial
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 import trio
 from psycopg import conninfo, sql
 from structlog.testing import capture_logs
 
-from chatty.cli import run_server
+from chatty.cli import Signals, run_server
 from chatty.store.embedded import EmbeddedServer
 from tests.server.app_fixtures import chat_settings, open_chat
+from tests.server.wire_client import ciphertext, open_live_socket
+from tests.server.wire_people import sign_up
 
 
 def set_verbosity(postgres: EmbeddedServer, database: str, verbosity: str) -> None:
@@ -48,3 +51,21 @@ async def test_the_first_start_prints_an_invitation_for_the_owner_and_no_other_d
                 nursery.cancel_scope.cancel()
         assert capsys.readouterr().out.count("chatty_i.") == printed_count
         assert "chatty_i." not in str(logs)
+
+
+async def test_a_stopping_server_is_not_ready_before_it_sends_anybody_away(database: str, tmp_path: Path) -> None:
+    signals, settings = Signals(), chat_settings(tmp_path, drain_notice_s=60)
+    async with trio.open_nursery() as nursery:
+        origin = await nursery.start(partial(run_server, settings, address=database, signals=signals))
+        async with httpx.AsyncClient(base_url=origin, timeout=20) as http:
+            ann = await sign_up(http, "ann")
+            room = await ann.create_room()
+            assert (await http.get("/readyz")).status_code == 200
+            signals.stop.set()
+            with trio.fail_after(20):
+                while (ready := await http.get("/readyz")).status_code == 200:  # noqa: ASYNC110  # as a balancer does
+                    await trio.sleep(0.01)
+            assert {"name": "serving", "is_ready": False, "reason": "draining"} in ready.json()["checks"]
+            async with open_live_socket(ann) as socket:  # whoever comes all the same is served
+                await socket.send(room.id, ciphertext(), epoch=room.epoch)
+        nursery.cancel_scope.cancel()

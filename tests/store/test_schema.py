@@ -3,13 +3,31 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psycopg
 import pytest
 import trio
 
-from chatty.errors import MigrationFailed, SchemaTooNew, SchemaTooOld, StoreUnavailable
+from chatty.errors import (
+    BackfillFailed,
+    DatabaseInUse,
+    MigrationFailed,
+    SchemaTooNew,
+    SchemaTooOld,
+    StoreUnavailable,
+)
 from chatty.store.connection import TrioConnection, open_connection
+from chatty.store.migrations.backfills import rows_a_batch
 from chatty.store.migrations.files import SchemaVersion
-from chatty.store.schema import check, code_version, list_migrations, read_version, upgrade
+from chatty.store.schema import (
+    check,
+    code_version,
+    downgrade,
+    list_migrations,
+    preview,
+    read_version,
+    unfinished_backfills,
+    upgrade,
+)
 
 
 def write(directory: Path, number: int, sql: str, *, compatible_from: int = 1) -> None:
@@ -24,7 +42,7 @@ async def connection(empty_database: str) -> AsyncIterator[TrioConnection]:
 
 async def tables(connection: TrioConnection) -> set[str]:
     found = await connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-    return {row[0] for row in await found.fetchall()} - {"schema_version", "alembic_version"}
+    return {row[0] for row in await found.fetchall()} - {"schema_version", "schema_backfills", "alembic_version"}
 
 
 async def test_the_shipped_migrations_apply_and_this_code_runs_on_them(database: str) -> None:
@@ -111,3 +129,149 @@ def test_badly_named_or_numbered_files_are_refused(tmp_path: Path, name: str, co
 async def test_no_server_is_a_typed_error(open_directory: Path) -> None:
     with pytest.raises(StoreUnavailable):
         await upgrade(f"host={open_directory} user=nobody dbname=none")
+
+
+# The way back --------------------------------------------------------------------------------------------------------
+
+_SHAPE = """SELECT 'column', c.relname, a.attname, format_type(a.atttypid, a.atttypmod) || ' ' || a.attnotnull
+|| ' ' || coalesce(pg_get_expr(d.adbin, d.adrelid), '') || ' ' || a.attstorage::text || ' ' || coalesce(a.attstattarget, -1)
+FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p')
+AND c.relnamespace::regnamespace::text IN ('public', 'passing')
+UNION ALL SELECT 'index', tablename, indexname, indexdef FROM pg_indexes WHERE schemaname IN ('public', 'passing')
+UNION ALL SELECT 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid <> 0
+AND connamespace::regnamespace::text IN ('public', 'passing')"""
+
+
+async def shape(connection: TrioConnection) -> set[tuple[str, ...]]:
+    """Columns, indexes and constraints; the order of columns is nobody's business."""
+    found = await (await connection.execute(_SHAPE)).fetchall()
+    return {row for row in found if row[1] not in {"schema_version", "schema_backfills", "alembic_version"}}
+
+
+async def test_each_migration_has_a_way_back_to_the_schema_before_it(
+    empty_database: str, connection: TrioConnection, tmp_path: Path
+) -> None:
+    shapes: list[set[tuple[str, ...]]] = []
+    (tmp_path / "back").mkdir()
+    await upgrade(empty_database, directory=tmp_path)
+    for migration in list_migrations():
+        assert migration.back is not None, migration.path.name
+        assert migration.back.read_text().startswith("-- "), migration.path.name
+        shapes.append(await shape(connection))
+        for path in (migration.path, migration.back):
+            (tmp_path / path.relative_to(migration.path.parent)).write_text(path.read_text())
+        await upgrade(empty_database, directory=tmp_path)
+    newest = await shape(connection)
+    await connection.close()
+    for version, before in reversed(list(enumerate(shapes))):
+        assert (await downgrade(empty_database)).version == version
+        async with open_connection(empty_database) as looking:
+            assert await shape(looking) == before, f"back to {version}"
+    await upgrade(empty_database)
+    async with open_connection(empty_database) as looking:
+        assert await shape(looking) == newest
+
+
+async def test_the_way_back_refuses_what_older_code_would_misread(database: str) -> None:
+    async with open_connection(database) as connection:
+        await connection.execute("INSERT INTO room_links VALUES (1, 'link', 1, 0, 1, 0, false)")
+    newest = code_version()
+    while (await downgrade(database)).version > 13:
+        pass
+    with pytest.raises(MigrationFailed, match=r"0013_room_administration\.sql: rooms have invitation links"):
+        await downgrade(database)
+    async with open_connection(database) as connection:
+        assert (await read_version(connection)).version == 13
+        assert await (await connection.execute("SELECT count(*) FROM room_links")).fetchone() == (1,)
+    assert (await upgrade(database)).version == newest
+
+
+async def test_nothing_goes_back_under_a_running_server(database: str, tmp_path: Path) -> None:
+    async with open_connection(database) as connection:
+        with pytest.raises(DatabaseInUse, match="stop them first"):
+            await downgrade(database)
+        assert (await read_version(connection)).version == code_version()
+    write(tmp_path, 1, "")
+    with pytest.raises(SchemaTooNew):
+        await downgrade(database, directory=tmp_path)
+
+
+async def test_a_migration_without_a_way_back_stays(empty_database: str, tmp_path: Path) -> None:
+    write(tmp_path, 1, "CREATE TABLE a (x int);")
+    await upgrade(empty_database, directory=tmp_path)
+    with pytest.raises(MigrationFailed, match="no way back"):
+        await downgrade(empty_database, directory=tmp_path)
+
+
+# Backfills -----------------------------------------------------------------------------------------------------------
+
+
+def write_backfill(directory: Path, number: int, sql: str, *, remaining: str) -> None:
+    (directory / "backfill").mkdir(exist_ok=True)
+    (directory / "backfill" / f"{number:04}_step.sql").write_text(f"-- remaining: {remaining}\n{sql}")
+
+
+_DOUBLE = """UPDATE a SET y = 2 * x, times = times + 1
+WHERE x IN (SELECT x FROM a WHERE y IS NULL ORDER BY x LIMIT %(count)s)"""
+
+
+async def test_a_backfill_that_is_cut_off_goes_on_where_it_was(
+    empty_database: str, connection: TrioConnection, tmp_path: Path
+) -> None:
+    rows_count = 2 * rows_a_batch + 500
+    write(tmp_path, 1, f"CREATE TABLE a (x int PRIMARY KEY); INSERT INTO a SELECT generate_series(1, {rows_count});")
+    write(tmp_path, 2, "ALTER TABLE a ADD y int, ADD times int NOT NULL DEFAULT 0;")
+    write_backfill(tmp_path, 2, _DOUBLE, remaining="SELECT count(*) FROM a WHERE y IS NULL")
+    seen: list[tuple[str, int, int]] = []
+
+    def cut_off(name: str, done: int, left: int) -> None:
+        seen.append((name, done, left))
+        with psycopg.connect(empty_database) as killer:
+            killer.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'chatty upgrade'"
+            )
+
+    with pytest.raises(StoreUnavailable):
+        await upgrade(empty_database, directory=tmp_path, on_progress=cut_off)
+    assert seen == [("0002_step.sql", rows_a_batch, rows_count - rows_a_batch)]
+    assert (await read_version(connection)).version == 2
+    assert await unfinished_backfills(connection, directory=tmp_path) == ["0002_step.sql"]
+    for _ in range(2):  # the second time there is nothing left to do
+        await upgrade(empty_database, directory=tmp_path, on_progress=lambda *one: seen.append(one))
+    assert [one[1:] for one in seen[1:]] == [(2 * rows_a_batch, 500), (rows_count, 0)]
+    assert await unfinished_backfills(connection, directory=tmp_path) == []
+    found = await connection.execute("SELECT count(*), min(times), max(times) FROM a WHERE y = 2 * x")
+    assert await found.fetchone() == (rows_count, 1, 1)
+
+
+async def test_a_backfill_that_fails_keeps_what_it_did_and_no_later_migration_runs(
+    empty_database: str, connection: TrioConnection, tmp_path: Path
+) -> None:
+    write(tmp_path, 1, "CREATE TABLE a (x int, y int, times int DEFAULT 0); INSERT INTO a VALUES (1), (2147483647);")
+    write_backfill(tmp_path, 1, _DOUBLE.replace("%(count)s", "least(1, %(count)s)"), remaining="SELECT 2")
+    write(tmp_path, 2, "CREATE TABLE b (x int);")
+    with pytest.raises(BackfillFailed, match=r"0001_step\.sql: integer out of range"):
+        await upgrade(empty_database, directory=tmp_path)
+    assert (await read_version(connection)).version == 1
+    assert await (await connection.execute("SELECT y FROM a WHERE x = 1")).fetchone() == (2,)
+    await connection.execute("UPDATE a SET x = 2 WHERE x > 1")
+    assert (await upgrade(empty_database, directory=tmp_path)).version == 2
+
+
+async def test_a_preview_names_what_is_missing_and_how_large_the_tables_are(
+    empty_database: str, connection: TrioConnection, tmp_path: Path
+) -> None:
+    write(tmp_path, 1, "CREATE TABLE a (x int); INSERT INTO a SELECT generate_series(1, 500);")
+    await upgrade(empty_database, directory=tmp_path)
+    await connection.execute("ANALYZE a")
+    (tmp_path / "0002_wide.sql").write_text("-- compatible from: 1. Wider rows.\nALTER TABLE a ADD y int;")
+    [step] = await preview(connection, directory=tmp_path)
+    assert (step.file, step.about, step.has_way_back, step.has_backfill) == (
+        "0002_wide.sql",
+        "Wider rows.",
+        False,
+        False,
+    )
+    [table] = step.tables
+    assert (table.table, table.rows_estimate, table.bytes > 8_000) == ("a", 500, True)

@@ -177,6 +177,39 @@ def test_metrics_of_two_applications_do_not_mix() -> None:
 
 def test_every_metric_is_named_after_the_conventions() -> None:
     for name, kind, text in Metrics().describe():
-        assert name.startswith("chatty_")
+        assert name.startswith(("chatty_", "process_"))  # the latter: as every exporter calls them
         assert name.endswith("_total") == (kind == "counter")
         assert text.endswith(".")
+
+
+def test_a_power_histogram_counts_what_is_not_above_each_bound() -> None:
+    metrics = Metrics()
+    for size in (1, 2, 3, 4, 5, 256, 257, 100_000):
+        metrics.journal_batch_size.observe(size)
+    buckets = {
+        sample.labels["le"]: sample.value
+        for family in metrics.journal_batch_size.collect()
+        for sample in family.samples
+        if sample.name.endswith("_bucket")
+    }
+    assert buckets["1.0"] == 1
+    assert (buckets["2.0"], buckets["4.0"], buckets["8.0"]) == (2, 4, 5)
+    assert (buckets["128.0"], buckets["256.0"], buckets["+Inf"]) == (5, 6, 8)
+
+
+def test_a_power_histogram_of_durations_is_in_seconds() -> None:
+    metrics = Metrics()
+    for duration_s in (0.0, 0.000_128, 0.000_129, 3_600.0):
+        metrics.delivery_duration_seconds.observe(duration_s)
+    text = metrics.render().decode()
+    assert 'chatty_delivery_duration_seconds_bucket{le="0.000128"} 2.0' in text
+    assert 'chatty_delivery_duration_seconds_bucket{le="0.000256"} 3.0' in text
+    assert "chatty_delivery_duration_seconds_count 4.0" in text
+    assert "chatty_delivery_duration_seconds_sum 3600.000257" in text
+
+
+def test_states_are_looked_at_when_somebody_asks() -> None:
+    metrics, count = Metrics(), iter((3, 7))
+    metrics.look_before_render(lambda: metrics.sessions.set(next(count)))
+    assert b"chatty_sessions 3.0" in metrics.render()
+    assert b"chatty_sessions 7.0" in metrics.render()

@@ -17,7 +17,7 @@ from chatty.actors.runtime.errors import (
 from chatty.actors.runtime.mailbox import Mailbox
 from chatty.actors.runtime.refs import ActorRef
 from chatty.actors.runtime.registry import Registry
-from chatty.actors.runtime.specs import ActorSpec, Intensity, Restart, Snapshot, State
+from chatty.actors.runtime.specs import ActorSpec, Intensity, Load, Observer, Restart, Sample, Snapshot, State
 from chatty.actors.runtime.supervisor import Supervisor, open_supervisor
 
 __all__ = [
@@ -30,10 +30,13 @@ __all__ = [
     "AskOutOfOrder",
     "AskTimeout",
     "Intensity",
+    "Load",
     "Mailbox",
     "MailboxFull",
+    "Observer",
     "Registry",
     "Restart",
+    "Sample",
     "Snapshot",
     "StartFailed",
     "State",

@@ -14,7 +14,7 @@ and SystemExit alone, also inside a group.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import PurePath
 from traceback import extract_tb, format_tb
@@ -51,6 +51,12 @@ class Owner(Protocol):
 
     def delay_before_restart(self, child: Restartable, error: Exception | None) -> float | None:
         """Seconds to wait; None to give the child up. Fails the owner itself, and gives inf, beyond its intensity."""
+
+    def note_crash(self, error: Exception) -> None:
+        """An actor crashed or could not start."""
+
+    def note_restart(self) -> None:
+        """It is run again."""
 
     def note_woken(self, actor: Actor[Any]) -> None:
         """A life begins."""
@@ -109,6 +115,7 @@ class Actor(Generic[M]):
         self._last_error: str | None = None
         self._stopped = trio.Event()
         self._is_restart_asked = False
+        self._task: trio.lowlevel.Task | None = None
         self._prepare()
 
     def _prepare(self) -> None:
@@ -162,9 +169,11 @@ class Actor(Generic[M]):
         if self._owner.checks_asks:
             order.note_running(self.name, self.path)
         next_state = State.SUSPENDED
+        self._task = trio.lowlevel.current_task()
         try:
             next_state = await self._run_until_over()
         finally:
+            self._task = None
             self._end_life(next_state)
 
     async def _run_until_over(self) -> State:
@@ -236,6 +245,7 @@ class Actor(Generic[M]):
             return None
         self.queue.put_back()
         self._restart_count += 1
+        self._owner.note_restart()
         self.state = State.BACKING_OFF
         return 0.0
 
@@ -255,6 +265,7 @@ class Actor(Generic[M]):
         delay_s = self._owner.delay_before_restart(self, error)
         if delay_s is not None:
             self._restart_count += 1
+            self._owner.note_restart()
             self.state = State.BACKING_OFF
         return delay_s
 
@@ -266,6 +277,7 @@ class Actor(Generic[M]):
         self._last_error = place_of(error)
         frames = "".join(format_tb(error.__traceback__))
         _log.error("actor.crashed", extra={"actor": self.name, "error": self._last_error, "frames": frames})
+        self._owner.note_crash(error)
         number = self.queue.next_number()
         culprit = self.queue.take_culprit()
         if culprit is not None:
@@ -283,6 +295,7 @@ class Actor(Generic[M]):
             return State.STOPPED
         extra = {"actor": self.name, "error": self._last_error, "frames": "".join(format_tb(error.__traceback__))}
         _log.error("actor.start_failed", extra=extra)
+        self._owner.note_crash(error)
         self._start.fail(error)
         self._drop(StartFailed(self.name, self._last_error))
         return State.PASSIVE
@@ -367,6 +380,10 @@ class Actor(Generic[M]):
     async def wait_stopped(self) -> None:
         await self._stopped.wait()
 
+    def roots(self) -> list[object]:
+        """What it holds hangs on these: its queue, and the coroutines of its task and of those that it has started."""
+        return [self.queue, *(task.coro for task in _tasks_from(self._task))]
+
     def snapshot(self) -> Snapshot:
         return Snapshot(
             name=self.name,
@@ -379,6 +396,14 @@ class Actor(Generic[M]):
             quarantined_count=self.queue.quarantined_count,
             last_error=self._last_error,
         )
+
+
+def _tasks_from(task: trio.lowlevel.Task | None) -> Iterator[trio.lowlevel.Task]:
+    if task is not None:
+        yield task
+        for nursery in task.child_nurseries:
+            for child in nursery.child_tasks:
+                yield from _tasks_from(child)
 
 
 def sole(group: ExceptionGroup[Exception]) -> Exception:

@@ -21,7 +21,7 @@ from chatty.actors.runtime.actor import Actor, Restartable, Start, place_of
 from chatty.actors.runtime.errors import ActorStopped, StartFailed, SupervisorFailed
 from chatty.actors.runtime.order import Path
 from chatty.actors.runtime.restarts import Backoff, Window
-from chatty.actors.runtime.specs import Intensity, Snapshot, State
+from chatty.actors.runtime.specs import Intensity, Load, Observer, Sample, Snapshot, State
 
 _log: Final = logging.getLogger("chatty.actors")
 
@@ -32,10 +32,12 @@ class Tree:
 
     context: of whoever opened it. Every actor runs in a copy of this one, not in that of the request that happened
     to start it, whose log fields it would carry for the rest of its life.
+    observer: told of crashes and restarts.
     """
 
     context: Context
     checks_asks: bool
+    observer: Observer
 
 
 class Parent(Protocol):
@@ -125,10 +127,17 @@ class Branch(ABC):
         if delay_s is None:
             return False
         self._restart_count += 1
+        self.note_restart()
         self.state = State.BACKING_OFF
         with trio.move_on_after(delay_s):
             await self._stop_asked.wait()
         return not self._stop_asked.is_set()
+
+    def note_crash(self, error: Exception) -> None:
+        self._tree.observer.note_crash(self.name, error)
+
+    def note_restart(self) -> None:
+        self._tree.observer.note_restart(self.name)
 
     def next_backoff_s(self) -> float:
         return self._backoff.next_s(lived_s=trio.current_time() - self._began_at_s)
@@ -171,8 +180,28 @@ class Branch(ABC):
     def close(self) -> None:
         """Stop for good what is left, without waiting; no child's task is running any more."""
 
-    @abstractmethod
-    def _children(self) -> list[Snapshot]: ...
+    def sample(self, *, count_max: int) -> Sample:
+        """Actors spread evenly over the branch."""
+        actors = self._actors()
+        step = max(len(actors) // count_max, 1)
+        roots = [actor.roots() for actor in actors[::step][:count_max]]
+        return Sample(branch=self.name, actors_count=len(actors), roots=roots)
+
+    def _actors(self) -> Sequence[Actor[Any]]:
+        return [child for child in self.below() if isinstance(child, Actor)]
+
+    def _children(self) -> list[Snapshot]:
+        return [child.snapshot() for child in self.below()]
+
+    def load(self) -> Load:
+        """A plain read, as snapshot()."""
+        actors = self._actors()
+        return Load(
+            branch=self.name,
+            actors_count=len(actors),
+            mailbox_count=sum(actor.queue.waiting_count for actor in actors),
+            oldest_age_s=max((actor.queue.oldest_age_s() for actor in actors), default=0.0),
+        )
 
     @abstractmethod
     def below(self) -> Sequence[Actor[Any] | Branch]:

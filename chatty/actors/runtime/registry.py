@@ -24,7 +24,7 @@ from chatty.actors.runtime.errors import StartFailed
 from chatty.actors.runtime.order import Path
 from chatty.actors.runtime.refs import ActorRef
 from chatty.actors.runtime.restarts import Window
-from chatty.actors.runtime.specs import ActorSpec, Intensity, Snapshot, State
+from chatty.actors.runtime.specs import ActorSpec, Intensity, State
 
 M = TypeVar("M")
 K = TypeVar("K", bound=Hashable)
@@ -135,9 +135,6 @@ class Registry(Branch, Generic[K, M]):
     def below(self) -> Sequence[Actor[M]]:
         return [*self._live_by_key.values()]
 
-    def _children(self) -> list[Snapshot]:
-        return [actor.snapshot() for actor in self._live_by_key.values()]
-
 
 class _Place(Generic[K, M]):
     """One key's place in a registry, and the owner of its actor: counts that key's restarts."""
@@ -163,6 +160,12 @@ class _Place(Generic[K, M]):
             self._registry.note_given_up(self._key, error)
             return None
         return child.next_backoff_s()
+
+    def note_crash(self, error: Exception) -> None:
+        self._registry.note_crash(error)
+
+    def note_restart(self) -> None:
+        self._registry.note_restart()
 
     def note_woken(self, actor: Actor[Any]) -> None:
         self._registry.note_woken(self._key, actor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from chatty.actors.runtime.mailbox import Mailbox
@@ -97,3 +97,45 @@ class Snapshot:
     quarantined_count: int = 0
     last_error: str | None = None
     children: Sequence[Snapshot] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """One branch at one instant, added up: cheap enough to be asked of ten thousand actors every few seconds.
+
+    mailbox_count: messages that wait. oldest_age_s: of the oldest that waits or is in hand, 0.0 when there is none.
+    """
+
+    branch: str
+    actors_count: int
+    mailbox_count: int
+    oldest_age_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Some actors of a branch, to be weighed. roots: for each, the objects on which hangs what it holds."""
+
+    branch: str
+    actors_count: int
+    roots: Sequence[Sequence[object]]
+
+
+class Observer(Protocol):
+    """Who opened a tree is told here what goes wrong in it. Neither may wait or raise."""
+
+    def note_crash(self, branch: str, error: Exception) -> None:
+        """An actor of this branch crashed or could not start."""
+
+    def note_restart(self, branch: str) -> None:
+        """An actor of this branch, or the branch itself, is started again."""
+
+
+class Unobserved(Observer):
+    """Nobody looks."""
+
+    def note_crash(self, branch: str, error: Exception) -> None:
+        return
+
+    def note_restart(self, branch: str) -> None:
+        return

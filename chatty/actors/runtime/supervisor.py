@@ -18,7 +18,16 @@ from chatty.actors.runtime.errors import ActorStopped
 from chatty.actors.runtime.order import Path
 from chatty.actors.runtime.refs import ActorRef
 from chatty.actors.runtime.registry import Registry
-from chatty.actors.runtime.specs import ActorSpec, Intensity, Restart, Snapshot, State
+from chatty.actors.runtime.specs import (
+    ActorSpec,
+    Intensity,
+    Load,
+    Observer,
+    Restart,
+    Sample,
+    State,
+    Unobserved,
+)
 
 M = TypeVar("M")
 K = TypeVar("K", bound=Hashable)
@@ -130,8 +139,13 @@ class Supervisor(Branch):
     def below(self) -> Sequence[Actor[Any] | Branch]:
         return [*self._nodes]
 
-    def _children(self) -> list[Snapshot]:
-        return [child.snapshot() for child in self._nodes]
+    def loads(self) -> list[Load]:
+        """Of the branches below this one."""
+        return [node.load() for node in self._nodes if isinstance(node, Branch)]
+
+    def samples(self, *, count_max: int) -> list[Sample]:
+        """Of the branches below this one."""
+        return [node.sample(count_max=count_max) for node in self._nodes if isinstance(node, Branch)]
 
 
 class _Nobody:
@@ -148,16 +162,21 @@ class _Nobody:
 
 @asynccontextmanager
 async def open_supervisor(
-    name: str, *, intensity: Intensity = Intensity(), check_asks: bool = False
+    name: str,
+    *,
+    intensity: Intensity = Intensity(),
+    check_asks: bool = False,
+    observer: Observer = Unobserved(),
 ) -> AsyncIterator[Supervisor]:
     """The root of a tree, open for the block; at its end the children drain, the last one first.
 
     check_asks: raise AskOutOfOrder in an actor that asks one which is not in an earlier branch. For tests.
+    observer: told of crashes and restarts.
     Raises: SupervisorFailed when the root's intensity is exceeded (the block is cancelled); else what the block
     raises, after the drain and not wrapped in a group.
     Cancelled: the actors are cancelled too, nothing is drained, who still asks gets ActorStopped.
     """
-    tree = Tree(context=copy_context(), checks_asks=check_asks)
+    tree = Tree(context=copy_context(), checks_asks=check_asks, observer=observer)
     root = Supervisor(name, tree=tree, path=(), intensity=intensity, parent=_Nobody())
     block_error: Exception | None = None
     try:
