@@ -22,6 +22,7 @@ FEATURES = frozenset(
     {
         "accounts",
         "audit",
+        "backups",
         "blocks",
         "checkpoints",
         "deletions",
@@ -30,6 +31,7 @@ FEATURES = frozenset(
         "dpop",
         "expiry",
         "exports",
+        "generations",
         "health",
         "invites",
         "jobs",

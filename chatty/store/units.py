@@ -12,6 +12,7 @@ from chatty.store.deletions import PostgresDeletions
 from chatty.store.devices import PostgresDevices
 from chatty.store.expiry import PostgresCleanup
 from chatty.store.exports import PostgresExports
+from chatty.store.generations import PostgresGenerations
 from chatty.store.keys import PostgresKeys
 from chatty.store.mailbox import PostgresMailbox
 from chatty.store.owed_devices import PostgresOwedRooms
@@ -40,6 +41,7 @@ class PostgresUnit(Unit):
         self._blocks = PostgresBlocks(connection)
         self._cleanup = PostgresCleanup(connection)
         self._exports = PostgresExports(connection)
+        self._generations = PostgresGenerations(connection)
         self._deletions = PostgresDeletions(connection)
         self._registrations = PostgresRegistrations(connection)
         self._users = PostgresUsers(connection)
@@ -78,6 +80,10 @@ class PostgresUnit(Unit):
     @property
     def exports(self) -> PostgresExports:
         return self._exports
+
+    @property
+    def generations(self) -> PostgresGenerations:
+        return self._generations
 
     @property
     def deletions(self) -> PostgresDeletions:
