@@ -148,6 +148,9 @@ class Metrics:
         self.pool_connections = Gauge(
             "chatty_pool_connections", "Database connections, by state.", ["state"], registry=registry
         )
+        self.backup_age_seconds = Gauge(
+            "chatty_backup_age_seconds", "Age of the newest proven backup, seconds.", registry=registry
+        )
         self.outbox_overflows = Counter(
             "chatty_outbox_overflows_total", "Slow readers told to resync.", registry=registry
         )

@@ -14,6 +14,7 @@ from chatty import __version__
 from chatty.admin import render
 from chatty.admin.actors import actors
 from chatty.admin.audit import audit
+from chatty.admin.backups import backup
 from chatty.admin.db import db
 from chatty.admin.health import health
 from chatty.admin.keys import keys
@@ -30,6 +31,10 @@ interrupted_exit_code = 130
 _NEXT = {
     "audit_broken": "chatty-admin audit list",
     "audit_file_unusable": "chatty-admin audit export-head",
+    "backup_damaged": "chatty-admin backup list",
+    "backup_failed": "chatty-admin backup create",
+    "backup_key_wrong": "chatty-admin backup list",
+    "backup_unproven": "chatty-admin backup create",
     "bad_configuration": "chatty-admin --help",
     "last_owner": "chatty-admin users list",
     "not_confirmed": "chatty-admin users --help",
@@ -39,6 +44,8 @@ _NEXT = {
     "data_directory_in_use": "chatty-admin status",
     "database_start_failed": "chatty-admin --help",
     "migration_failed": "chatty-admin db upgrade",
+    "restore_refused": "chatty-admin backup restore --help",
+    "restore_unfinished": "chatty-admin backup restore --help",
     "schema_too_new": "chatty-admin --version",
     "schema_too_old": "chatty-admin db upgrade",
     "server_unreachable": "chatty up",
@@ -85,5 +92,5 @@ def main(context: click.Context, data_dir: Path | None) -> None:
     context.obj = Place(data_dir)
 
 
-for _command in (status, health, actors, audit, db, keys, limits, privacy, users):
+for _command in (status, health, actors, audit, backup, db, keys, limits, privacy, users):
     main.add_command(_command)

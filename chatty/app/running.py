@@ -20,7 +20,7 @@ from chatty.actors.runtime import (
     open_supervisor,
 )
 from chatty.actors.sessions import Socket
-from chatty.app.checks import Draining, check_audit, check_database
+from chatty.app.checks import Draining, check_audit, check_backups, check_database
 from chatty.app.console import key_commands, limit_commands, start_console, user_commands
 from chatty.app.database import Store, make_data_dir, open_store
 from chatty.app.process import Hooks, generous
@@ -77,14 +77,14 @@ async def open_app(settings: Settings, *, address: str, hooks: Hooks | None = No
     async with (
         open_store(settings, address, metrics, hooks) as store,
         open_supervisor("chatty", intensity=generous) as root,
-        _open_tree(settings, store, metrics, hooks, root) as app,
+        _open_tree(settings, store, metrics, hooks, root, address=address) as app,
     ):
         yield app
 
 
 @asynccontextmanager
 async def _open_tree(
-    settings: Settings, store: Store, metrics: Metrics, hooks: Hooks, root: Supervisor
+    settings: Settings, store: Store, metrics: Metrics, hooks: Hooks, root: Supervisor, *, address: str
 ) -> AsyncIterator[App]:
     """Start the branches in the order in which they may be asked: journal, rooms, sessions, notices, watch, janitor, console."""
     check_tables()
@@ -94,7 +94,7 @@ async def _open_tree(
     room_actors = await start_writing(settings, store, metrics, hooks, root, directory, steps)
     sessions_branch = await root.start_supervisor("sessions", intensity=generous)
     notices = await start_notices(settings, metrics, root, directory, steps)
-    await start_watch(settings, root, directory, steps)
+    await start_watch(settings, root, directory, steps, address=address)
     janitor = await start_janitor(
         root,
         jobs=make_jobs(settings, store, steps, doorbells, hooks, metrics),
@@ -140,7 +140,12 @@ def _checks(settings: Settings, store: Store, readiness: Draining, metrics: Metr
     return health.Health(
         server_name=settings.server_name,
         version=chatty.__version__,
-        checks=[partial(check_database, store.pool), partial(check_audit, store.units), readiness.check],
+        checks=[
+            partial(check_database, store.pool),
+            partial(check_audit, store.units),
+            partial(check_backups, settings, metrics),
+            readiness.check,
+        ],
         metrics=metrics,
     )
 

@@ -24,6 +24,7 @@ from chatty.actors.session_parts import SessionLimits, SessionParts
 from chatty.actors.typing_notices import TypingNotices
 from chatty.actors.typing_notices import interval_s as typing_interval_s
 from chatty.actors.watch import compare_actor, deadline_actor, forget_actor, look_actor, revocation_actor
+from chatty.app.backups import Schedule
 from chatty.app.database import Store
 from chatty.app.process import Hooks, generous, now_ms, now_s
 from chatty.app.steps import Steps, lifetimes
@@ -170,7 +171,9 @@ async def start_writing(
     return room_actors
 
 
-async def start_watch(settings: Settings, root: Supervisor, directory: Directory, steps: Steps) -> None:
+async def start_watch(
+    settings: Settings, root: Supervisor, directory: Directory, steps: Steps, *, address: str
+) -> None:
     branch = await root.start_supervisor("watch", intensity=generous)
 
     async def run_compare(inbox: Mailbox[None]) -> None:
@@ -199,6 +202,10 @@ async def start_watch(settings: Settings, root: Supervisor, directory: Directory
     await branch.start(ActorSpec(name="revocations", run=run_revocations, mailbox_count_max=1))
     await branch.start(ActorSpec(name="signing_keys", run=run_signing_keys, mailbox_count_max=1))
     await branch.start(ActorSpec(name="throttles", run=run_throttles, mailbox_count_max=1))
+    if settings.backup_interval_s:
+        schedule = Schedule(settings, address)
+        run = partial(look_actor, look=schedule.look, interval_s=schedule.look_interval_s)
+        await branch.start(ActorSpec[None](name="backups", run=run, mailbox_count_max=1))
 
 
 @dataclass(frozen=True, kw_only=True)
