@@ -360,6 +360,21 @@ class Settings(BaseSettings):
         default=5.0, description="Pause after a background job's first failure, seconds; it doubles, up to ten minutes."
     )
 
+    # Backups
+    backup_interval_s: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="Time between two backups that the server makes by itself, seconds; 0: it makes none."
+    )
+    backup_dir: Path | None = Field(
+        default=None, description="Directory of the archives; `backups` in the data directory if unset."
+    )
+    backups_kept: Count = Field(
+        default=7, description="Archives that stay when the server has made another one by itself, the newest, count."
+    )
+    backup_recipient: str = Field(
+        default="",
+        description="Operator's public key for which archives are sealed, as base64; under the master key if unset.",
+    )
+
     # What one account, device or room may hold
     quota_devices: QuotaText = Field(
         default="20", description="Living devices of one account, count; others by role as '20, bot 2, admin 100'."

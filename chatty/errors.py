@@ -707,6 +707,42 @@ class SealBroken(ChattyError):
     code = "seal_broken"
 
 
+class BackupDamaged(ChattyError):
+    """An archive is not what was written: bytes were changed, it was cut off, or it is none."""
+
+    code = "backup_damaged"
+
+
+class BackupKeyWrong(ChattyError):
+    """An archive does not open with this key: it was made under another master key, or for another operator's."""
+
+    code = "backup_key_wrong"
+
+
+class BackupFailed(ChattyError):
+    """An archive could not be written or taken back: a program of PostgreSQL failed, or the disk is full. It leaves nothing."""
+
+    code = "backup_failed"
+
+
+class BackupUnproven(ChattyError):
+    """What an archive gives back is not what its manifest says: it must not be relied upon."""
+
+    code = "backup_unproven"
+
+
+class RestoreRefused(ChattyError):
+    """There is a database already where one is to be restored: it is never written over."""
+
+    code = "restore_refused"
+
+
+class RestoreUnfinished(ChattyError):
+    """A restore into this database broke off before its generation was raised: it is not served. Empty it and restore again."""
+
+    code = "restore_unfinished"
+
+
 class AuditBroken(ChattyError):
     """The audit log, or a head of it that was carried away, is not what was signed."""
 

@@ -206,6 +206,9 @@ class Metrics:
         self.journal_commit_duration_seconds = _durations(
             "chatty_journal_commit_duration_seconds", "Time of one commit.", registry
         )
+        self.backup_age_seconds = Gauge(
+            "chatty_backup_age_seconds", "Age of the newest proven backup, seconds.", registry=registry
+        )
         self.outbox_overflows = Counter(
             "chatty_outbox_overflows_total", "Slow readers told to resync.", registry=registry
         )

@@ -76,14 +76,14 @@ def migrated_template(postgres: EmbeddedServer) -> str:
 @pytest.fixture
 def database(postgres: EmbeddedServer, migrated_template: str) -> Iterator[str]:
     """The address of a fresh, migrated database."""
-    with _temporary_database(postgres, template=migrated_template) as address:
+    with temporary_database(postgres, template=migrated_template) as address:
         yield address
 
 
 @pytest.fixture
 def empty_database(postgres: EmbeddedServer) -> Iterator[str]:
     """The address of a fresh database without a table."""
-    with _temporary_database(postgres, template="template1") as address:
+    with temporary_database(postgres, template="template1") as address:
         yield address
 
 
@@ -95,7 +95,7 @@ _numbers = count(1)
 
 
 @contextmanager
-def _temporary_database(server: EmbeddedServer, *, template: str) -> Iterator[str]:
+def temporary_database(server: EmbeddedServer, *, template: str) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     _create_database(server, name, template=template)
     try:

@@ -22,6 +22,7 @@ FEATURES = frozenset(
     {
         "accounts",
         "audit",
+        "backups",
         "blocks",
         "checkpoints",
         "cleanup",
@@ -33,6 +34,7 @@ FEATURES = frozenset(
         "dpop",
         "expiry",
         "exports",
+        "generations",
         "health",
         "integrity",
         "invites",

@@ -17,6 +17,7 @@ from typing import NoReturn, Protocol, assert_never
 
 import structlog
 import trio
+from msgspec.structs import replace
 
 from chatty.actors.delivery import Session, open_requests_max
 from chatty.actors.faults import domain_error
@@ -176,12 +177,12 @@ class Connection:
                 caller = await self._signed_in(hello)
             self._socket.admit()
             with trio.fail_after(self._parts.limits.hello_timeout_s):
-                cursors = await self._cursors(hello, caller)
+                rewound = await self._rewound(caller, hello, await self._cursors(hello, caller))
         except trio.TooSlowError:
             await self._refuse(HelloTimeout("no hello in time"))
         except ChattyError as error:
             await self._refuse(error)
-        return await self._resume(caller, hello, cursors)
+        return await self._resume(caller, *rewound)
 
     async def _signed_in(self, shown: frames.Hello | frames.Token) -> Caller:
         """Raises: Unauthenticated and relatives; what the policy says of this frame."""
@@ -216,6 +217,17 @@ class Connection:
                 more = request.more
                 await self._send_now([frames.Done(id=request.id)])
         return cursors
+
+    async def _rewound(
+        self, caller: Caller, hello: frames.Hello, cursors: list[Cursor]
+    ) -> tuple[frames.Hello, Sequence[Cursor]]:
+        """Cursors of an earlier generation than ours go back to where the next one began: behind that nothing is the same."""
+        if not 0 < hello.generation < self._parts.generation.number:
+            return hello, cursors
+        rooms = [cursor.room for cursor in cursors]
+        beginnings = await self._parts.streams.beginnings(caller, after=hello.generation, rooms=rooms)
+        rewound = replace(hello, user_seq=beginnings.rewound_stream(hello.user_seq))
+        return rewound, [beginnings.rewound(cursor) for cursor in cursors]
 
     async def _requests(self) -> list[ClientFrame]:
         data = await self._socket.receive()

@@ -20,6 +20,7 @@ from chatty import __version__
 from chatty.admin import render
 from chatty.admin.actors import actors
 from chatty.admin.audit import audit
+from chatty.admin.backups import backup
 from chatty.admin.cleanup import cleanup
 from chatty.admin.completion import completion
 from chatty.admin.config import config
@@ -50,6 +51,10 @@ _NEXT = {
     "audit_broken": "chatty-admin audit list",
     "audit_file_unusable": "chatty-admin audit export-head",
     "backfill_failed": "chatty-admin db upgrade",
+    "backup_damaged": "chatty-admin backup list",
+    "backup_failed": "chatty-admin backup create",
+    "backup_key_wrong": "chatty-admin backup list",
+    "backup_unproven": "chatty-admin backup create",
     "bad_configuration": "chatty-admin config check",
     "bad_request": "chatty-admin --help",
     "crash_unknown": "chatty-admin log errors",
@@ -69,6 +74,8 @@ _NEXT = {
     "data_directory_in_use": "chatty-admin status",
     "database_start_failed": "chatty-admin --help",
     "migration_failed": "chatty-admin db upgrade",
+    "restore_refused": "chatty-admin backup restore --help",
+    "restore_unfinished": "chatty-admin backup restore --help",
     "schema_too_new": "chatty-admin --version",
     "schema_too_old": "chatty-admin db upgrade",
     "server_unreachable": "chatty up",
@@ -184,6 +191,7 @@ for _command in (
     top,
     actors,
     audit,
+    backup,
     cleanup,
     completion,
     config,

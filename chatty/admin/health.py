@@ -11,6 +11,7 @@ unhealthy_exit_code = 1
 # What to do when a check of GET /readyz is not as it should be.
 ADVICE = {
     "audit": "chatty-admin actors tree: is audit_sealing there, and what was its last error?",
+    "backups": "chatty-admin backup list; then chatty-admin backup create",
     "database": "chatty-admin doctor; the server goes on by itself once PostgreSQL answers",
     "disk": "chatty-admin doctor; then make room",
     "jobs": "chatty-admin jobs list; then resume what is dead or paused",

@@ -21,7 +21,16 @@ from chatty.actors.runtime import (
     open_supervisor,
 )
 from chatty.actors.sessions import Socket
-from chatty.app.checks import Draining, check_audit, check_database, check_disk, check_jobs, check_journal, check_keys
+from chatty.app.checks import (
+    Draining,
+    check_audit,
+    check_backups,
+    check_database,
+    check_disk,
+    check_jobs,
+    check_journal,
+    check_keys,
+)
 from chatty.app.console import console_sources, database_commands, key_commands, limit_commands, start_console
 from chatty.app.database import Store, make_data_dir, open_store
 from chatty.app.jobs import cleanup_commands, run_commands
@@ -84,14 +93,21 @@ async def open_app(settings: Settings, *, address: str, hooks: Hooks | None = No
         crashes = open_crash_book(settings, store, metrics)
         async with (
             open_supervisor("chatty", intensity=generous, observer=crashes) as root,
-            _open_tree(settings, store, metrics, hooks, root, crashes) as app,
+            _open_tree(settings, store, metrics, hooks, root, crashes, address=address) as app,
         ):
             yield app
 
 
 @asynccontextmanager
 async def _open_tree(
-    settings: Settings, store: Store, metrics: Metrics, hooks: Hooks, root: Supervisor, crashes: CrashBook
+    settings: Settings,
+    store: Store,
+    metrics: Metrics,
+    hooks: Hooks,
+    root: Supervisor,
+    crashes: CrashBook,
+    *,
+    address: str,
 ) -> AsyncIterator[App]:
     """Start the branches in the order in which they may be asked: journal, rooms, sessions, notices, watch, janitor, console."""
     check_tables()
@@ -101,7 +117,7 @@ async def _open_tree(
     room_actors = await start_writing(settings, store, metrics, hooks, root, directory, steps)
     sessions_branch = await root.start_supervisor("sessions", intensity=generous)
     notices = await start_notices(settings, metrics, root, directory, steps)
-    await start_watch(settings, store, root, directory, steps, crashes)
+    await start_watch(settings, store, root, directory, steps, crashes, address=address)
     janitor = await start_janitor(
         root,
         jobs=make_jobs(settings, store, steps, doorbells, hooks, metrics),
@@ -172,6 +188,7 @@ def _checks(
             partial(check_database, store.pool),
             partial(check_journal, root),
             partial(check_audit, store.units),
+            partial(check_backups, settings, metrics),
             partial(check_jobs, store.units),
             partial(check_keys, steps.key_rotation),
             partial(check_disk, settings.data_dir),

@@ -32,7 +32,7 @@ from chatty.errors import (
     TokenExpired,
     Unauthenticated,
 )
-from chatty.ids import SendNumber, UserSeq
+from chatty.ids import SendNumber, Seq, UserSeq
 from chatty.wire import limits
 from chatty.wire.frames import (
     JSON_SUBPROTOCOL,
@@ -46,6 +46,7 @@ from chatty.wire.frames import (
     Done,
     Encoding,
     Error,
+    Generation,
     Hello,
     Resync,
     ServerFrame,
@@ -77,10 +78,13 @@ class Where:
     low: SendNumber
     user_seq: UserSeq
     cursors: list[Cursor]
+    generation: Seq
 
 
 class Link:
-    """`where`: asked at each hello. `on_events`: called with what each frame brings, one frame after the other."""
+    """`on_challenge`: told the server's generation, before the hello. `where`: asked at each hello. `on_events`: called with what
+    each frame brings, one frame after the other.
+    """
 
     def __init__(
         self,
@@ -90,6 +94,7 @@ class Link:
         *,
         encoding: Encoding,
         where: Callable[[], Where],
+        on_challenge: Callable[[Generation], None],
         on_welcome: Callable[[Welcome], None],
         on_events: Callable[[Sequence[ServerFrame]], Awaitable[bool]],
         jitter: Jitter = full_jitter,
@@ -100,6 +105,7 @@ class Link:
         self._nonce = ""
         self._encoding: Encoding = encoding
         self._where = where
+        self._on_challenge = on_challenge
         self._on_welcome = on_welcome
         self._on_events = on_events
         self._backoff = Backoff(jitter=jitter)
@@ -191,6 +197,7 @@ class Link:
         if not isinstance(challenge, Challenge):
             raise BadRequest("the server did not begin with a challenge")
         self._nonce = challenge.nonce
+        self._on_challenge(challenge.generation)
         for frame in self._greeting(token):
             await self._put(socket, frame)
         while True:
@@ -211,6 +218,7 @@ class Link:
             user_seq=where.user_seq,
             cursors=pages[0],
             more=len(pages) > 1,
+            generation=where.generation,
         )
         return [hello, *self._more_cursors(pages)]
 

@@ -124,6 +124,16 @@ class Details:
         """With the message that was written, in its transaction."""
         self._store.put(_CARRIED, room, epoch)
 
+    def forget_behind(self, room: RoomId, from_seq: Seq) -> None:
+        """The server has nothing from this place on: what was said there holds until somebody says something else."""
+        details, last = self.of_room(room), Seq(from_seq - 1)
+        if details.since >= from_seq:
+            self._store.put(_DETAILS, room, msgspec.structs.replace(details, since=last))
+        for user, known in self._store.items(_PROFILES + room, KnownProfile):
+            if known.seq >= from_seq:
+                self._store.put(_PROFILES + room, user, KnownProfile(profile=known.profile, seq=last))
+        self._store.delete(_CARRIED, room)
+
     # Reading
 
     def take(self, event: TimelineEvent, carried: Carried, *, role: RoomRole | None) -> None:

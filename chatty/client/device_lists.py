@@ -127,6 +127,12 @@ class DeviceLists:
         if version not in known.digests:
             self._remember(user, known, version, digest)
 
+    def begin_anew(self) -> None:
+        """The server was restored: versions that are gone will be given again, to other lists. Keys and identities stay known."""
+        for user, known in list(self._users.items()):
+            known.version, known.digests = -1, {}
+            self._store(user, known)
+
     # The checks: each is one rule, and each has a test in which the lie passes without it.
 
     def check_identity(self, user: UserId, identity: str) -> None:

@@ -17,6 +17,7 @@ from chatty.client.connection import Link, Where
 from chatty.client.details import Details
 from chatty.client.device_lists import DeviceLists, KnownDevice, UserKeys
 from chatty.client.directory import Directory
+from chatty.client.generations import Generations, Rewinds, SentMessages
 from chatty.client.http import Api
 from chatty.client.intake import Arrival, Intake
 from chatty.client.mailbox import MailboxIntake
@@ -38,7 +39,7 @@ from chatty.client.undecryptables import UndecryptableReports
 from chatty.client.update_queue import UpdateQueue
 from chatty.client.updates import SignedOut, StoreRolledBack, Update
 from chatty.errors import ChattyError, QuotaExceeded
-from chatty.ids import MailboxId, UserId
+from chatty.ids import MailboxId, RoomId, Seq, UserId
 from chatty.wire import limits
 from chatty.wire.events import TimelineEvent
 from chatty.wire.frames import (
@@ -93,19 +94,33 @@ class Engine:
             server_key=self.server_keys.key,
             tell=updates.put,
         )
+        self.generations = Generations(store, book=self.book, updates=updates)
+        self.sent = SentMessages(store)
         self.directory = Directory(api, store, lists=self.lists, book=self.book, server_keys=self.server_keys)
         own = SessionOwner(user=me, device=device, ed25519=self.olm.ed25519, curve25519=self.olm.curve25519)
         self.megolm = MegolmSessions(store, own=own)
         self.details = Details(store, tell=updates.put)
         self.undecryptables = UndecryptableReports(api.report_undecryptables)
         self.messages = MessageIntake(
-            store, megolm=self.megolm, tell=self._tell, forget=updates.forget, details=self.details
+            store,
+            megolm=self.megolm,
+            tell=self._tell,
+            forget=self._forget_message,
+            details=self.details,
+            find_again=updates.find_again,
         )
-        self.user_stream = UserStreamIntake(store, identity=identity, lists=self.lists, book=self.book, updates=updates)
+        self.user_stream = UserStreamIntake(
+            store,
+            identity=identity,
+            lists=self.lists,
+            book=self.book,
+            updates=updates,
+            generations=self.generations,
+        )
+        self.notices = Notices(store, me=me, book=self.book, updates=updates)
         self.intake = self._make_intake()
         self.numbers = SendNumbers(store, opened=open_sends(store) | open_to_device(store))
         self.link = self._make_link(encoding)
-        self.notices = Notices(store, me=me, book=self.book, updates=updates)
         self.notice_calls = NoticeCalls(self.link, api, self.notices)
         self.outbox = self._make_outbox()
         self._counts: dict[str, int] = {}
@@ -141,7 +156,25 @@ class Engine:
             mailbox=mailbox,
             user_stream=self.user_stream,
             updates=self.updates,
+            rewinds=Rewinds(
+                generations=self.generations,
+                book=self.book,
+                updates=self.updates,
+                sent=self.sent,
+                megolm=self.megolm,
+                forget_behind=self._forget_behind,
+            ),
         )
+
+    def _forget_message(self, room: RoomId, seq: Seq) -> None:
+        """It is deleted or expired: not to be shown, and not to be sent again."""
+        self.updates.forget(room, seq)
+        self.sent.forget(room, seq)
+
+    def _forget_behind(self, room: RoomId, from_seq: Seq) -> None:
+        self.messages.forget_behind(room, from_seq)
+        self.details.forget_behind(room, from_seq)
+        self.notices.forget_behind(room, from_seq)
 
     def _make_link(self, encoding: Encoding) -> Link:
         return Link(
@@ -150,6 +183,7 @@ class Engine:
             self.api.proofs,
             encoding=encoding,
             where=self._where,
+            on_challenge=self.generations.meet,
             on_welcome=self._on_welcome,
             on_events=self._on_events,
             jitter=self._jitter,
@@ -177,6 +211,8 @@ class Engine:
             megolm=self.megolm,
             details=self.details,
             sharing=sharing,
+            generations=self.generations,
+            sent=self.sent,
             link=self.link,
             start=self._nursery.start_soon,
             jitter=self._jitter,
@@ -198,7 +234,13 @@ class Engine:
     # The link's questions
 
     def _where(self) -> Where:
-        return Where(low=self.numbers.low, user_seq=self.user_stream.seq, cursors=self.book.cursors())
+        read = self.generations.read_under
+        return Where(
+            low=self.numbers.low,
+            user_seq=self.user_stream.seq,
+            cursors=self.book.cursors(),
+            generation=Seq(0) if read is None else read.number,
+        )
 
     def _on_welcome(self, welcome: Welcome) -> None:
         with self.store.transaction():
@@ -206,6 +248,11 @@ class Engine:
                 self.megolm.forget_outbound()
                 self.olm.forget_outbound()
                 self.updates.put(StoreRolledBack(highest_n=welcome.highest_n))
+            if self.generations.begin():
+                self.megolm.forget_outbound()
+                self.lists.begin_anew()
+                self.outbox.write_anew()
+        self.generations.name(self.book.cursors())
         self.intake.restart_order()
         self.notices.restart()
 
@@ -221,6 +268,7 @@ class Engine:
             self._take_other(event)
         is_lagging = any(isinstance(event, Lagging) for event in events)
         if is_lagging:
+            self.generations.stop_comparing()
             self.intake.restart_order()
         return is_lagging
 
@@ -231,9 +279,14 @@ class Engine:
                 self._wake_keys.set()
             case TimelineEvent() if self._is_taken(event):
                 self.notices.note_message(event)
-            case TypingNow() | Receipts() | Unread() | Presence():
+            case Unread():
+                self.generations.look_at_heads(event.rooms)
+                self.notices.take(event)
+            case TypingNow() | Receipts() | Presence():
                 self.notices.take(event)
             case Resumed():
+                if self.generations.complete():
+                    self.outbox.send_again()
                 self._nursery.start_soon(self.notice_calls.tell_again)
             case _:
                 pass

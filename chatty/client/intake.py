@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from chatty.client.directory import Directory
+from chatty.client.generations import Rewinds
 from chatty.client.http import Api
 from chatty.client.mailbox import MailboxIntake
 from chatty.client.pending import MessageIntake
@@ -25,7 +26,15 @@ from chatty.client.updates import MembershipChanged
 from chatty.ids import MailboxId, RoomId, Seq, UserId
 from chatty.wire import chain
 from chatty.wire.authority import VerifiedEvent
-from chatty.wire.events import DeletionContent, Kind, MemberContent, RemovalContent, TimelineEvent, action_of
+from chatty.wire.events import (
+    DeletionContent,
+    Kind,
+    MemberContent,
+    RemovalContent,
+    RestoredContent,
+    TimelineEvent,
+    action_of,
+)
 from chatty.wire.frames import Erased, Mailbox, RoomEntry, Stretch, UserEvent
 from chatty.wire.rooms import Page
 
@@ -65,6 +74,7 @@ class Intake:
         mailbox: MailboxIntake,
         user_stream: UserStreamIntake,
         updates: UpdateQueue,
+        rewinds: Rewinds,
     ) -> None:
         self._store = store
         self._api = api
@@ -74,6 +84,7 @@ class Intake:
         self._mailbox = mailbox
         self._user_stream = user_stream
         self._updates = updates
+        self._rewinds = rewinds
         self._last_live: dict[RoomId, Seq] = {}
 
     def restart_order(self) -> None:
@@ -132,6 +143,8 @@ class Intake:
         first, last = _extent(entry)
         if is_live:
             check_order(entry, after=self._last_live.get(entry.room, Seq(0)))
+        if is_live and isinstance(entry, TimelineEvent) and entry.kind is Kind.RESTORED:
+            self._rewind(verifier, entry, keys_are_fresh=done.keys_are_fresh)
         if first <= verifier.position.seq and is_live:
             self._pass_over(verifier, entry)
         elif is_live and first > verifier.position.seq + 1 and not done.is_filled:
@@ -142,6 +155,13 @@ class Intake:
             # Only while inside: whoever comes back is shown the room from its beginning again.
             self._last_live[entry.room] = last if verifier.is_joined else Seq(0)
         return None
+
+    def _rewind(self, verifier: RoomVerifier, event: TimelineEvent, *, keys_are_fresh: bool) -> None:
+        """The server was restored, and has nothing of what was read from here on."""
+        if event.seq <= verifier.position.seq:
+            content = verifier.restored(event, keys_are_fresh=keys_are_fresh)
+            if self._rewinds.is_meant(verifier, event, content):
+                self._rewinds.take(verifier, event, content)
 
     def _pass_over(self, verifier: RoomVerifier, entry: RoomEntry) -> None:
         """Read before, by filling a hole."""
@@ -154,6 +174,8 @@ class Intake:
         except RoomFrozen:
             return
         self._book.save(verifier, entry, with_state=verified is not None)
+        if self._book.is_told(entry.room, _extent(entry)[1]):
+            return
         if isinstance(entry, Erased):
             self._messages.note_unexplained(entry.room, entry.seq, chain.event_id(entry.leaf))
         elif isinstance(entry, TimelineEvent) and entry.deletion_seq:
@@ -162,6 +184,8 @@ class Intake:
             self._messages.note_explained(entry.room)
         if verified is not None and isinstance(verified.content, DeletionContent):
             self._messages.take_deletion(verified.content.signed)
+        elif verified is not None and isinstance(verified.content, RestoredContent):
+            self._rewinds.begin(entry.room, verified.content, seq=verified.event.seq)
         elif verified is not None:
             self._tell_membership(verifier, verified)
         elif isinstance(entry, TimelineEvent) and entry.kind is Kind.MESSAGE:

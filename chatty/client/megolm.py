@@ -6,7 +6,7 @@ longer read: a member or device left. Who is new gets the ratchet at its current
 *Store first*: every method that moves a ratchet writes it before it returns, in the caller's transaction.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -108,7 +108,7 @@ class MegolmSessions:
         return session.session_id, message.to_bytes()
 
     def forget_outbound(self) -> None:
-        """The store was rolled back: their ratchets were used further than it knows."""
+        """This store or the server was rolled back: their ratchets were used further than it knows, or their keys are lost."""
         self._store.delete_all(_OUTBOUND)
 
     def _load_outbound(self, room: RoomId) -> Outbound | None:
@@ -165,15 +165,28 @@ class MegolmSessions:
         return self._store.get(_INDEXES, f"{session_id}/{index}", EventId)
 
     def event_with_mid(self, room: RoomId, sender: UserId, mid: str) -> EventId | None:
-        return self._store.get(_MIDS, f"{room}/{sender}/{mid}", EventId)
+        return self._store.get(_MIDS, mid_name(room, sender, mid), EventId)
 
     def take_index(self, session_id: str, index: int, event_id: EventId) -> None:
         self._store.put(_INDEXES, f"{session_id}/{index}", event_id)
 
     def take_mid(self, room: RoomId, sender: UserId, mid: str, event_id: EventId) -> None:
         """Bounded: the newest `mids_max`; a mid comes a second time within seconds or not at all."""
-        self._store.put(_MIDS, f"{room}/{sender}/{mid}", event_id)
+        self._store.put(_MIDS, mid_name(room, sender, mid), event_id)
         self._store.keep_about(_MIDS, count_max=mids_max)
+
+    def forget_mids(self, room: RoomId, *, kept: Collection[EventId]) -> dict[str, EventId]:
+        """The server has lost messages of a room: the mids of all but these may come anew. Returns which, with their events."""
+        found = self._store.items(_MIDS, EventId)
+        forgotten = {name: event for name, event in found if name.startswith(f"{room}/") and event not in kept}
+        for name in forgotten:
+            self._store.delete(_MIDS, name)
+        return forgotten
+
+
+def mid_name(room: RoomId, sender: UserId, mid: str) -> str:
+    """Of a message, among those of all rooms."""
+    return f"{room}/{sender}/{mid}"
 
 
 def _name(room: RoomId, session_id: str) -> str:

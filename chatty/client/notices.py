@@ -185,6 +185,14 @@ class Notices:
         self._typing.clear()
         self._presence.clear()
 
+    def forget_behind(self, room: RoomId, from_seq: Seq) -> None:
+        """The server has nothing from this place on any more: nobody has read it."""
+        last = Seq(from_seq - 1)
+        if self.read_seq(room) > last:
+            self._save_own(room, OwnCursor(seq=last))
+        self._receipts[room] = {user: min(seq, last) for user, seq in self._receipts.get(room, {}).items()}
+        self._counted.pop(room, None)
+
     def take(self, event: TypingNow | Receipts | Unread | Presence) -> None:
         match event:
             case TypingNow():

@@ -19,6 +19,7 @@ from chatty.client.backoff import Backoff, Jitter, full_jitter
 from chatty.client.connection import Answer, Link, LinkLost, error_of
 from chatty.client.details import Details
 from chatty.client.errors import RemoteError, is_retryable
+from chatty.client.generations import Generations, SentMessage, SentMessages
 from chatty.client.megolm import MegolmSessions
 from chatty.client.messages import Writing, plaintext_bytes, text_bytes_max
 from chatty.client.numbers import SendNumbers
@@ -78,6 +79,8 @@ class Outbox:
         megolm: MegolmSessions,
         details: Details,
         sharing: KeySharing,
+        generations: Generations,
+        sent: SentMessages,
         link: Link,
         start: Callable[..., None],
         jitter: Jitter = full_jitter,
@@ -91,6 +94,9 @@ class Outbox:
         self._megolm = megolm
         self._details = details
         self._sharing = sharing
+        self._generations = generations
+        self._sent = sent
+        self._drafts: dict[str, Draft] = {}
         self._link = link
         self._start = start
         self._jitter = jitter
@@ -99,14 +105,39 @@ class Outbox:
     def go_on(self) -> None:
         """Take up what an earlier run left."""
         for _, written in self._store.items(_OPEN, OpenSend):
-            self._start(self._deliver, Draft(written.room, written.writing, written))
+            self._begin(Draft(written.room, written.writing, written))
+        self.send_again()
+
+    def _begin(self, draft: Draft) -> None:
+        self._drafts[draft.writing.mid] = draft
+        self._start(self._deliver, draft)
+
+    def write_anew(self) -> None:
+        """The server was restored: what it had not acked goes out encrypted anew, as a part of the restored history.
+
+        Where nobody waits for it any more it is laid out with what was lost.
+        """
+        for _, written in self._store.items(_OPEN, OpenSend):
+            draft = self._drafts.get(written.writing.mid)
+            self._sent.lay_out_unsent(written.room, written.writing, expiry=written.expiry)
+            if draft is not None:
+                self._drop_written(draft)
+            else:
+                self._store.delete(_OPEN, str(written.n))
+                self._numbers.settle(written.n)
+
+    def send_again(self) -> None:
+        """What is laid out: lost, or not acked before the server was restored."""
+        for one in self._sent.laid_out(now_ms=round(self._now_s() * 1_000)):
+            if one.writing.mid not in self._drafts:
+                self._begin(Draft(one.room, one.writing))
 
     async def send(self, room: RoomId, writing: Writing) -> Sent:
         """Returns when the server has committed it. Raises: ChattyError (final), RoomFrozen, TooLarge."""
         if writing.bytes_count > text_bytes_max:
             raise TooLarge(limit="text_bytes_max", bytes_max=text_bytes_max)
         draft = Draft(room, writing)
-        self._start(self._deliver, draft)
+        self._begin(draft)
         await draft.done.wait()
         if draft.error is not None:
             raise draft.error
@@ -139,15 +170,20 @@ class Outbox:
                 draft.done.set()
             except (ClientError, Lie) as error:
                 self._settle(draft, error=error)
+        del self._drafts[draft.writing.mid]
 
     async def _write(self, draft: Draft) -> None:
         await self._link.wait_up()
+        await self._book.wait_until(lambda: not self._generations.is_raised)
         await self._numbers.wait_for_room()
         async with self._sharing.lock(draft.room):
             epoch = await self._sharing.prepare(draft.room)
+            if self._generations.is_raised:
+                raise LinkLost  # what it would name as read is not the server's history any more
             with self._store.transaction():
                 draft.written = self._encrypt(draft, epoch)
                 self._store.put(_OPEN, str(draft.written.n), draft.written)
+                self._sent.note_written(draft.writing.mid)
 
     def _encrypt(self, draft: Draft, epoch: Seq) -> OpenSend:
         n, expiry, verifier = self._numbers.take(), self._expiry(draft), self._book.get(draft.room)
@@ -186,18 +222,30 @@ class Outbox:
         return now_ms + timer_s * 1_000
 
     async def _send_once(self, draft: Draft) -> None:
+        await self._link.wait_up()
         written = draft.written
-        assert written is not None
+        if written is None:  # the server was restored meanwhile
+            raise LinkLost
         frozen = self._book.get(draft.room).frozen
         if frozen is not None:
             raise RoomFrozen(draft.room, frozen)
-        await self._link.wait_up()
         if written.n < self._numbers.low:  # the server forgot it: this store was rolled back
             raise MessageIdClosed(highest_n=SendNumber(self._numbers.highest), low=self._numbers.low)
         answer = await self._link.request(lambda id_: self._frame(id_, written))
         if isinstance(answer, Error):
             raise error_of(answer)
-        self._settle(draft, sent=self._acked(written, answer))
+        sent = self._acked(written, answer)
+        with self._store.transaction():
+            self._sent.note(
+                SentMessage(
+                    room=written.room,
+                    seq=sent.seq,
+                    writing=written.writing,
+                    expiry=written.expiry,
+                    generation=self._generations.number,
+                )
+            )
+            self._settle(draft, sent=sent)
 
     def _frame(self, id_: int, written: OpenSend) -> Send:
         return Send(
@@ -248,6 +296,7 @@ class Outbox:
 
     def _settle(self, draft: Draft, *, sent: Sent | None = None, error: Exception | None = None) -> None:
         self._drop_written(draft)
+        self._sent.note_written(draft.writing.mid)
         draft.sent, draft.error = sent, error
         draft.done.set()
 

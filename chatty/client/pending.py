@@ -12,7 +12,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from chatty.client.details import Details
-from chatty.client.megolm import MegolmSessions
+from chatty.client.megolm import MegolmSessions, mid_name
 from chatty.client.messages import MessageReader, Plaintext
 from chatty.client.reasons import Reason, Unreadable
 from chatty.client.relations import Announcement, AnyRelation
@@ -55,7 +55,9 @@ class Expiring(Struct, frozen=True, kw_only=True):
 
 
 class MessageIntake:
-    """In the caller's transaction `tell` hands an update out and `forget` takes a message back. `now_s`: the wall clock."""
+    """In the caller's transaction `tell` hands an update out, `forget` takes a message back, and `find_again` is told of every
+    message that is read, by its mid_name(), as it may be a lost one. `now_s`: the wall clock.
+    """
 
     def __init__(
         self,
@@ -65,6 +67,7 @@ class MessageIntake:
         tell: Callable[[Update], None],
         forget: Callable[[RoomId, Seq], None],
         details: Details,
+        find_again: Callable[[str], None] = lambda mid_name: None,
         reader: MessageReader | None = None,
         now_s: Callable[[], float] = time.time,
     ) -> None:
@@ -73,6 +76,7 @@ class MessageIntake:
         self._tell = tell
         self._drop = forget
         self._details = details
+        self._find_again = find_again
         self._reader = reader or MessageReader()
         self._now_s = now_s
         self._waiting: dict[tuple[RoomId, str], dict[Seq, Pending]] = {}
@@ -134,6 +138,18 @@ class MessageIntake:
         for waiting in list(self._waiting.values()):
             if (pending := waiting.get(seq)) is not None and pending.event.room == room:
                 self._release(pending)
+
+    def forget_behind(self, room: RoomId, from_seq: Seq) -> None:
+        """The server has nothing from this place on any more."""
+        for waiting in list(self._waiting.values()):
+            for pending in list(waiting.values()):
+                if pending.event.room == room and pending.event.seq >= from_seq:
+                    self._release(pending)
+        for place, one in list(self._expiring.items()):
+            if one.room == room and one.seq >= from_seq:
+                del self._expiring[place]
+                self._store.delete(_EXPIRING, place)
+        self.note_explained(room)
 
     def note_explained(self, room: RoomId) -> None:
         """Nothing erased or deleted in this room is without its explanation."""
@@ -202,6 +218,7 @@ class MessageIntake:
         self._megolm.take_index(event.session_id, index, event_id)
         self._megolm.take_mid(event.room, event.sender, plain.content.mid, event_id)
         if is_first:
+            self._find_again(mid_name(event.room, event.sender, plain.content.mid))
             self._details.take(event, plain.content.carried, role=role)
         if is_first and not isinstance(about, Announcement):
             self._tell_message(event, event_id, plain, about)

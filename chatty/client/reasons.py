@@ -28,6 +28,7 @@ class Reason(Enum):
     REORDERED_EVENT = "reordered_event"  # an older event after a newer one
     DUPLICATE_EVENT = "duplicate_event"  # the same place, or the same signed change, twice
     FORKED_HISTORY = "forked_history"  # somebody else has verified another head at the same place
+    GENERATION_WENT_BACK = "generation_went_back"  # an older state of the server, and no restore that says so
     WRONG_PREVIOUS = "wrong_previous"  # a state event that follows another one than the newest shown: one is hidden
     TIME_WENT_BACK = "time_went_back"  # the server's time within a room
     WRONG_EPOCH = "wrong_epoch"  # a message committed for another device set than the chain's

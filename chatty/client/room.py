@@ -28,7 +28,7 @@ from chatty.client.relations import (
 from chatty.client.room_links import InvitationLink, new_link
 from chatty.client.rooms import RoomVerifier
 from chatty.client.update_queue import history_max
-from chatty.client.updates import Message, Sent
+from chatty.client.updates import Message, MessageLost, Sent
 from chatty.client.views import MessageView, views
 from chatty.errors import BadRequest, CursorBeyondEnd, Forbidden, MessageGone, NotFound
 from chatty.ids import EventId, RoomId, SendNumber, Seq, UserId
@@ -108,6 +108,10 @@ class Room:
     def history(self, *, count_max: int = 100) -> list[Message]:
         """The newest messages that this device has read, oldest first. Works offline."""
         return self._engine.updates.history(self.id, count_max=count_max)
+
+    def lost(self) -> list[MessageLost]:
+        """What this device has read, the server lost in a restore, and nobody has sent again, oldest first."""
+        return self._engine.updates.lost(self.id)
 
     def timeline(self, *, count_max: int = 100) -> list[MessageView]:
         """The newest messages with their edits, reactions and threads put together, oldest first. Works offline."""
@@ -431,7 +435,8 @@ def sign(engine: Engine, signable: Signable) -> str:
 
 
 async def take_number(engine: Engine) -> SendNumber:
-    """The next n, when the window has room."""
+    """The next n, when the window has room, and everything was read since the server was restored."""
+    await engine.book.wait_until(lambda: not engine.generations.is_raised)
     await engine.numbers.wait_for_room()
     return engine.numbers.take()
 

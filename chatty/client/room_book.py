@@ -25,10 +25,14 @@ _ROOMS, _STATES, _CHANGES, _HEADS, _OWED = "rooms", "room_states", "room_changes
 
 
 class RoomRecord(Struct, frozen=True, kw_only=True):
-    """seq: everything up to it has its effects on disk. frozen: the reason's value, or empty."""
+    """seq: everything up to it has its effects on disk. frozen: the reason's value, or empty.
+
+    told_seq: of a room that is read again, up to where the application knows it.
+    """
 
     seq: Seq = Seq(0)
     frozen: str = ""
+    told_seq: Seq = Seq(0)
 
 
 class RoomBook:
@@ -93,7 +97,35 @@ class RoomBook:
             self._store.put(_STATES, room, verifier.state)
             self._store.put(_CHANGES, room, verifier.changes)
         self._store.put(_HEADS + room, str(position.seq % recent_heads_max), position)
-        self._save_record(room, RoomRecord(seq=position.seq))
+        self._save_record(room, RoomRecord(seq=position.seq, told_seq=self._records.get(room, RoomRecord()).told_seq))
+
+    def is_told(self, room: RoomId, seq: Seq) -> bool:
+        """Is the room read again, up to beyond this place?"""
+        return seq <= self._records.get(room, RoomRecord()).told_seq
+
+    def rewind(self, verifier: RoomVerifier, *, before: Seq) -> None:
+        """Take back what stood from this place on; where the room has changed since, all of it is read again."""
+        room, told_seq = verifier.room, Seq(before - 1)
+        if not verifier.rewind(before=before):
+            self._store.delete(_STATES, room)
+            self._store.delete(_CHANGES, room)
+        self._store.delete_all(_HEADS + room)
+        for position in verifier.recent():
+            self._store.put(_HEADS + room, str(position.seq % recent_heads_max), position)
+        self._store.delete_all(_OWED + room)
+        for seq, tombstone in verifier.owed.items():
+            self._store.put(_OWED + room, str(seq), tombstone)
+        self._save_record(room, RoomRecord(seq=verifier.position.seq, told_seq=told_seq))
+
+    def forget(self, room: RoomId) -> None:
+        """We are not inside, whatever was read: the room is at its beginning."""
+        verifier = self.get(room)
+        verifier.rewind(before=Seq(1))
+        for kind in (_HEADS + room, _OWED + room):
+            self._store.delete_all(kind)
+        self._store.delete(_STATES, room)
+        self._store.delete(_CHANGES, room)
+        self._save_record(room, RoomRecord())
 
     def _save_owed(self, verifier: RoomVerifier, event: TimelineEvent) -> None:
         if (tombstone := tombstone_of(event, verifier.position.leaf)) is not None:

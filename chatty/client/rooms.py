@@ -66,6 +66,7 @@ from chatty.wire.events import (
     PolicyContent,
     RemovalContent,
     RemovalReason,
+    RestoredContent,
     RoomRole,
     TimelineEvent,
     decode_content,
@@ -83,7 +84,8 @@ class Position(Struct, frozen=True, kw_only=True):
     """Where the verified history ends. leaf: of the last event; empty after a gap.
 
     promised: the last place at which the server has said that the removal of a deleted account stands. horizon: nothing but state
-    events and deletions is kept up to there, and all of it is from before `before`, ms since 1970.
+    events and deletions is kept up to there, and all of it is from before `before`, ms since 1970. generation: the last one that
+    began in this room; 0: none did.
     """
 
     seq: Seq
@@ -93,6 +95,7 @@ class Position(Struct, frozen=True, kw_only=True):
     promised: Seq = Seq(0)
     horizon: Seq = Seq(0)
     before: int = 0
+    generation: Seq = Seq(0)
 
 
 class RoomVerifier:
@@ -160,11 +163,51 @@ class RoomVerifier:
         elif (tombstone := tombstone_of(entry, leaf)) is not None:
             self.owed[entry.deletion_seq] = tombstone
         self._move_on(entry.seq, leaf, time=entry.time)
+        if verified is not None and isinstance(verified.content, RestoredContent):
+            self._remember(replace(self.position, generation=verified.content.signed.generation))
         return verified
 
     def _move_on(self, seq: Seq, leaf: bytes, *, time: int, promised: Seq = Seq(0)) -> None:
         head, promised = chain.next_head(self.position.head, leaf), max(promised, self.position.promised)
         self._remember(replace(self.position, seq=seq, head=head, time=time, leaf=leaf, promised=promised))
+
+    def restored(self, event: TimelineEvent, *, keys_are_fresh: bool) -> RestoredContent:
+        """What a `restored` event says, whose signature fits, wherever it stands. Raises: Lie, KeysNeeded."""
+        content = self.check_form(event)
+        if not isinstance(content, RestoredContent):
+            raise Lie(Reason.MALFORMED_EVENT, f"a {event.kind.value} at {event.seq}", room=self.room)
+        if not keys_are_fresh:
+            self._need_keys(content, event.time)
+        self.check_signature(event, content)
+        return content
+
+    def check_restoration(self, content: RestoredContent) -> None:
+        """What stands before it must be what was read there, as far back as heads are kept."""
+        known = self._recent.get(content.signed.last_seq)
+        if known is not None and encode_base64(known.head) != content.signed.last_head:
+            detail = f"restored behind another history than was shown at {content.signed.last_seq}"
+            raise Lie(Reason.FORKED_HISTORY, detail, room=self.room)
+
+    def rewind(self, *, before: Seq) -> bool:
+        """Go back to the place before this one. False: to the very beginning, as the room has changed behind it."""
+        self._acked.clear()
+        target = self._recent.get(before - 1)
+        has_changed = self.changes.newest_seq >= before or (self.state is not None and self.state.seq >= before)
+        if target is None or has_changed:
+            self.state, self.changes, self.owed = None, TakenChanges(), {}
+            self._recent.clear()
+            self._remember(Position(seq=Seq(0), head=chain.empty_head(self.room)))
+            return False
+        self.owed = {seq: tombstone for seq, tombstone in self.owed.items() if seq < before}
+        self._recent = {seq: position for seq, position in self._recent.items() if seq < before}
+        self._remember(
+            replace(
+                target,
+                promised=target.promised if target.promised < before else Seq(0),
+                horizon=min(target.horizon, target.seq),
+            )
+        )
+        return True
 
     def expect(self, seq: Seq, leaf: bytes) -> None:
         """An ack says that our message stands there. Raises: Lie if something else was shown there."""
@@ -224,6 +267,7 @@ class RoomVerifier:
         self.check_not_repeated(event)
         self.check_previous(event.seq, content)
         self.check_authority(verified)
+        self.check_generation(content)
         self.check_claims(event.seq, content)
         self.check_identities(content)
         self.check_device_list(content)
@@ -251,7 +295,9 @@ class RoomVerifier:
             self._lists.note_digest(named.user, named.version, named.digest)
 
     def _need_keys(self, content: Content, time: int) -> None:
-        if isinstance(content, RemovalContent) and self._server_key(content.signed.key_id, time) is None:
+        """time: ms since 1970, of the event."""
+        of_server = content if isinstance(content, RemovalContent | RestoredContent) else None
+        if of_server is not None and self._server_key(of_server.signed.key_id, time) is None:
             raise KeysNeeded(of_server=True)
         unknown = {user for user, device in signers_of(content) if self._lists.signing_key(user, device) is None}
         if unknown:
@@ -315,6 +361,12 @@ class RoomVerifier:
         except ChattyError as error:
             raise Lie(_refused(error, verified.content), f"at {seq}: {error}", room=self.room) from None
 
+    def check_generation(self, content: Content) -> None:
+        """Generations of a room only grow."""
+        if isinstance(content, RestoredContent) and content.signed.generation <= self.position.generation:
+            detail = f"generation {content.signed.generation} after {self.position.generation}"
+            raise Lie(Reason.GENERATION_WENT_BACK, detail, room=self.room)
+
     def check_claims(self, seq: Seq, content: Content) -> None:
         for last_seq, last_head in claims_of(content):
             self.check_head_claim(seq, last_seq, last_head)
@@ -354,16 +406,10 @@ class RoomVerifier:
     def _verify_message(self, event: TimelineEvent) -> None:
         if event.room != self.room:
             raise Lie(Reason.MALFORMED_EVENT, "of another room", room=self.room)
-        self.check_kind(event)
         self.check_sender(event)
         self.check_epoch(event)
         self.check_above_horizon(event)
         self.check_withheld(event)
-
-    def check_kind(self, event: TimelineEvent) -> None:
-        """Nothing makes the reserved kind: who shows it hides a message behind it."""
-        if event.kind is not Kind.MESSAGE:
-            raise Lie(Reason.MALFORMED_EVENT, f"a {event.kind.value} at {event.seq}", room=self.room)
 
     def check_sender(self, event: TimelineEvent) -> None:
         try:
@@ -496,6 +542,10 @@ class RoomVerifier:
         if event.seq <= position.horizon or event.time < position.before:
             detail = f"the message at {event.seq} is shown, others as old are not"
             raise Lie(Reason.CONTENT_WITHHELD_BY_SERVER, detail, room=self.room)
+
+    def recent(self) -> list[Position]:
+        """The positions whose heads are kept, oldest first."""
+        return list(self._recent.values())
 
     def _remember(self, position: Position) -> None:
         self.position = position

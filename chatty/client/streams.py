@@ -1,10 +1,14 @@
-"""The user's own stream: invitations. What else stands in it (own joins, leaves, devices) the rooms' chains say, signed."""
+"""The user's own stream: invitations, and where a new generation of the server begins in it.
+
+What else stands in it (own joins, leaves, devices) the rooms' chains say, signed.
+"""
 
 import msgspec
 from msgspec import Struct
 
 from chatty.client.accounts import Identity
 from chatty.client.device_lists import DeviceLists
+from chatty.client.generations import Generations
 from chatty.client.reasons import KeysNeeded, Lie, Reason
 from chatty.client.room_book import RoomBook
 from chatty.client.store import LocalStore
@@ -12,7 +16,7 @@ from chatty.client.update_queue import UpdateQueue
 from chatty.client.updates import Invited
 from chatty.crypto.events import verify_invitation
 from chatty.errors import BadRequest, BadSignature
-from chatty.ids import RoomId, UserSeq
+from chatty.ids import RoomId, Seq, UserSeq
 from chatty.wire.events import SignedInvitation
 from chatty.wire.frames import UserEvent
 from chatty.wire.types import RoomIdField, SeqField
@@ -31,18 +35,28 @@ class UserStreamIntake:
     """Takes events inside the caller's transaction; `seq` is the cursor."""
 
     def __init__(
-        self, store: LocalStore, *, identity: Identity, lists: DeviceLists, book: RoomBook, updates: UpdateQueue
+        self,
+        store: LocalStore,
+        *,
+        identity: Identity,
+        lists: DeviceLists,
+        book: RoomBook,
+        updates: UpdateQueue,
+        generations: Generations,
     ) -> None:
         self._store = store
         self._identity = identity
         self._lists = lists
         self._book = book
         self._updates = updates
+        self._generations = generations
         self.seq = UserSeq(store.get(_STREAM, "seq", int) or 0)
 
     def take(self, event: UserEvent, *, keys_are_fresh: bool) -> None:
         """Raises: KeysNeeded; Lie for an event that is none, and for one behind a hole, which is taken all the same."""
         if event.seq <= self.seq:
+            if self._is_rewound(event):
+                self._advance(event.seq)
             return
         expected = UserSeq(self.seq + 1)
         if event.kind == "invitation":
@@ -51,6 +65,17 @@ class UserStreamIntake:
             self._take_room(event)
         self._advance(event.seq)
         self.check_next(event, expected)
+
+    def _is_rewound(self, event: UserEvent) -> bool:
+        """From here on the stream is another one than was read."""
+        number = event.content.get("generation")
+        taken = Seq(self._store.get(_STREAM, "generation", int) or 0)
+        if event.kind != "restored" or not isinstance(number, int):
+            return False
+        if not self._generations.begins(Seq(number), taken=taken):
+            return False
+        self._store.put(_STREAM, "generation", number)
+        return True
 
     def check_next(self, event: UserEvent, expected: UserSeq) -> None:
         """No room hangs on what is missing, so the stream goes on behind it; but the server hid something."""

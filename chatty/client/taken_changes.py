@@ -8,15 +8,19 @@ refused it (`message_id_closed`).
 
 from msgspec import Struct
 
-from chatty.ids import DeviceId, SendNumber
+from chatty.ids import DeviceId, SendNumber, Seq
 from chatty.wire.events import TimelineEvent
 from chatty.wire.limits import send_window
 
 
 class TakenChanges(Struct, kw_only=True):
-    """signatures: of each device by n. Who signs two changes under one n has itself to blame: the newer one is remembered."""
+    """signatures: of each device by n. Who signs two changes under one n has itself to blame: the newer one is remembered.
+
+    newest_seq: where the last of them stands.
+    """
 
     signatures: dict[DeviceId, dict[SendNumber, bytes]] = {}
+    newest_seq: Seq = Seq(0)
 
     def has(self, event: TimelineEvent) -> bool:
         """Did this signed change stand at an earlier place, or is its n too old to come now?"""
@@ -26,6 +30,7 @@ class TakenChanges(Struct, kw_only=True):
     def take(self, event: TimelineEvent) -> None:
         taken = self.signatures.setdefault(event.device, {})
         taken[event.n] = event.signature
+        self.newest_seq = event.seq
         newest = max(taken)
         for old in [n for n in taken if n <= newest - send_window]:
             del taken[old]

@@ -4,7 +4,7 @@
 crash in between shows it again. *Bound*: an application that never reads keeps the newest `updates_max`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -18,19 +18,23 @@ from chatty.client.updates import (
     Invited,
     MembershipChanged,
     Message,
+    MessageLost,
     ProfileChanged,
     RoomDetailsChanged,
+    RoomLost,
     ServerLied,
+    ServerRestored,
     SignedOut,
     StoreRolledBack,
     Undecryptable,
     Update,
 )
-from chatty.ids import RoomId, Seq
+from chatty.ids import EventId, RoomId, Seq
 
 updates_max = 10_000
 history_max = 10_000
-_UPDATES, _HISTORY, _GONE, _EDITS = "updates", "history/", "gone", "edits"
+_UPDATES, _HISTORY, _GONE, _EDITS, _LOST = "updates", "history/", "gone", "edits", "lost"
+_LOST_MIDS = "lost_mids"
 
 
 class UpdateQueue:
@@ -51,6 +55,9 @@ class UpdateQueue:
                 ProfileChanged,
                 Invited,
                 StoreRolledBack,
+                ServerRestored,
+                MessageLost,
+                RoomLost,
                 SignedOut,
             )
         }
@@ -102,6 +109,37 @@ class UpdateQueue:
         self._store.put(_GONE, _place(room, seq), True)
         self._store.keep_about(_GONE, count_max=updates_max)
 
+    def lose(self, room: RoomId, *, from_seq: Seq) -> list[MessageLost]:
+        """The server has nothing from this place on any more: it leaves the history. Returns what was in it, oldest first."""
+        for name, _ in self._store.items(_GONE, bool):
+            gone_room, _, seq = name.rpartition("/")
+            if gone_room == room and int(seq) >= from_seq:
+                self._store.delete(_GONE, name)
+        lost = [_lost(one) for one in self.history(room, count_max=history_max) if one.seq >= from_seq]
+        for one in lost:
+            self._store.delete(_HISTORY + room, str(one.seq))
+            self._store.put(_LOST, one.event_id, one)
+            self._store.keep_about(_LOST, count_max=history_max)
+        return lost
+
+    def lost(self, room: RoomId) -> list[MessageLost]:
+        """What the server has lost and nobody has sent again, oldest first."""
+        return [one for _, one in self._store.items(_LOST, MessageLost) if one.room == room]
+
+    def note_lost_mids(self, mids: Mapping[str, EventId]) -> None:
+        """By these names lost messages may be sent again."""
+        for name, event_id in mids.items():
+            if self._store.has(_LOST, event_id):
+                self._store.put(_LOST_MIDS, name, event_id)
+        self._store.keep_about(_LOST_MIDS, count_max=history_max)
+
+    def find_again(self, mid_name: str) -> None:
+        """A message is read; if it was lost before, its sender has sent it again."""
+        event_id = self._store.get(_LOST_MIDS, mid_name, EventId)
+        if event_id is not None:
+            self._store.delete(_LOST, event_id)
+            self._store.delete(_LOST_MIDS, mid_name)
+
     def mark_handled(self) -> None:
         """Drop the update that was handed out."""
         if self._handed_out is not None:
@@ -111,6 +149,17 @@ class UpdateQueue:
     def history(self, room: RoomId, *, count_max: int) -> list[Message]:
         """The newest messages that this device has read, oldest first. Works offline."""
         return [message for _, message in self._store.items(_HISTORY + room, Message, newest_max=count_max)]
+
+
+def _lost(message: Message) -> MessageLost:
+    return MessageLost(
+        room=message.room,
+        seq=message.seq,
+        event_id=message.event_id,
+        sender=message.sender,
+        time_ms=message.time_ms,
+        text=message.text,
+    )
 
 
 def _place(room: RoomId, seq: Seq) -> str:

@@ -119,6 +119,32 @@ class StoreRolledBack:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServerRestored:
+    """The server goes on from a backup: what came after it is gone there. What this device had sent, it sends again by itself."""
+
+    generation: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessageLost:
+    """A message that this device has read, and the server has no more. If its sender sends it again, it is a Message anew."""
+
+    room: RoomId
+    seq: Seq
+    event_id: EventId
+    sender: UserId
+    time_ms: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoomLost:
+    """The server was restored and does not know us in this room any more: it is younger than the backup, or our joining is."""
+
+    room: RoomId
+
+
+@dataclass(frozen=True, kw_only=True)
 class SignedOut:
     """The log-in session is over (revoked or logged out); nothing follows."""
 
@@ -136,6 +162,9 @@ Update = (
     | ProfileChanged
     | Invited
     | StoreRolledBack
+    | ServerRestored
+    | MessageLost
+    | RoomLost
     | SignedOut
 )
 

@@ -7,6 +7,8 @@ open. Only the master key is kept outside the database; to change it, the data k
 """
 
 import contextlib
+import hashlib
+import hmac
 import os
 from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
@@ -45,6 +47,10 @@ class MasterKey:
             return cls(decode_base64(text.strip().rstrip("="), length=key_bytes))
         except BadRequest:
             raise BadConfiguration(f"the master key must be {key_bytes} bytes as base64") from None
+
+    def derive(self, purpose: str) -> bytes:
+        """A key of its own for something that is not in the database; 32 bytes."""
+        return hmac.digest(self._secret, purpose.encode(), hashlib.sha256)
 
     def wrap(self, data_key: bytes, *, version: int, random: Random = os.urandom) -> bytes:
         """Seal a data key."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from chatty.errors import ServerNameMismatch
+from chatty.errors import RestoreUnfinished, ServerNameMismatch
 from chatty.ids import Seq
 from chatty.services.units import Transactions
 from chatty.wire.frames import Generation
@@ -42,10 +42,15 @@ class ServerUnit(Protocol):
 async def open_identity(
     unit_of_work: Transactions[ServerUnit], *, name: str, make_generation_id: Callable[[], str]
 ) -> ServerIdentity:
-    """The stored identity; made at the first start. Raises: ServerNameMismatch, as the name is part of every signature."""
+    """The stored identity; made at the first start.
+
+    Raises: ServerNameMismatch, as the name is part of every signature; RestoreUnfinished: there are keys, and no server is named.
+    """
     async with unit_of_work.begin() as unit:
         await unit.server.lock()
         found = await unit.server.identity()
+        if found is None and await unit.server.sealed_keys("data_key"):
+            raise RestoreUnfinished("a restore into this database broke off; empty it and restore again")
         if found is None:
             found = ServerIdentity(name=name, generation=Generation(number=Seq(1), id=make_generation_id()))
             await unit.server.set_identity(found)

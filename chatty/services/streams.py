@@ -67,6 +67,22 @@ class ReturningDevice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Beginnings:
+    """Where the first generation after some other began: in a user's stream, None if it has not, and in rooms."""
+
+    user_seq: UserSeq | None
+    rooms: Mapping[RoomId, Seq]
+
+    def rewound(self, cursor: frames.Cursor) -> frames.Cursor:
+        """What stands from the beginning on is another generation's than what its client has read."""
+        beginning = self.rooms.get(cursor.room)
+        return cursor if beginning is None else frames.Cursor(room=cursor.room, seq=min(cursor.seq, Seq(beginning - 1)))
+
+    def rewound_stream(self, seq: UserSeq) -> UserSeq:
+        return seq if self.user_seq is None else min(seq, UserSeq(self.user_seq - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Standing:
     """What a device may do now: nothing, unless it is live; else what its user's role may."""
 
@@ -106,6 +122,10 @@ class Streams(Protocol):
     async def user_page(self, user: UserNumber, *, after: UserSeq, count_max: int) -> list[UserEvent]: ...
     async def heads(self, rooms: Collection[RoomNumber]) -> dict[RoomNumber, Seq]: ...
     async def stream_seqs(self, users: Collection[UserNumber]) -> dict[UserNumber, UserSeq]: ...
+    async def beginnings(self, user: UserNumber, *, after: Seq, rooms: Collection[RoomId]) -> Beginnings:
+        """Of the generations after this one."""
+        ...
+
     async def changed_standings(self, *, within_s: float) -> list[Standing]:
         """Of devices that lost or changed their rights lately. No cursor: rows commit in another order than their ids."""
         ...
@@ -194,6 +214,11 @@ class StreamSteps:
                 mailbox=await self._mailbox(unit, caller, given=()) if found.has_mail else (),
                 user_events=await self._user_events(unit, caller, user_seq) if found.user_head > user_seq else (),
             )
+
+    async def beginnings(self, caller: Caller, *, after: Seq, rooms: Collection[RoomId]) -> Beginnings:
+        """Where a client goes on that has heard of no generation after this one."""
+        async with self._units.autocommit() as unit:
+            return await unit.streams.beginnings(caller.user_number, after=after, rooms=rooms)
 
     async def _user_events(self, unit: StreamUnit, caller: Caller, after: UserSeq) -> list[UserEvent]:
         return await unit.streams.user_page(caller.user_number, after=after, count_max=limits.page_events_max)

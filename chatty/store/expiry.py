@@ -23,7 +23,7 @@ from chatty.store.connection import TrioConnection
 
 _LOCK_BRIEFLY = "SET LOCAL lock_timeout = '200ms'"
 _TAKE_TURNS = "SELECT pg_advisory_xact_lock(hashtext('chatty.passing_bodies'))"
-_LASTING = "('create', 'member', 'policy', 'devices', 'deletion')"
+_LASTING = "('create', 'member', 'policy', 'devices', 'deletion', 'restored')"
 
 # Planned with its values: only the partitions that are named are looked at. index: passing_bodies_pkey
 _BODIES = """SELECT seq, CASE WHEN sum(octet_length(body)) OVER (ORDER BY seq) <= %s OR row_number() OVER (ORDER BY seq) = 1

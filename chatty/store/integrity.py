@@ -88,6 +88,12 @@ CHECKS = (
         wrong=_without("rooms", "room_number"),
     ),
     Check(
+        name="restorations_without_room",
+        table="room_restorations",
+        key=("room_number", "generation"),
+        wrong=_without("rooms", "room_number"),
+    ),
+    Check(
         name="owed_devices_without_room_or_user",
         table="owed_devices",
         key=("room_number", "user_number", "list_version"),

@@ -12,7 +12,15 @@ from chatty.store.connection import TrioConnection
 # Every table belongs to one feature; tests/store/test_sizes.py compares. Those of the schema passing are messages.
 FEATURES: dict[str, tuple[str, ...]] = {
     "messages": ("timeline", "bodies", "passing_bodies", "requests", "device_send"),
-    "rooms": ("rooms", "members", "member_intervals", "room_links", "read_cursors", "owed_devices"),
+    "rooms": (
+        "rooms",
+        "members",
+        "member_intervals",
+        "room_links",
+        "room_restorations",
+        "read_cursors",
+        "owed_devices",
+    ),
     "keys": ("one_time_keys", "fallback_keys", "mailbox"),
     "accounts": (
         *("users", "devices", "user_stream", "blocks", "totp_secrets", "recovery_codes", "passkeys"),

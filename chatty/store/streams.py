@@ -16,7 +16,7 @@ import msgspec
 from chatty.ids import DeviceId, DeviceNumber, RoomId, RoomNumber, SendNumber, Seq, UserId, UserNumber, UserSeq
 from chatty.services.preferences import Shown
 from chatty.services.requests import SendRow
-from chatty.services.streams import ReturningDevice, RoomPage, RoomPosition, Standing, Streams
+from chatty.services.streams import Beginnings, ReturningDevice, RoomPage, RoomPosition, Standing, Streams
 from chatty.store.connection import TrioConnection
 from chatty.store.expiry import passing_bodies
 from chatty.wire.events import LASTING_KINDS, Kind, TimelineEvent
@@ -65,10 +65,10 @@ WHERE r.room_number = %s AND (m.standing = 'joined' OR {_LEFT_AT} IS NOT NULL)""
 # First the head of what a gap hides before the event, or of the horizon itself.
 _PAGE = f"""WITH found AS (
  SELECT t.*, b.body, octet_length(b.body) AS size,
-  t.kind IN ('create', 'member', 'policy', 'devices', 'deletion') AS is_lasting
+  t.kind IN ('create', 'member', 'policy', 'devices', 'deletion', 'restored') AS is_lasting
  FROM timeline t LEFT JOIN bodies b ON b.room_number = t.room_number AND b.seq = t.seq
  WHERE t.room_number = %(room)s AND t.seq > %(after)s AND t.seq <= %(end)s AND (
-  t.kind IN ('create', 'member', 'policy', 'devices', 'deletion') OR t.seq = %(horizon)s OR (
+  t.kind IN ('create', 'member', 'policy', 'devices', 'deletion', 'restored') OR t.seq = %(horizon)s OR (
    t.seq > %(horizon)s AND (%(sees_all)s OR EXISTS (
     SELECT 1 FROM member_intervals i WHERE i.room_number = t.room_number AND i.user_number = %(user)s
     AND i.from_seq <= t.seq AND (i.to_seq IS NULL OR t.seq <= i.to_seq)))))
@@ -92,6 +92,11 @@ _HEADS = "SELECT room_number, seq FROM rooms WHERE room_number = ANY(%s)"
 _STREAM_SEQS = "SELECT user_number, stream_seq FROM users WHERE user_number = ANY(%s)"
 _SIGNABLE_HEAD = """SELECT r.seq, r.head FROM rooms r JOIN members m ON m.room_number = r.room_number
 AND m.user_number = %s AND m.standing = 'joined' WHERE r.room_id = %s"""
+# The first beginning of a generation after one, in each of these rooms. index: rooms_room_id_key, room_restorations_pkey
+_BEGINNINGS = """SELECT r.room_id, min(g.seq) FROM rooms r JOIN room_restorations g ON g.room_number = r.room_number
+WHERE r.room_id = ANY(%s) AND g.generation > %s GROUP BY r.room_id"""
+_STREAM_BEGINNING = """SELECT min(seq) FROM user_stream WHERE user_number = %s AND kind = 'restored'
+AND (content::jsonb->>'generation')::bigint > %s"""  # index: user_stream_pkey
 _CHANGED_STANDINGS = """SELECT d.device_number, d.is_live AND NOT u.is_locked, u.role
 FROM devices d JOIN users u ON u.user_number = d.user_number WHERE d.device_number IN (SELECT device_number FROM revocations
  WHERE created_at > clock_timestamp() - make_interval(secs => %s))"""  # index: revocations_created
@@ -214,6 +219,14 @@ class PostgresStreams(Streams):
     async def signable_head(self, room: RoomId, user: UserNumber) -> tuple[Seq, bytes] | None:
         row = await self._row(_SIGNABLE_HEAD, (user, room))
         return None if row is None else (Seq(row[0]), row[1])
+
+    async def beginnings(self, user: UserNumber, *, after: Seq, rooms: Collection[RoomId]) -> Beginnings:
+        stream = await self._row(_STREAM_BEGINNING, (user, after))
+        found = await self._rows(_BEGINNINGS, (list(rooms), after))
+        return Beginnings(
+            user_seq=UserSeq(stream[0]) if stream is not None and stream[0] is not None else None,
+            rooms={RoomId(room): Seq(seq) for room, seq in found},
+        )
 
     async def changed_standings(self, *, within_s: float) -> list[Standing]:
         rows = await self._rows(_CHANGED_STANDINGS, (within_s,))

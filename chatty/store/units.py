@@ -15,6 +15,7 @@ from chatty.store.deletions import PostgresDeletions
 from chatty.store.devices import PostgresDevices
 from chatty.store.expiry import PostgresCleanup
 from chatty.store.exports import PostgresExports
+from chatty.store.generations import PostgresGenerations
 from chatty.store.integrity import PostgresIntegrity
 from chatty.store.jobs import PostgresJobs
 from chatty.store.key_rotation import PostgresSealedRows
@@ -51,6 +52,7 @@ class PostgresUnit(Unit):
         self._crashes = PostgresCrashes(connection)
         self._sizes = PostgresSizes(connection)
         self._exports = PostgresExports(connection)
+        self._generations = PostgresGenerations(connection)
         self._deletions = PostgresDeletions(connection)
         self._registrations = PostgresRegistrations(connection)
         self._users = PostgresUsers(connection)
@@ -106,6 +108,10 @@ class PostgresUnit(Unit):
     @property
     def exports(self) -> PostgresExports:
         return self._exports
+
+    @property
+    def generations(self) -> PostgresGenerations:
+        return self._generations
 
     @property
     def deletions(self) -> PostgresDeletions:

@@ -1,13 +1,13 @@
 """Streams in memory: what the members of a room may see of it, users' streams, and what the comparison asks.
 
-Nobody is erased here, nothing expires, and no device loses its rights.
+Nobody is erased here, nothing expires, there is one generation, and no device loses its rights.
 """
 
 from collections.abc import Collection, Sequence
 
 from chatty.ids import DeviceNumber, RoomId, RoomNumber, Seq, UserNumber, UserSeq
 from chatty.services.checkpoints import Heads
-from chatty.services.streams import ReturningDevice, RoomPage, RoomPosition, Standing, Streams
+from chatty.services.streams import Beginnings, ReturningDevice, RoomPage, RoomPosition, Standing, Streams
 from chatty.services.timeline import Appended
 from chatty.testing.keys import key_counts
 from chatty.testing.preferences import shown
@@ -85,6 +85,9 @@ class MemoryStreams(Streams, Heads):
         tables = await self._transaction.read()
         found = tables.room_named(room)
         return (found.seq, found.head) if found and tables.is_joined(found.number, user) else None
+
+    async def beginnings(self, user: UserNumber, *, after: Seq, rooms: Collection[RoomId]) -> Beginnings:
+        return Beginnings(user_seq=None, rooms={})
 
     async def changed_standings(self, *, within_s: float) -> list[Standing]:
         await self._transaction.read()

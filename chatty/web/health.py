@@ -17,12 +17,16 @@ DOCUMENTS = ("/openapi.json", "/asyncapi.json", "/v1/server", "/v1/jwks", "/read
 
 
 class Check(HttpBody, frozen=True, kw_only=True):
-    """One dependency. reason: why it is not ready, for an operator; no secret and no address. warning: it is, and yet."""
+    """One dependency. reason: why it is not ready, for an operator; no secret and no address. warning: it is, and yet.
+
+    age_s: of the newest of what is made at intervals, null if there is none.
+    """
 
     name: str
     is_ready: bool
     reason: str = ""
     warning: str = ""
+    age_s: float | None = None
 
 
 class Readiness(HttpBody, frozen=True, kw_only=True):

@@ -23,7 +23,8 @@ and only crypto.verify_event() makes one, after it has checked the signature.
 | remove   | the server                                     | whoever is or was a member                  |
 | delete   | a member; owner, admin                         | own messages; anybody's                     |
 
-Removing is all that the server may do by itself (an account was deleted or locked); it adds and promotes nobody.
+Removing is all that the server may do to a member by itself (an account was deleted or locked); it adds and promotes nobody.
+A restored event is the server's too, and changes nobody's rights: when one may come is for clients to check.
 """
 
 from collections.abc import Mapping
@@ -44,6 +45,7 @@ from chatty.wire.events import (
     Policy,
     PolicyContent,
     RemovalContent,
+    RestoredContent,
     RoomRole,
     TimelineEvent,
     action_of,
@@ -140,6 +142,8 @@ def authorize(room: RoomFacts, verified: VerifiedEvent) -> None:
         case RemovalContent(signed=removal):
             if room.membership(removal.target) is None:
                 raise NotAMember(f"{removal.target} never was a member")
+        case RestoredContent():
+            return
         case PolicyContent(signed=policy):
             _require_rank(room, policy.sender, RoomRole.ADMIN)
             if room.create.direct is not None:

@@ -39,7 +39,7 @@ OLM = "m.olm.v1.curve25519-aes-sha2"
 
 
 class Kind(Enum):
-    """Kinds of timeline events. `restored` is reserved: nothing makes it yet."""
+    """Kinds of timeline events. `restored` is made by the server alone, when it begins a new generation from a backup."""
 
     CREATE = "create"
     MEMBER = "member"
@@ -257,10 +257,33 @@ class DeletionContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     signed: Deletion
 
 
+class Restoration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the server signs with the key `key_id` of /v1/jwks when it went on from a backup: what stood behind was lost.
+
+    generation: the one that begins here. last_seq, last_head: of the place before, the last that the backup holds.
+    """
+
+    domain: Literal["chatty.restored.v1"]
+    server: ServerNameField
+    room: RoomIdField
+    generation: SeqField
+    generation_id: str
+    last_seq: SeqField
+    last_head: HeadField
+    key_id: ThumbprintField
+
+
+class RestoredContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of a restored event. It changes nobody's rights; previous: as in MemberContent."""
+
+    signed: Restoration
+    previous: SeqField
+
+
 # All that a policy event may hold, told apart by the domain of what is signed.
 AnyPolicyChange = PolicyChange | NewLink | LinkRevocation | Listing
 AnyPolicyContent = PolicyContent | LinkContent | LinkRevocationContent | ListingContent
-StateContent = CreateContent | MemberContent | RemovalContent | AnyPolicyContent | DevicesContent
+StateContent = CreateContent | MemberContent | RemovalContent | AnyPolicyContent | DevicesContent | RestoredContent
 Content = StateContent | DeletionContent
 
 # Kinds that change who must be able to read; of MEMBER, a ROLE change or a TRANSFER does not.
@@ -268,7 +291,7 @@ EPOCH_ACTIONS = frozenset({Action.JOIN, Action.ADD, Action.LEAVE, Action.KICK, A
 REMOVALS = frozenset({Action.LEAVE, Action.KICK, Action.BAN, Action.REMOVE})
 
 # Each names the one before it.
-STATE_KINDS = frozenset({Kind.CREATE, Kind.MEMBER, Kind.POLICY, Kind.DEVICES})
+STATE_KINDS = frozenset({Kind.CREATE, Kind.MEMBER, Kind.POLICY, Kind.DEVICES, Kind.RESTORED})
 # Shown to every member from seq 1 on, and kept whatever becomes of messages.
 LASTING_KINDS = STATE_KINDS | {Kind.DELETION}
 
@@ -277,6 +300,7 @@ _CONTENTS: dict[Kind, msgspec.json.Decoder[Content]] = {
     Kind.MEMBER: msgspec.json.Decoder(MemberContent),
     Kind.DEVICES: msgspec.json.Decoder(DevicesContent),
     Kind.DELETION: msgspec.json.Decoder(DeletionContent),
+    Kind.RESTORED: msgspec.json.Decoder(RestoredContent),
 }
 
 
@@ -330,7 +354,7 @@ def signers_of(content: Content) -> list[tuple[UserId, DeviceId]]:
             invitation = change.invitation.signed if change.invitation is not None else None
             inviters = [(invitation.sender, invitation.device)] if invitation is not None else []
             return [(change.sender, change.device), *inviters]
-        case RemovalContent() | DevicesContent():
+        case RemovalContent() | DevicesContent() | RestoredContent():
             return []
         case _:
             return [(content.signed.sender, content.signed.device)]

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from chatty.errors import BadRequest, HelloExpected, TooLarge
+from chatty.ids import Seq
 from chatty.wire import limits
 from chatty.wire.events import TimelineEvent
 from chatty.wire.presence import Presence, SetPresence, WatchPresence
@@ -54,7 +55,8 @@ class Cursor(Frame, frozen=True, kw_only=True):
 
 class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
     """First request. dpop_proof: htm GET, htu the origin + /v1/ws, the challenge's nonce. Cursors come in pages: with `more`,
-    `cursors` frames follow before resume begins. Answer: welcome.
+    `cursors` frames follow before resume begins. generation: the newest that this client has read under, 0 for none; cursors of
+    an earlier one than the server's go back to where the next began. Answer: welcome.
     """
 
     id: RequestIdField
@@ -64,6 +66,7 @@ class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
     user_seq: UserSeqField
     cursors: Annotated[list[Cursor], Meta(max_length=limits.cursors_per_frame_max)] = []
     more: bool = False
+    generation: SeqField = Seq(0)
 
 
 class Cursors(Frame, frozen=True, kw_only=True, tag="cursors"):

@@ -20,13 +20,14 @@ from chatty.wire.events import (
     Invitation,
     MemberChange,
     Removal,
+    Restoration,
 )
 
-Signable = CreateContent | Invitation | MemberChange | AnyPolicyChange | Removal | Deletion
+Signable = CreateContent | Invitation | MemberChange | AnyPolicyChange | Removal | Restoration | Deletion
 
 
 def signed_bytes(signable: Signable) -> bytes:
-    """What a device signs for a creation, invitation, membership, policy or deletion, and the server for a removal."""
+    """What a device signs for a creation, invitation, membership, policy or deletion, the server for a removal or restoration."""
     return canonical_json(msgspec.to_builtins(signable))
 
 

@@ -34,6 +34,8 @@ from chatty.wire.events import (
     Removal,
     RemovalContent,
     RemovalReason,
+    Restoration,
+    RestoredContent,
     RoomRole,
     SignedInvitation,
     TimelineEvent,
@@ -379,6 +381,30 @@ class ForgedRoom:
         placed = self.append(event)
         self.epoch = placed.seq
         return placed
+
+    def restored(
+        self, generation: int = 2, *, key: SigningKey = SERVER_KEY, last_head: bytes | None = None
+    ) -> TimelineEvent:
+        """By the server."""
+        signed = Restoration(
+            domain="chatty.restored.v1",
+            server=SERVER,
+            room=self.room,
+            generation=Seq(generation),
+            generation_id=f"id {generation}",
+            last_seq=self.seq,
+            last_head=encode_base64(last_head or self.heads[-1]),
+            key_id=SERVER_KEY.key_id,
+        )
+        event = TimelineEvent(
+            room=self.room,
+            seq=Seq(0),
+            time=1_000 + self.seq,
+            kind=Kind.RESTORED,
+            signature=key.sign(signed_bytes(signed)),
+            body=body_bytes(RestoredContent(signed=signed, previous=self.state_seq)),
+        )
+        return self.append(event)
 
     def devices(self, of: Person, *, digest: str = "") -> TimelineEvent:
         content = DevicesContent(

@@ -29,6 +29,7 @@ from chatty.wire.events import (
     MemberContent,
     Policy,
     RemovalReason,
+    RestoredContent,
     RoomRole,
     TimelineEvent,
     decode_content,
@@ -42,11 +43,12 @@ REMOVABLE: dict[str, Any] = {
     "check_order": lambda self, seq: None,
     "check_time": lambda self, event: None,
     "check_form": lambda self, event: of_any_form(event),
-    "check_kind": lambda self, event: None,
     "check_signature": lambda self, event, content: believed(event, content),
     "check_not_repeated": lambda self, event: None,
     "check_previous": lambda self, seq, content: None,
     "check_authority": lambda self, verified: None,
+    "check_generation": lambda self, content: None,
+    "check_restoration": lambda self, content: None,
     "check_claims": lambda self, seq, content: None,
     "check_head_claim": lambda self, seq, last_seq, last_head: None,
     "check_identities": lambda self, content: None,
@@ -439,8 +441,28 @@ def swaps_two_events_and_numbers_anew(world: World, reader: Reader) -> None:
     reader.read(altered(second, seq=first.seq), altered(first, seq=second.seq, time=second.time))
 
 
-def hides_a_message_behind_a_reserved_kind(world: World, reader: Reader) -> None:
-    reader.read(altered(world.room.message(world.bob), kind=Kind.RESTORED))
+def begins_a_generation_twice(world: World, reader: Reader) -> None:
+    reader.read(world.room.restored(2), world.room.restored(2))
+
+
+def begins_an_older_generation(world: World, reader: Reader) -> None:
+    reader.read(world.room.restored(3), world.room.restored(2))
+
+
+def begins_a_generation_with_another_key(world: World, reader: Reader) -> None:
+    reader.read(world.room.restored(key=SigningKey(b"m" * 32)))
+
+
+def begins_a_generation_that_was_signed_for_another_place(world: World, reader: Reader) -> None:
+    restored = world.room.restored()
+    reader.read(altered(world.room.message(world.bob), seq=restored.seq, time=restored.time))
+    reader.read(altered(restored, seq=Seq(restored.seq + 1)))
+
+
+def is_restored_behind_another_history(world: World, reader: Reader) -> None:
+    content = decode_content(world.room.restored(last_head=b"h" * 32))
+    assert isinstance(content, RestoredContent)
+    reader.verifier.check_restoration(content)
 
 
 def shows_an_older_event_after_a_newer(world: World, reader: Reader) -> None:
@@ -892,7 +914,11 @@ LIES: list[tuple[Lies, Reason, tuple[str, ...]]] = [
     (drops_an_event_and_numbers_anew, Reason.FORKED_HISTORY, ("check_claims",)),
     (hides_an_event_from_a_member, Reason.MISSING_EVENT, ("check_gap",)),
     (swaps_two_events_and_numbers_anew, Reason.FORKED_HISTORY, ("check_claims",)),
-    (hides_a_message_behind_a_reserved_kind, Reason.MALFORMED_EVENT, ("check_kind",)),
+    (begins_a_generation_twice, Reason.GENERATION_WENT_BACK, ("check_generation",)),
+    (begins_an_older_generation, Reason.GENERATION_WENT_BACK, ("check_generation",)),
+    (begins_a_generation_with_another_key, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (begins_a_generation_that_was_signed_for_another_place, Reason.BAD_SIGNATURE, ("check_signature",)),
+    (is_restored_behind_another_history, Reason.FORKED_HISTORY, ("check_restoration",)),
     (shows_an_older_event_after_a_newer, Reason.REORDERED_EVENT, ("check_order", "check_time")),
     (repeats_an_event, Reason.DUPLICATE_EVENT, ("check_order",)),
     (shows_two_histories, Reason.FORKED_HISTORY, ("check_claims",)),

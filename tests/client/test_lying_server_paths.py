@@ -258,9 +258,6 @@ ROWS = {
     ),
     "repeats": Row(lie=with_the_first_twice, reason=Reason.DUPLICATE_EVENT, checks=("check_order", "check_head_claim")),
     "hides behind a gap": Row(lie=with_the_first_hidden, reason=Reason.MISSING_EVENT, checks=("check_gap",)),
-    "hides behind a reserved kind": Row(
-        lie=altering(kind=Kind.RESTORED), reason=Reason.MALFORMED_EVENT, checks=("check_kind", "check_head_claim")
-    ),
     "puts time back": Row(
         lie=altering(time=1), reason=Reason.TIME_WENT_BACK, checks=("check_time", "check_head_claim")
     ),

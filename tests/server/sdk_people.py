@@ -20,11 +20,9 @@ from tests.client.small_server import CHEAP_LIMITS
 
 
 @asynccontextmanager
-async def open_origin(database: str, folder: Path, *, hooks: Hooks | None = None) -> AsyncIterator[str]:
-    """Serve on a free port until the block is left."""
-    with trio.socket.socket() as probe:
-        await probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+async def open_origin(database: str, folder: Path, *, hooks: Hooks | None = None, port: int = 0) -> AsyncIterator[str]:
+    """Serve on a free port, or on that of before, until the block is left."""
+    port = port or await free_port()
     origin = f"http://127.0.0.1:{port}"
     settings = Settings(
         data_dir=folder / "data",
@@ -42,6 +40,12 @@ async def open_origin(database: str, folder: Path, *, hooks: Hooks | None = None
         await nursery.start(serve)
         yield origin
         nursery.cancel_scope.cancel()
+
+
+async def free_port() -> int:
+    with trio.socket.socket() as probe:
+        await probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def opener(origin: str, folder: Path) -> Open:

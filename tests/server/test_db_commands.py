@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("logging_as_before")
 
 async def test_back_one_version_and_forward_again(database: str, tmp_path: Path) -> None:
     ask = partial(chatty_admin, tmp_path, "db", CHATTY_DATABASE_URL=as_url(database))
-    newest, file = code_version(), "0016_operations.sql"
+    newest, file = code_version(), "0017_generations.sql"
     planned = json.loads((await ask("downgrade", "--dry-run", "--json")).stdout)
     assert (planned["version"], planned["file"], planned["is_dry_run"]) == (newest, file, True)
     unconfirmed = await ask("downgrade")
@@ -30,7 +30,7 @@ async def test_back_one_version_and_forward_again(database: str, tmp_path: Path)
     preview = json.loads((await ask("upgrade", "--dry-run", "--json")).stdout)
     [step] = preview["steps"]
     assert (step["file"], step["has_way_back"], step["has_backfill"]) == (file, True, False)
-    assert "where the code failed" in step["about"]
+    assert "from a backup" in step["about"]
     assert json.loads((await ask("upgrade", "--json")).stdout)["applied"] == [file]
     assert (await ask("status")).exit_code == 0
 

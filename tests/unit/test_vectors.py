@@ -39,6 +39,7 @@ from chatty.wire.events import (
     MemberChange,
     PolicyChange,
     Removal,
+    Restoration,
     TimelineEvent,
     decode_content,
 )
@@ -59,6 +60,7 @@ DOMAINS: dict[str, type[msgspec.Struct]] = {
     "chatty.link_revocation.v1": LinkRevocation,
     "chatty.listing.v1": Listing,
     "chatty.removal.v1": Removal,
+    "chatty.restored.v1": Restoration,
 }
 
 

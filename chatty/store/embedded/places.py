@@ -163,6 +163,13 @@ def _copy_package(installed: Path, copy: Path) -> None:
         shutil.rmtree(making, ignore_errors=True)
 
 
+def installed_programs() -> Path | None:
+    """The folder of the package's programs, for this process itself; None where it is not installed."""
+    found = find_spec(_package)
+    locations = None if found is None else found.submodule_search_locations
+    return Path(locations[0]) / "pginstall" / "bin" if locations else None
+
+
 def _installed_package() -> Path:
     found = find_spec(_package)  # finds it without running its code
     if found is None or not found.submodule_search_locations:

@@ -1,0 +1,455 @@
+"""Backups: made of a running server, proven before they count, and taken back as a new generation.
+
+*Made* under another name beside the others: a manifest and a dump of one snapshot, encrypted while they are read. Then *proven*:
+read back, restored into a PostgreSQL that is thrown away, compared with the manifest, every room's chain computed anew. Only what
+is proven gets its name, so whatever is listed was proven.
+*Restored*: the whole archive is read and authenticated before anything is touched. The embedded database is made beside its place
+and put there as the last step; another one must be empty, and is emptied again if the restore breaks off.
+*Cancelled, failed, disk full*: unfinished files and directories are removed; what a killed process leaves, the next run removes.
+The master key is in no archive: without it an archive that was made under it is noise.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import structlog
+import trio
+
+import chatty
+from chatty.app.database import make_data_dir, master_reader
+from chatty.app.generations import raise_generation
+from chatty.config import Settings
+from chatty.crypto.backups import ArchiveWriter, BackupKey, Header, OpenKey, Part, read_archive, read_header
+from chatty.errors import (
+    BackupDamaged,
+    BackupFailed,
+    BackupKeyWrong,
+    ChattyError,
+    RestoreRefused,
+    ServerNameMismatch,
+)
+from chatty.ids import Seq
+from chatty.services.generations import Raised
+from chatty.services.server import ServerIdentity
+from chatty.store import backups as store
+from chatty.store import schema
+from chatty.store.backups import Manifest
+from chatty.store.connection import open_connection
+from chatty.store.embedded import Places, open_embedded
+from chatty.store.embedded.places import fallback_root_default, prepare_places
+from chatty.store.embedded.process import lock_directory
+from chatty.store.units import PostgresUnit
+from chatty.wire.frames import Generation
+
+log = structlog.get_logger("chatty.backups")
+
+suffix = ".chatty-backup"
+_unfinished = ".part"
+_not_kept = {"database_url", "database_url_file", "master_key", "master_key_file", "data_dir", "backup_dir"}
+
+Progress = Callable[[str, int], None]  # what is done now, and of how many bytes: "dump", "read", "restore", "prove"
+
+
+def no_progress(what: str, bytes_count: int) -> None:
+    """For who does not watch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backup:
+    """An archive in its place. manifest: where it was read."""
+
+    path: Path
+    bytes_count: int
+    header: Header
+    manifest: Manifest | None = None
+
+
+def backup_dir(settings: Settings) -> Path:
+    return settings.backup_dir or settings.data_dir / "backups"
+
+
+async def making_key(settings: Settings) -> BackupKey:
+    """For the operator's key, if the settings name one; else under the master key. Raises: BadConfiguration."""
+    if settings.backup_recipient:
+        return BackupKey(recipient=settings.backup_recipient)
+    return BackupKey(await master_reader(settings)())
+
+
+async def opening_key(settings: Settings, *, private: str = "") -> BackupKey:
+    """private: the operator's, as text. Raises: BackupKeyWrong, BadConfiguration."""
+    if private:
+        return BackupKey(private=private)
+    check_master_key(settings)
+    return BackupKey(await master_reader(settings)())
+
+
+# Making -------------------------------------------------------------------------------------------------------------
+
+
+async def create(
+    settings: Settings, address: str, *, directory: Path | None = None, progress: Progress = no_progress
+) -> Backup:
+    """Raises: BackupFailed, BackupUnproven, StoreUnavailable, DatabaseStartFailed. Cancelled: nothing is left."""
+    folder = trio.Path(directory or backup_dir(settings))
+    with _disk_errors(), _without_leftovers(Path(folder)):
+        await folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key = await making_key(settings)
+        async with store.open_snapshot(address) as snapshot:
+            manifest = await snapshot.manifest(kept_settings(settings))
+            header = _header(manifest)
+            part = Path(folder) / f"{_name(manifest)}{_unfinished}-{secrets.token_hex(4)}"
+            secret = await _write(part, header, key, manifest, store.dump(address, snapshot.id), progress)
+        await _prove(settings, part, lambda _: secret, manifest, progress)
+        final = Path(folder) / f"{_name(manifest)}{suffix}"
+        await trio.to_thread.run_sync(_settle, part, final)
+        made = await trio.to_thread.run_sync(_look, final, manifest)
+    await _record(address, "backup.created", made.path, {"bytes_count": made.bytes_count})
+    return made
+
+
+async def _record(address: str, action: str, path: Path, what: dict[str, int]) -> None:
+    async with open_connection(address) as connection, connection.transaction():
+        audit = PostgresUnit(connection).audit
+        await audit.record(actor="", device="", action=action, object_=path.name, detail=what)
+
+
+def kept_settings(settings: Settings) -> dict[str, object]:
+    """What an operator wants to know again; no secret, and no path of this machine."""
+    return settings.model_dump(mode="json", exclude=_not_kept)
+
+
+def _header(manifest: Manifest) -> Header:
+    return Header(
+        server=manifest.server,
+        generation=manifest.generation,
+        generation_id=manifest.generation_id,
+        schema_version=manifest.schema_version,
+        chatty_version=chatty.__version__,
+        time=manifest.time,
+    )
+
+
+def _name(manifest: Manifest) -> str:
+    at = datetime.fromtimestamp(manifest.time / 1_000, UTC)
+    return f"{manifest.server.replace(':', '_')}-{at:%Y%m%dT%H%M%S}{manifest.time % 1_000:03}Z"
+
+
+async def _write(
+    part: Path,
+    header: Header,
+    key: BackupKey,
+    manifest: Manifest,
+    dump: AsyncGenerator[bytes, None],
+    progress: Progress,
+) -> bytes:
+    """Returns the file's own key, to read it back with."""
+    count = 0
+    with _new_file(part) as file:
+        writer = ArchiveWriter(file, header, key)
+        writer.write(Part.MANIFEST, msgspec.json.encode(manifest))
+        async with aclosing(dump) as pieces:
+            async for data in pieces:
+                await trio.to_thread.run_sync(writer.write, Part.DATABASE, data)
+                count += len(data)
+                progress("dump", count)
+        writer.end()
+        file.flush()
+        await trio.to_thread.run_sync(os.fsync, file.fileno())
+    return writer.secret
+
+
+def _new_file(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+
+
+def _settle(part: Path, final: Path) -> None:
+    part.rename(final)
+    directory = os.open(final.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BackupFailed(f"{error.filename or 'the disk'}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _without_leftovers(folder: Path) -> Iterator[None]:
+    """What a run that was killed has left is removed, and what this one leaves unfinished."""
+    _remove_unfinished(folder)
+    try:
+        yield
+    finally:
+        _remove_unfinished(folder)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    for part in folder.glob(f"*{_unfinished}-*"):
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
+class Schedule:
+    """Makes a backup whenever the newest is older than settings.backup_interval_s, and keeps the newest of them.
+
+    No job of the janitor's: a step of those ends with its lease, and this may take hours. The database's own lock sees to it that
+    one process at a time makes one.
+    """
+
+    def __init__(self, settings: Settings, address: str) -> None:
+        self._settings = settings
+        self._address = address
+        self.look_interval_s = min(settings.backup_interval_s / 10, 60.0)
+
+    async def look(self) -> None:
+        """Cancelled: nothing is left of the one that was being made."""
+        folder = backup_dir(self._settings)
+        age_s = await trio.to_thread.run_sync(newest_age_s, folder)
+        if age_s is not None and age_s < self._settings.backup_interval_s:
+            return
+        try:
+            made = await create(self._settings, self._address)
+            for path in await trio.to_thread.run_sync(partial(prune, folder, kept=self._settings.backups_kept)):
+                await _record(self._address, "backup.removed", path, {})
+        except ChattyError as error:
+            log.warning("backup.failed", error=error.code)
+        else:
+            log.info("backup.made", bytes_count=made.bytes_count)
+
+
+def newest_age_s(folder: Path) -> float | None:
+    """Of the newest proven backup; None: there is none. Blocks."""
+    found = listed(folder)
+    return max(time.time() - found[0].header.time / 1_000, 0.0) if found else None
+
+
+# Looking ------------------------------------------------------------------------------------------------------------
+
+
+def listed(folder: Path) -> list[Backup]:
+    """The archives of a directory, the newest first; what is none is passed over. Blocks."""
+    found = []
+    for path in folder.glob(f"*{suffix}") if folder.is_dir() else ():
+        try:
+            found.append(_look(path))
+        except (BackupDamaged, OSError):
+            continue
+    return sorted(found, key=lambda one: one.header.time, reverse=True)
+
+
+def _look(path: Path, manifest: Manifest | None = None) -> Backup:
+    with path.open("rb") as file:
+        return Backup(path=path, bytes_count=path.stat().st_size, header=read_header(file), manifest=manifest)
+
+
+async def verify(settings: Settings, path: Path, key: BackupKey, *, progress: Progress = no_progress) -> Backup:
+    """Read it all, restore it into a PostgreSQL that is thrown away, and compare.
+
+    Raises: BackupDamaged, BackupKeyWrong, BackupUnproven, BackupFailed, DatabaseStartFailed.
+    """
+    with _disk_errors():
+        manifest = await _prove(settings, path, key.open, None, progress)
+        return await trio.to_thread.run_sync(_look, path, manifest)
+
+
+def prune(folder: Path, *, kept: int) -> list[Path]:
+    """Remove all but the newest. Blocks. Returns which."""
+    gone = [one.path for one in listed(folder)[kept:]]
+    for path in gone:
+        path.unlink(missing_ok=True)
+    return gone
+
+
+# Proving ------------------------------------------------------------------------------------------------------------
+
+
+async def _prove(
+    settings: Settings, path: Path, key: OpenKey, written: Manifest | None, progress: Progress
+) -> Manifest:
+    async with _scratch(settings.data_dir) as scratch:
+        dump = scratch / "database.dump"
+        manifest = await trio.to_thread.run_sync(_unpack, path, key, dump, progress)
+        if written is not None and manifest != written:
+            raise BackupDamaged("its manifest is not the one that was written")
+        async with open_embedded(scratch / "postgres", settings={"fsync": "off"}) as server:
+            await _take_back(server.address, dump, manifest, progress)
+    return manifest
+
+
+def _unpack(path: Path, key: OpenKey, dump: Path, progress: Progress) -> Manifest:
+    """All of it, authenticated, with the database in a file of its own. Blocks."""
+    said, count = b"", 0
+    with path.open("rb") as file, _new_file(dump) as out:
+        for part, data in read_archive(file, key):
+            trio.from_thread.check_cancelled()
+            if part is Part.MANIFEST:
+                said += data
+            else:
+                out.write(data)
+            count += len(data)
+            progress("read", count)
+    try:
+        return msgspec.json.decode(said, type=Manifest)
+    except msgspec.DecodeError:
+        raise BackupDamaged("its manifest makes no sense") from None
+
+
+async def _take_back(address: str, dump: Path, manifest: Manifest, progress: Progress) -> None:
+    progress("restore", 0)
+    await store.restore(address, dump)
+    progress("prove", 0)
+    await store.prove(address, manifest)
+
+
+@asynccontextmanager
+async def _scratch(data_dir: Path) -> AsyncIterator[Path]:
+    """The one directory for proofs and restores, gone at the end; what a killed process has left goes first."""
+    await make_data_dir(data_dir)
+    folder = Path(await trio.Path(data_dir).absolute()) / "backup-scratch"
+    lock = os.open(data_dir / "backup.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BackupFailed("another backup is being made, verified or restored here") from None
+        await trio.to_thread.run_sync(_remove_scratch, folder)
+        await trio.Path(folder).mkdir(mode=0o711)
+        yield folder
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(_remove_scratch, folder)
+        os.close(lock)
+
+
+def _remove_scratch(folder: Path) -> None:
+    if folder.exists():
+        elsewhere = _places(folder / "postgres").root  # where its account can reach it
+        shutil.rmtree(elsewhere, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _places(root: Path) -> Places:
+    return prepare_places(root, fallback_root=fallback_root_default)
+
+
+# Restoring ----------------------------------------------------------------------------------------------------------
+
+
+async def restore(
+    settings: Settings,
+    path: Path,
+    key: BackupKey,
+    *,
+    above: int = 0,
+    end_sessions: bool = False,
+    progress: Progress = no_progress,
+) -> tuple[Backup, Raised]:
+    """Into the place that the settings name, where there is no database yet. above: see services/generations.py.
+
+    Raises: RestoreRefused, DataDirectoryInUse, BackupDamaged, BackupKeyWrong, BackupUnproven, BackupFailed, SealBroken,
+    ServerNameMismatch. Cancelled, or anything of these: nothing is left.
+    """
+
+    async def raise_it(address: str, manifest: Manifest) -> Raised:
+        await schema.upgrade(address)
+        was = Generation(number=Seq(manifest.generation), id=manifest.generation_id)
+        return await raise_generation(
+            settings,
+            address,
+            backup=ServerIdentity(name=manifest.server, generation=was),
+            above=above,
+            end_sessions=end_sessions,
+            source=path.name,
+        )
+
+    with _disk_errors():
+        check_master_key(settings)
+        header = await trio.to_thread.run_sync(_header_of, path)
+        if header.server != settings.server_name:
+            raise ServerNameMismatch(stored=header.server, configured=settings.server_name)
+        key.open(header)
+        async with _scratch(settings.data_dir) as scratch:
+            dump = scratch / "database.dump"
+            if settings.database_url is not None:
+                address = settings.database_url.get_secret_value()
+                manifest, raised = await _into_empty(address, path, key, dump, raise_it, progress)
+            else:
+                manifest, raised = await _into_place(settings, path, key, dump, raise_it, progress)
+        return await trio.to_thread.run_sync(_look, path, manifest), raised
+
+
+def check_master_key(settings: Settings) -> None:
+    """None is made here: a new one would open nothing. Raises: BackupKeyWrong."""
+    file = settings.master_key_path
+    if file is not None and not file.exists():
+        raise BackupKeyWrong(f"the master key is not here: put it into {file}, or set CHATTY_MASTER_KEY_FILE")
+
+
+RaiseIt = Callable[[str, Manifest], Awaitable[Raised]]
+
+
+async def _into_place(
+    settings: Settings, path: Path, key: BackupKey, dump: Path, raise_it: RaiseIt, progress: Progress
+) -> tuple[Manifest, Raised]:
+    """A new embedded database, made beside its place; its rename is what makes it one."""
+    target = _places(settings.data_dir / "postgres")
+    lock = lock_directory(target)
+    try:
+        if target.data.exists():
+            raise RestoreRefused(f"{target.root} holds a database: move it away first")
+        manifest = await trio.to_thread.run_sync(_unpack, path, key.open, dump, progress)
+        async with open_embedded(dump.with_name("postgres")) as server:
+            await _take_back(server.address, dump, manifest, progress)
+            raised = await raise_it(server.address, manifest)
+            made = server.places
+        await trio.to_thread.run_sync(_put, made, target)
+    finally:
+        os.close(lock)
+    return manifest, raised
+
+
+def _put(made: Places, target: Places) -> None:
+    made.passwords.rename(target.passwords)
+    made.data.rename(target.data)
+    directory = os.open(target.root, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+
+
+async def _into_empty(
+    address: str, path: Path, key: BackupKey, dump: Path, raise_it: RaiseIt, progress: Progress
+) -> tuple[Manifest, Raised]:
+    """Another PostgreSQL's empty database."""
+    if not await store.is_empty(address):
+        raise RestoreRefused("the database holds tables: restore into an empty one")
+    manifest = await trio.to_thread.run_sync(_unpack, path, key.open, dump, progress)
+    try:
+        await _take_back(address, dump, manifest, progress)
+        return manifest, await raise_it(address, manifest)
+    except BaseException:
+        # Shielded: a half restored database is refused by every start, and is better none.
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 60.0):
+            await store.make_empty(address)
+        raise
+
+
+def _header_of(path: Path) -> Header:
+    with path.open("rb") as file:
+        return read_header(file)
