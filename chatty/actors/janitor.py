@@ -68,10 +68,13 @@ class Wake:
 class Janitor:
     """The branch of the tree that holds the jobs. Made by start_janitor()."""
 
-    def __init__(self, jobs: Mapping[str, ActorRef[Wake]], reader: ActorRef[Wake], hands: Mapping[str, Hand]) -> None:
+    def __init__(
+        self, jobs: Mapping[str, ActorRef[Wake]], reader: ActorRef[Wake], hands: Mapping[str, Hand], board: Board
+    ) -> None:
         self._jobs = jobs
         self._reader = reader
         self._hands = hands
+        self._board = board
 
     def wake(self, job: str) -> None:
         """Look now. Never waits, never fails: at the bound enough wakes wait already, and a draining one needs none."""
@@ -80,6 +83,10 @@ class Janitor:
     def read_books(self) -> None:
         """This node's console wrote into them."""
         _tell(self._reader, Wake())
+
+    def standings(self) -> Mapping[str, Standing]:
+        """As this node knows them, without asking anybody: about a second old while the store answers."""
+        return self._board.known()
 
     def next_looks_s(self) -> Mapping[str, float]:
         """How long until each job is looked at by this node."""
@@ -137,7 +144,7 @@ async def start_janitor(
         refs[job.name] = await branch.start(spec)
     read = partial(_read_books, board=board, hands=hands, refs=refs, interval_s=office.times.board_interval_s)
     reader = await branch.start(ActorSpec[Wake](name="books", run=read, mailbox_count_max=_mailbox_count_max))
-    return Janitor(refs, reader, hands)
+    return Janitor(refs, reader, hands, board)
 
 
 async def _read_books(

@@ -5,7 +5,7 @@ process wrote meanwhile is newer than what an earlier look brings back, and stay
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -85,6 +85,10 @@ class Board:
                 if job not in self._standings:
                     await self.read()
         return self._standings[job]
+
+    def known(self) -> Mapping[str, Standing]:
+        """As last read; nothing before that."""
+        return self._standings
 
     def put(self, job: str, standing: Standing) -> None:
         """As this process has just written it."""

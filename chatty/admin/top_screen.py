@@ -123,10 +123,8 @@ def _type(state: State, key: str) -> State:
 def _chosen(state: State, seen: Seen) -> str:
     """The actor at the cursor; empty: there is none, or a branch."""
     rows = _rows(state, seen)
-    if not rows or state.view == "sessions":
-        return ""
-    row = rows[min(state.cursor, len(rows) - 1)]
-    return "" if row["is_branch"] else str(row["path"])
+    row = rows[min(state.cursor, len(rows) - 1)] if rows else {}
+    return "" if row.get("is_branch", True) else str(row["path"])
 
 
 # Rows ---------------------------------------------------------------------------------------------------------------
@@ -145,6 +143,8 @@ def _rows(state: State, seen: Seen) -> list[Json]:
         return []
     if state.view == "sessions":
         return [one for one in seen.answer["sessions"] if state.filter in f"{one['user']} {one['device']}"]
+    if state.view == "errors":
+        return _errors(seen.answer, state.filter)
     rows = [one for one in seen.answer["actors"] if _belongs(one, state.view) and _matches(one, state.filter)]
     sort = "rate" if state.view == "rooms" and state.sort == "tree" else state.sort
     if sort == "tree":
@@ -158,10 +158,19 @@ def _belongs(row: Json, view: str) -> bool:
             return bool(row["path"].startswith(_ROOM))
         case "jobs":
             return bool(row["path"].startswith(_JOB))
-        case "errors":
-            return row["last_error"] is not None
         case _:
             return True
+
+
+def _errors(answer: Json, text: str) -> list[Json]:
+    """Crashes, those met last first, then the actors with an error, also one that was foreseen."""
+    crashes = [{**one, "where": one["met_in"]} for one in answer["crashes"]]
+    actors = [
+        {**one, "where": one["path"], "error": one["last_error"], "count": one["restart_count"]}
+        for one in answer["actors"]
+        if one["last_error"] is not None
+    ]
+    return [one for one in [*crashes, *actors] if text.lower() in f"{one['where']} {one['error']}".lower()]
 
 
 def _matches(row: Json, text: str) -> bool:
@@ -186,6 +195,15 @@ def _columns(state: State) -> list[_Column]:
             _Column("rooms", lambda row: str(row["rooms_count"]), 2),
             _Column("device", lambda row: str(row["device"]), 1, is_number=False),
         ]
+    if state.view == "errors":
+        return [
+            _Column("where", lambda row: str(row["where"]), 0, is_number=False),
+            _Column("error", lambda row: str(row["error"]), 10, is_number=False),
+            _Column("times", lambda row: str(row["count"]), 9),
+            _Column("last seen", _last_seen, 8, is_number=False),
+            _Column("function", lambda row: str(row.get("function") or "-"), 3, is_number=False),
+            _Column("id", lambda row: str(row.get("crash") or "-"), 7, is_number=False),
+        ]
     is_tree = state.sort == "tree" and not state.filter and state.view == "actors"
     columns = [
         _Column("actor", _tree_name if is_tree else lambda row: str(row["path"]), 0, is_number=False),
@@ -196,19 +214,26 @@ def _columns(state: State) -> list[_Column]:
         _Column("restarts", lambda row: str(row["restart_count"]), 5),
         _Column("set aside", lambda row: "" if row["is_branch"] else str(row["quarantined_count"]), 3),
         _Column("handled", lambda row: "" if row["is_branch"] else str(row["handled_count"]), 2),
-        _Column(
-            "last error",
-            lambda row: str(row["last_error"] or "-"),
-            10 if state.view == "errors" else 1,
-            is_number=False,
-        ),
+        _Column("last error", lambda row: str(row["last_error"] or "-"), 1, is_number=False),
     ]
+    if state.view == "jobs":
+        columns[1:5] = [
+            _Column("job", lambda row: str(row.get("job_state") or "-"), 10, is_number=False),
+            _Column("last run", lambda row: str(row.get("last_outcome") or "-"), 9, is_number=False),
+            _Column("failures", lambda row: str(row.get("failures_count", "-")), 8),
+            _Column("next", lambda row: f"{_figure(row.get('next_look_s'))} s", 7),
+        ]
     if state.view == "rooms":
         columns[6:6] = [
             _Column("connected", lambda row: str(row.get("connected_count", "-")), 4),
             _Column("room", lambda row: str(row.get("room") or "-"), 1, is_number=False),
         ]
     return columns
+
+
+def _last_seen(row: Json) -> str:
+    at = row.get("last_seen_ms")
+    return "-" if at is None else f"{datetime.fromtimestamp(at / 1000, UTC):%H:%M:%S}"
 
 
 def _tree_name(row: Json) -> str:

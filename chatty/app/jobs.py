@@ -89,6 +89,20 @@ def cleanup_commands(cleanup: CleanupSteps) -> dict[str, ConsoleCommand]:
     return {"cleanup preview": preview}
 
 
+def jobs_now(janitor: Janitor) -> Mapping[str, Json]:
+    """As this node knows them, also while the database is gone."""
+    looks_s = janitor.next_looks_s()
+    return {
+        job: {
+            "job_state": one.state,
+            "last_outcome": one.last_outcome or None,
+            "failures_count": one.failures_count,
+            "next_look_s": looks_s.get(job),
+        }
+        for job, one in janitor.standings().items()
+    }
+
+
 def _told(command: ConsoleCommand, janitor: Janitor | None) -> ConsoleCommand:
     """The janitor reads at once what was written."""
 

@@ -1,6 +1,6 @@
 """What this application tells of itself: states, read when somebody asks for the metrics, and what goes wrong, when it does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 from prometheus_client import Counter
@@ -14,7 +14,7 @@ from chatty.app.process import now_ms
 from chatty.app.sentry import sentry_teller
 from chatty.config import Settings, limiters
 from chatty.errors import ChattyError
-from chatty.services.crashes import Crashes, tell_nobody
+from chatty.services.crashes import Crashes, CrashGroup, tell_nobody
 from chatty.telemetry import Metrics
 from chatty.web.problems import error_frame
 from chatty.wire import frames
@@ -36,6 +36,10 @@ class CrashBook(Observer):
     def _note(self, error: Exception, *, met_in: str) -> None:
         if self._crashes.note(error, met_in=met_in):
             self._metrics.crashes.inc()
+
+    def met(self) -> Sequence[CrashGroup]:
+        """By this process since its start, those met last first."""
+        return self._crashes.met()
 
     async def flush(self) -> None:
         """Raises: StoreUnavailable, Overloaded, OutcomeUnknown."""

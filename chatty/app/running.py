@@ -14,7 +14,7 @@ import chatty
 from chatty.actors.bus import LocalBus, SilentBus
 from chatty.actors.console import ConsoleCommand
 from chatty.actors.directory import Directory
-from chatty.actors.janitor import JanitorTimes, start_janitor
+from chatty.actors.janitor import Janitor, JanitorTimes, start_janitor
 from chatty.actors.runtime import (
     Snapshot,
     Supervisor,
@@ -33,7 +33,7 @@ from chatty.app.checks import (
 )
 from chatty.app.console import console_sources, database_commands, key_commands, limit_commands, start_console
 from chatty.app.database import Store, make_data_dir, open_store
-from chatty.app.jobs import cleanup_commands, run_commands
+from chatty.app.jobs import cleanup_commands, jobs_now, run_commands
 from chatty.app.memory import memory_commands
 from chatty.app.observation import CrashBook, open_crash_book, watch_states
 from chatty.app.process import Hooks, generous
@@ -118,16 +118,7 @@ async def _open_tree(
     sessions_branch = await root.start_supervisor("sessions", intensity=generous)
     notices = await start_notices(settings, metrics, root, directory, steps)
     await start_watch(settings, store, root, directory, steps, crashes, address=address)
-    janitor = await start_janitor(
-        root,
-        jobs=make_jobs(settings, store, steps, doorbells, hooks, metrics),
-        leases=PostgresLeases(store.pool),
-        book=JobBooks(units=store.units, failures_max=settings.job_failures_max),
-        holder=f"{socket.gethostname()} {secrets.token_urlsafe(9)}",
-        metrics=metrics,
-        times=JanitorTimes(lease_lifetime_s=hooks.lease_lifetime_s, failure_delay_s_min=settings.job_retry_delay_s),
-        crash_points=hooks.crash_points,
-    )
+    janitor = await _start_janitor(settings, store, steps, doorbells, hooks, metrics, root)
     bus = SilentBus() if hooks.is_bus_silent else LocalBus(directory, room_actors)
     doorbells.connect(bus, janitor.wake)
     parts = session_parts(settings, store, metrics, directory, room_actors, steps, limits, notices)
@@ -151,16 +142,10 @@ async def _open_tree(
         pool=store.pool.statistics,
         data_dir=settings.data_dir,
         status=sources.status,
+        jobs=partial(jobs_now, janitor),
+        crashes=crashes.met,
     )
-    commands |= {
-        **limit_commands(limits),
-        **database_commands(settings, store.units, doorbells, is_connected=directory.is_connected, janitor=janitor),
-        **key_commands(steps.key_rotation, steps.key_revocation, lambda: janitor.wake(steps.key_rotation.name)),
-        **run_commands(store.units, janitor),
-        **cleanup_commands(steps.cleanup),
-        **top_commands(seen, steps.console),
-        **memory_commands(root),
-    }
+    commands |= _console_commands(settings, store, steps, limits, doorbells, janitor, seen)
     await start_console(settings, root, sources)
     watch_states(metrics, root, store, directory)
     yield App(
@@ -176,6 +161,49 @@ async def _open_tree(
         wait_no_sockets=sockets.wait_none,
         first_invitation=steps.registration.first_invitation,
     )
+
+
+async def _start_janitor(
+    settings: Settings,
+    store: Store,
+    steps: Steps,
+    doorbells: LateDoorbells,
+    hooks: Hooks,
+    metrics: Metrics,
+    root: Supervisor,
+) -> Janitor:
+    return await start_janitor(
+        root,
+        jobs=make_jobs(settings, store, steps, doorbells, hooks, metrics),
+        leases=PostgresLeases(store.pool),
+        book=JobBooks(units=store.units, failures_max=settings.job_failures_max),
+        holder=f"{socket.gethostname()} {secrets.token_urlsafe(9)}",
+        metrics=metrics,
+        times=JanitorTimes(lease_lifetime_s=hooks.lease_lifetime_s, failure_delay_s_min=settings.job_retry_delay_s),
+        crash_points=hooks.crash_points,
+    )
+
+
+def _console_commands(
+    settings: Settings,
+    store: Store,
+    steps: Steps,
+    limits: Limits,
+    doorbells: LateDoorbells,
+    janitor: Janitor,
+    seen: Observed,
+) -> dict[str, ConsoleCommand]:
+    return {
+        **limit_commands(limits),
+        **database_commands(
+            settings, store.units, doorbells, is_connected=seen.directory.is_connected, janitor=janitor
+        ),
+        **key_commands(steps.key_rotation, steps.key_revocation, lambda: janitor.wake(steps.key_rotation.name)),
+        **run_commands(store.units, janitor),
+        **cleanup_commands(steps.cleanup),
+        **top_commands(seen, steps.console),
+        **memory_commands(seen.root),
+    }
 
 
 def _checks(

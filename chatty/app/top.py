@@ -24,13 +24,14 @@ from chatty.errors import BadRequest, NotFound
 from chatty.ids import RoomNumber
 from chatty.services.caller import current_operator
 from chatty.services.console import ConsoleSteps
+from chatty.services.crashes import CrashGroup
 from chatty.store.pool import PoolStatistics
 from chatty.telemetry import Metrics
 
 interval_s_min = 1.0  # between two looks
 interval_s_max = 30.0  # an older look says nothing about now
 rows_count_max = 200  # of each branch, the busiest and those with trouble
-_ROOM = "rooms/room "
+_ROOM, _JOB = "rooms/room ", "janitor/"
 _CONSOLE = "console"  # whoever restarted it would not get the answer
 Json = Mapping[str, Any]
 
@@ -98,7 +99,9 @@ class Looks:
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """What is looked at. status: as `chatty-admin status` shows it."""
+    """What is looked at. status: as `chatty-admin status` shows it. jobs: by name, as app/jobs.py tells them. crashes: met by
+    this process since its start.
+    """
 
     root: Supervisor
     directory: Directory
@@ -106,6 +109,8 @@ class Observed:
     pool: Callable[[], PoolStatistics]
     data_dir: Path
     status: Callable[[], Json]
+    jobs: Callable[[], Mapping[str, Json]]
+    crashes: Callable[[], Sequence[CrashGroup]]
 
 
 def top_commands(seen: Observed, console: ConsoleSteps) -> dict[str, ConsoleCommand]:
@@ -205,6 +210,18 @@ def _top(seen: Observed, rates: Rates | None) -> dict[str, Any]:
         "actors": _worth_showing(rows),
         "actors_count": len(rows),
         "sessions": _sessions(listeners),
+        "crashes": [_crash(one) for one in seen.crashes()[:rows_count_max]],
+    }
+
+
+def _crash(one: CrashGroup) -> dict[str, Any]:
+    return {
+        "crash": one.place.id,
+        "error": f"{one.place.kind} at {one.place.module.rpartition('.')[2]}.py:{one.place.line}",
+        "function": one.place.function,
+        "met_in": one.met_in,
+        "count": one.count,
+        "last_seen_ms": one.last_seen_ms,
     }
 
 
@@ -228,6 +245,8 @@ def _row(seen: Observed, path: str, one: Snapshot, depth: int, handled_per_s: Ma
         "quarantined_count": one.quarantined_count,
         "last_error": one.last_error,
     }
+    if path.startswith(_JOB):
+        return row | dict(seen.jobs().get(path.removeprefix(_JOB), {}))
     return row | _room_of(seen, path)
 
 

@@ -100,13 +100,8 @@ def verify_event(
                 encode_base64(event.signature),
             )
             return VerifiedEvent(event=event, content=content, signer=(deletion.sender, deletion.device))
-        case RemovalContent(signed=removal):
-            _verify_servers_own(event, removal, server, target=removal.target)
-            _verify_server_signature(event, removal, server_key)
-            return VerifiedEvent(event=event, content=content, signer=None)
-        case RestoredContent(signed=restoration):
-            _verify_servers_own(event, restoration, server, target="")
-            _verify_server_signature(event, restoration, server_key)
+        case RemovalContent() | RestoredContent():
+            _verify_servers_own(event, content.signed, server, server_key)
             return VerifiedEvent(event=event, content=content, signer=None)
         case DevicesContent(user=user):
             if event.sender or event.device or event.n or event.signature:
@@ -167,15 +162,15 @@ def _verify_previous(event: TimelineEvent, content: Content) -> None:
         raise BadRequest("previous is no place before the event")
 
 
-def _verify_servers_own(event: TimelineEvent, signed: Removal | Restoration, server: str, *, target: str) -> None:
+def _verify_servers_own(
+    event: TimelineEvent, signed: Removal | Restoration, server: str, server_key: ServerKey
+) -> None:
     """It is signed for one place in the chain: nowhere else can it be shown again."""
     _verify_room(event, signed.room, signed.server, server)
+    target = signed.target if isinstance(signed, Removal) else ""
     _verify_envelope(event, UserId(""), DeviceId(""), 0, target=target)
     if signed.last_seq + 1 != event.seq:
         raise BadSignature("signed for another place")
-
-
-def _verify_server_signature(event: TimelineEvent, signed: Removal | Restoration, server_key: ServerKey) -> None:
     if (key := server_key(signed.key_id, event.time)) is None:
         raise BadSignature(f"unknown key {signed.key_id} of the server")
     verify(key, signed_bytes(signed), encode_base64(event.signature))

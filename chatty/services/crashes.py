@@ -108,6 +108,7 @@ class Crashes:
         self._clock_ms = clock_ms
         self._tell = tell
         self._noted: dict[Place, CrashGroup] = {}
+        self._met: dict[Place, CrashGroup] = {}
 
     def note(self, error: Exception, *, met_in: str) -> bool:
         """Never waits, never raises. False: it is none, but says what is wrong with a request, or that the store is away."""
@@ -117,22 +118,23 @@ class Crashes:
         if place not in self._noted and len(self._noted) >= noted_max:
             place, frames = Place(module="", function="", line=0, kind="TooManyPlaces"), []
         now = self._clock_ms()
-        self._put(
-            CrashGroup(
-                place=place,
-                met_in=met_in,
-                frames=frames,
-                release=self._release,
-                count=1,
-                first_seen_ms=now,
-                last_seen_ms=now,
-            )
+        group = CrashGroup(
+            place=place,
+            met_in=met_in,
+            frames=frames,
+            release=self._release,
+            count=1,
+            first_seen_ms=now,
+            last_seen_ms=now,
         )
+        _put(self._noted, group)
+        if place in self._met or len(self._met) < noted_max:
+            _put(self._met, group)
         return True
 
-    def _put(self, group: CrashGroup) -> None:
-        known = self._noted.get(group.place)
-        self._noted[group.place] = group if known is None else joined(known, group)
+    def met(self) -> Sequence[CrashGroup]:
+        """By this process since its start, those met last first."""
+        return sorted(self._met.values(), key=lambda one: -one.last_seen_ms)
 
     async def flush(self) -> None:
         """Write what was noted. Raises: StoreUnavailable, Overloaded, OutcomeUnknown; then it is kept for the next time."""
@@ -152,4 +154,9 @@ class Crashes:
     def _take_back(self, groups: Sequence[CrashGroup]) -> None:
         newer, self._noted = self._noted, {group.place: group for group in groups}
         for group in newer.values():
-            self._put(group)
+            _put(self._noted, group)
+
+
+def _put(into: dict[Place, CrashGroup], group: CrashGroup) -> None:
+    known = into.get(group.place)
+    into[group.place] = group if known is None else joined(known, group)

@@ -50,6 +50,10 @@ ACTORS = [
         state="backing off",
         restart_count=3,
         last_error="KeyError at registration.py:57",
+        job_state="dead",
+        last_outcome="failed",
+        failures_count=8,
+        next_look_s=12.5,
     ),
 ]
 ANSWER: dict[str, Any] = {
@@ -62,6 +66,16 @@ ANSWER: dict[str, Any] = {
     "pool": {"borrowed_count": 8, "connections_max": 8, "waiting_count": 256, "is_down": False},
     "process": {"memory_bytes": 2**30, "disk_used_bytes": 2**40, "disk_bytes": 2**41},
     "actors": ACTORS,
+    "crashes": [
+        {
+            "crash": "0123456789abcdef",
+            "error": "LookupError at messages.py:41",
+            "function": "MessageSteps.append",
+            "met_in": "http",
+            "count": 7,
+            "last_seen_ms": 1_800_000_000_000,
+        }
+    ],
     "sessions": [
         {
             "session": "x",
@@ -143,6 +157,25 @@ def test_only_y_restarts_and_only_an_actor() -> None:
     assert typed("jrn")[1] == typed("jr\r")[1] == typed("ry")[1] == typed("3ry")[1] == []
     assert typed("j\rry")[1] == [Restart("journal/group")]
     assert typed("q")[1] == [Quit()]
+
+
+def test_jobs_and_errors_are_those_of_the_server() -> None:
+    [job] = [line.split() for line in shown(State(view="jobs")) if "janitor/registrations_cleanup" in line]
+    assert job[1:6] == ["dead", "failed", "8", "12.5", "s"]
+    lines = [line.split() for line in shown(State(view="errors"))]
+    assert [
+        "http",
+        "LookupError",
+        "at",
+        "messages.py:41",
+        "7",
+        "08:00:00",
+        "MessageSteps.append",
+        "0123456789abcdef",
+    ] in lines
+    assert any(line[:2] == ["janitor/registrations_cleanup", "KeyError"] for line in lines)
+    assert typed("5r")[0].restarts == ""  # what crashed there is gone
+    assert typed("5jr")[0].restarts == "janitor/registrations_cleanup"
 
 
 def test_an_answer_without_rates_shows_none() -> None:
