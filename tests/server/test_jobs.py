@@ -121,7 +121,7 @@ async def runs_pauses_and_resumes(chats: list[RunningApp]) -> None:
     assert (await operator.refusal("jobs", "run", "integrity_check"))[:2] == (1, "job_stopped")
     assert (await operator.refusal("jobs", "abort", "integrity_check"))[:2] == (1, "job_idle")
     [check] = [one for one in (await operator("health"))["checks"] if one["name"] == "jobs"]
-    assert check == {"name": "jobs", "is_ready": True, "warning": "integrity_check is paused"}
+    assert (check["is_ready"], check["warning"]) == (True, "integrity_check is paused")
     assert (await other("jobs", "resume", "integrity_check"))["state"] == "scheduled"
     run = await other("jobs", "run", "integrity_check")
     assert (run["outcome"], run["error_code"]) == ("done", "")
