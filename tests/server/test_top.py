@@ -103,7 +103,7 @@ async def filter_and_sort(terminal: Terminal) -> None:
     terminal.press("\x1bs")
     await terminal.until(lambda text: "sort rate" in text and "filter" not in text.partition("/ filter")[0])
     terminal.press("\x1b[B\x1b[A4")
-    await terminal.until(lambda text: "[jobs]" in text and "janitor/audit_sealing" in text)
+    await terminal.until(lambda text: "[jobs]" in text and "janitor/audit_sealing" in text and "scheduled" in text)
 
 
 async def test_a_server_that_stops_is_told_and_comes_back(database: str, tmp_path: Path) -> None:

@@ -187,6 +187,34 @@ async def test_the_way_back_refuses_what_older_code_would_misread(database: str)
     assert (await upgrade(database)).version == newest
 
 
+@pytest.mark.parametrize(
+    ("version", "change", "reason"),
+    [
+        (15, "INSERT INTO sealed_keys (purpose, version, sealed) VALUES ('refresh_key', 2, 'x')", "keys of the server"),
+        (
+            15,
+            "INSERT INTO sealed_keys (purpose, version, sealed, revoked_at) VALUES ('nonce_key', 1, 'x', now())",
+            "keys",
+        ),
+        (17, "INSERT INTO room_restorations VALUES (1, 2, 7)", "went on from a backup"),
+    ],
+)
+async def test_keys_and_generations_that_older_code_would_misread_stay(
+    database: str, version: int, change: str, reason: str
+) -> None:
+    async with open_connection(database) as connection:
+        await connection.execute(change)
+    while (await version_of(database)) > version:
+        await downgrade(database)
+    with pytest.raises(MigrationFailed, match=reason):
+        await downgrade(database)
+
+
+async def version_of(database: str) -> int:
+    async with open_connection(database) as connection:
+        return (await read_version(connection)).version
+
+
 async def test_nothing_goes_back_under_a_running_server(database: str, tmp_path: Path) -> None:
     async with open_connection(database) as connection:
         with pytest.raises(DatabaseInUse, match="stop them first"):

@@ -25,6 +25,7 @@ from chatty.actors.runtime import (
     AskOutOfOrder,
     Intensity,
     Mailbox,
+    Observer,
     Restart,
     StartFailed,
     Supervisor,
@@ -499,9 +500,23 @@ async def test_without_the_check_an_ask_to_itself_times_out(autojump_clock: Mock
 # --- restarting by hand
 
 
+class Seen(Observer):
+    """What an observer is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def note_crash(self, branch: str, error: Exception) -> None:
+        self.told.append(f"{branch} crashed")
+
+    def note_restart(self, branch: str) -> None:
+        self.told.append(f"{branch} restarted")
+
+
 async def test_an_actor_that_is_restarted_by_hand_loses_nothing_and_harms_nobody(autojump_clock: MockClock) -> None:
-    """What was in hand comes back first; it is counted, but not against the intensity."""
+    """What was in hand comes back first; it is counted and told, but not against the intensity."""
     runs: list[list[str]] = []
+    seen_outside = Seen()
     go_on = trio.Event()
 
     async def run(mailbox: Mailbox[Echo]) -> None:
@@ -516,7 +531,7 @@ async def test_an_actor_that_is_restarted_by_hand_loses_nothing_and_harms_nobody
             if echo.text == "d":
                 go_on.set()
 
-    async with open_supervisor("root", intensity=Intensity(restart_count_max=0)) as root:
+    async with open_supervisor("root", intensity=Intensity(restart_count_max=0), observer=seen_outside) as root:
         branch = await root.start_supervisor("branch", intensity=Intensity(restart_count_max=0))
         ref = await branch.start(spec(run, name="one"))
         for text in "abcd":
@@ -532,6 +547,7 @@ async def test_an_actor_that_is_restarted_by_hand_loses_nothing_and_harms_nobody
         assert root.actor_at(["branch"]) is root.actor_at(["branch", "two"]) is root.actor_at(["one"]) is None
         assert await ref.ask(Echo("e"), timeout_s=1) == "e"
     assert runs == [["a", "b"], ["b", "c", "d", "e"]]
+    assert seen_outside.told == ["branch restarted"]
 
 
 async def test_what_ends_with_its_crash_or_does_not_run_is_not_restarted_by_hand(autojump_clock: MockClock) -> None:
