@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from prometheus_client import Histogram
+from prometheus_client.registry import Collector
 
 from chatty.actors.console import ConsoleCommand
 from chatty.actors.directory import Directory
@@ -176,7 +176,7 @@ def walk(snapshot: Snapshot, *, path: str = "", depth: int = 0) -> Iterator[tupl
         yield from walk(child, path=child_path, depth=depth + 1)
 
 
-def _count_and_sum(histogram: Histogram) -> tuple[float, float]:
+def _count_and_sum(histogram: Collector) -> tuple[float, float]:
     values = {sample.name: sample.value for family in histogram.collect() for sample in family.samples}
     return _ending(values, "_count"), _ending(values, "_sum")
 

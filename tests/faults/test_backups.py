@@ -195,7 +195,7 @@ async def test_what_goes_wrong_leaves_nothing(
     (there / "data").mkdir(parents=True)
     settings = settings_of(there)
     with pytest.raises(BackupKeyWrong):
-        backups.opening_key(settings)
+        await backups.opening_key(settings)
     assert what_is_there(there) == set()
     (there / "data" / "master.key").write_bytes(b"d3JvbmcgbWFzdGVyIGtleSwgb2YgMzIgYnl0ZXMhISE\n")
     await refused(settings, file, BackupKeyWrong)
@@ -212,9 +212,9 @@ async def test_what_goes_wrong_leaves_nothing(
     empty = settings_of(there, database_url=as_url(empty_database))
     await refused(empty, copied(file, tmp_path / "flipped", flip), BackupDamaged)
     assert await store.is_empty(empty_database)
-    await backups.restore(empty, file, backups.opening_key(empty))
+    await backups.restore(empty, file, await backups.opening_key(empty))
     assert await rows(empty_database, "SELECT generation FROM server") == [(2,)]
-    await backups.restore(settings, file, backups.opening_key(settings), above=7, end_sessions=True)
+    await backups.restore(settings, file, await backups.opening_key(settings), above=7, end_sessions=True)
     await refused(settings, file, RestoreRefused)
     async with open_embedded(there / "data" / "postgres") as postgres:
         assert await rows(postgres.address, "SELECT generation FROM server") == [(8,)]
@@ -246,7 +246,7 @@ async def refused(settings: Settings, file: Path, error: type[ChattyError]) -> N
     before = what_is_there(settings.data_dir.parent)
     with pytest.raises(error):
         async with unwrapped():
-            await backups.restore(settings, file, backups.opening_key(settings))
+            await backups.restore(settings, file, await backups.opening_key(settings))
     assert what_is_there(settings.data_dir.parent) - {"postgres"} == before - {"postgres"}
 
 
@@ -254,7 +254,7 @@ async def test_what_does_not_fit_its_manifest_is_not_proven(archive: tuple[Path,
     """Of a restored database: each kind of damage that a dump could hide."""
     here, file = archive
     settings = settings_of(here)
-    made = await backups.verify(settings, file, backups.opening_key(settings))
+    made = await backups.verify(settings, file, await backups.opening_key(settings))
     assert made.manifest is not None
     await store.prove(database, await now(database))
     damages = [
@@ -300,8 +300,14 @@ async def test_a_full_disk_and_ctrl_c_are_said_and_leave_nothing(
     before = sorted((here / "data" / "backups").iterdir())
 
     def start(*words: str, **more: str) -> "subprocess.Popen[str]":
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(words, env=environment | more, text=True, cwd=ROOT, **pipes)
+        return subprocess.Popen(
+            words,
+            env=environment | more,
+            text=True,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     admin = (sys.executable, "-c", PROGRAM, "--data-dir")
     creating = start(
