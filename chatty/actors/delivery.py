@@ -4,7 +4,7 @@
 
 For each room it keeps `sent`, the seq up to which the client was sent everything. A room's actor offers events: one at or below
 `sent` is dropped, the next one is sent, a later one marks the room as behind, and the filler reads the stretch from the store.
-Whatever is lost elsewhere (a doorbell, a room's actor between commit and delivery) is found by the comparison every two seconds.
+Whatever is lost elsewhere (a doorbell, a room's actor between commit and delivery) is found by the comparison in watch.py.
 
 Full: at `outbox_bytes_max` the live events that were not written are dropped for this session alone, `sent` goes back to before
 the first of them, and the client is told `lagging`; nothing live is sent until its resync. Replies are bounded by not reading.

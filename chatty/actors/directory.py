@@ -23,6 +23,8 @@ class Listener(Protocol):
     rooms: dict[RoomNumber, Any]
     notices: Notices
     is_lagging: bool
+    open_requests: dict[int, float]
+    write_began: float | None
     end: Callable[[ChattyError], None]
 
     def offer(self, room: RoomNumber, shared: Shared) -> None: ...

@@ -9,7 +9,7 @@ they miss. Cancelled between commit and delivery: the same. The store gone: even
 fills it when the store is back.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -92,23 +92,44 @@ async def room_actor(
     publisher.announce()
     mailbox.ready()
     async for first in mailbox:
+        stored = list[Stored]()
         for message in (first, *mailbox.take_queued(batch_max)):
             await parts.crash_points.reach("room_message", message)
             match message:
                 case Append():
                     with message.refusing(MailboxFull):  # too much load is an answer, not a crash
                         parts.journal.tell(Entry(ref, message))
-                case Stored(events, answers):
-                    await publisher.publish(events)
-                    if answers:
-                        await parts.crash_points.reach("before_ack")
-                        parts.note_delivered(answers[0][0])
-                    for append, committed in answers:
-                        append.answer(committed)
+                case Stored():
+                    stored.append(message)
                 case Ring():
                     await publisher.catch_up()
                 case _:
                     assert_never(message)
+        await _deliver_and_answer(stored, publisher, parts)
+
+
+async def _deliver_and_answer(stored: Sequence[Stored], publisher: "Publisher", parts: RoomParts) -> None:
+    """What was committed during the last delivery leaves together: under load a large room is written to less often."""
+    for events in joined(one.events for one in stored):
+        await publisher.publish(events)
+    answers = [answer for one in stored for answer in one.answers]
+    if answers:
+        await parts.crash_points.reach("before_ack")
+        parts.note_delivered(answers[0][0])
+    for append, committed in answers:
+        append.answer(committed)
+
+
+def joined(stretches: Iterable[Sequence[TimelineEvent]]) -> Iterator[list[TimelineEvent]]:
+    """In order; one of those that follow each other without a gap."""
+    pending = list[TimelineEvent]()
+    for events in sorted(filter(None, stretches), key=lambda events: events[0].seq):
+        if pending and events[0].seq != pending[-1].seq + 1:
+            yield pending
+            pending = []
+        pending += events
+    if pending:
+        yield pending
 
 
 class Publisher:

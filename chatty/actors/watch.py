@@ -2,21 +2,23 @@
 That of deadlines never asks the store, so that requests are answered and sessions ended in time when the store hangs.
 
 Every `compare_interval_s` one query holds what each session was sent against the store: rooms, user streams, device mailboxes. So
-a lost doorbell, a room that died between commit and delivery and a slow page make an event late, never missing. Every
-`revocation_poll_interval_s` the devices are looked up that lately lost or changed their rights, because the bus may lose anything
-and carries no roles. The store gone: they wait and go on.
+a lost doorbell, a room that died between commit and delivery and a slow page make an event late, by two looks at most, never
+missing. Every `revocation_poll_interval_s` the devices are looked up that lately lost or changed their rights, because the bus
+may lose anything and carries no roles. The store gone: they wait and go on.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 import trio
 
-from chatty.actors.directory import Directory
+from chatty.actors.directory import Directory, Listener
 from chatty.actors.runtime import Mailbox
 from chatty.errors import ChattyError, DeviceRevoked, TokenExpired
-from chatty.services.streams import Standing, StreamSteps
+from chatty.ids import RoomNumber, Seq, UserNumber, UserSeq
+from chatty.services.streams import Behind, Standing, StreamSteps
 
+_beyond_all = Seq(2**63 - 1)
 revoked_within_s = 120.0  # far more than any pause of this loop; rows live ten minutes
 
 log = structlog.get_logger("chatty.watch")
@@ -26,7 +28,8 @@ async def compare_actor(
     mailbox: Mailbox[None], *, directory: Directory, streams: StreamSteps, interval_s: float
 ) -> None:
     """The comparison of this node's sessions with the store."""
-    await _every(mailbox, interval_s, lambda: _compare(directory, streams))
+    comparison = _Comparison(directory, streams)
+    await _every(mailbox, interval_s, comparison.look)
 
 
 async def revocation_actor(
@@ -102,25 +105,61 @@ def _apply(directory: Directory, standing: Standing) -> None:
         session.end(DeviceRevoked("this device was revoked"))
 
 
-async def _compare(directory: Directory, streams: StreamSteps) -> None:
-    sessions = list(directory)
-    if not sessions:
-        return
-    given = {session.caller.device_number: list(session.given) for session in sessions}
-    behind = await streams.compare(rooms=list(directory.rooms), users=list(directory.users), given=given)
-    for room, head in behind.heads.items():
-        for session in list(directory.in_room(room)):
-            session.note_head(room, head)
+class _Comparison:
+    """heads: of rooms that somebody was not sent up to their end, at the last look.
+
+    Who was not sent those until this look is behind. The newest events prove nothing: they may be on their way, and in a large
+    room under load they always are.
+    """
+
+    def __init__(self, directory: Directory, streams: StreamSteps) -> None:
+        self._directory = directory
+        self._streams = streams
+        self._heads: Mapping[RoomNumber, Seq] = {}
+
+    async def look(self) -> None:
+        if not len(self._directory):
+            return
+        behind = await self._asked(list(self._directory))
+        for room in behind.heads.keys() & self._heads.keys():
+            for session in list(self._directory.in_room(room)):
+                session.note_head(room, self._heads[room])
+        self._heads = behind.heads
+        for session in self._directory:
+            if behind.stream_seqs.get(session.caller.user_number, session.user_sent) > session.user_sent:
+                session.note_user_stream()
+            if session.caller.device_number in behind.devices:
+                session.note_mailbox()
+
+    def _asked(self, sessions: Sequence[Listener]) -> Awaitable[Behind]:
+        """Nothing holds a session while the store is waited for: it may end meanwhile."""
+        given = {session.caller.device_number: tuple(session.given) for session in sessions}
+        return self._streams.compare(rooms=_rooms_sent(sessions), users=_users_sent(sessions), given=given)
+
+
+def _rooms_sent(sessions: Sequence[Listener]) -> dict[RoomNumber, Seq]:
+    """Up to where whoever is furthest behind was sent each room."""
+    lowest: dict[RoomNumber, Seq] = {}
     for session in sessions:
-        if behind.stream_seqs.get(session.caller.user_number, session.user_sent) > session.user_sent:
-            session.note_user_stream()
-        if session.caller.device_number in behind.devices:
-            session.note_mailbox()
+        for room, cursor in session.rooms.items():
+            if cursor.sent < lowest.get(room, _beyond_all):
+                lowest[room] = cursor.sent
+    return lowest
+
+
+def _users_sent(sessions: Sequence[Listener]) -> dict[UserNumber, UserSeq]:
+    lowest: dict[UserNumber, UserSeq] = {}
+    for session in sessions:
+        user = session.caller.user_number
+        lowest[user] = min(lowest.get(user, session.user_sent), session.user_sent)
+    return lowest
 
 
 def _expire(directory: Directory, now_s: float, is_revoked: Callable[[str], bool]) -> None:
+    """Those that nobody waits for are passed by quickly: they are thousands, and this comes often."""
     now = trio.current_time()
     for session in directory:
-        session.expire(now)
+        if session.open_requests or session.write_began is not None:
+            session.expire(now)
         if session.caller.expires_at_s <= now_s or is_revoked(session.caller.token_key_id):
             session.end(TokenExpired("the access token's time is over"))

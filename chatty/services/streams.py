@@ -126,6 +126,14 @@ class Streams(Protocol):
         """Of the generations after this one."""
         ...
 
+    async def heads_beyond(self, sent: Mapping[RoomNumber, Seq]) -> dict[RoomNumber, Seq]:
+        """Of those rooms whose newest seq is above the one here."""
+        ...
+
+    async def stream_seqs_beyond(self, sent: Mapping[UserNumber, UserSeq]) -> dict[UserNumber, UserSeq]:
+        """Likewise of user streams."""
+        ...
+
     async def changed_standings(self, *, within_s: float) -> list[Standing]:
         """Of devices that lost or changed their rights lately. No cursor: rows commit in another order than their ids."""
         ...
@@ -162,7 +170,7 @@ class Resume:
 
 @dataclass(frozen=True, kw_only=True)
 class Behind:
-    """What the comparison found: heads of rooms and of user streams, devices with rows not yet given."""
+    """What the comparison found: heads of rooms and user streams that are further, devices with rows not yet given."""
 
     heads: Mapping[RoomNumber, Seq]
     stream_seqs: Mapping[UserNumber, UserSeq]
@@ -296,15 +304,15 @@ class StreamSteps:
     async def compare(
         self,
         *,
-        rooms: Collection[RoomNumber],
-        users: Collection[UserNumber],
+        rooms: Mapping[RoomNumber, Seq],
+        users: Mapping[UserNumber, UserSeq],
         given: Mapping[DeviceNumber, Collection[MailboxId]],
     ) -> Behind:
-        """The 2-second comparison of a whole node, in one snapshot."""
+        """The 2-second comparison of a whole node, in one snapshot. rooms, users: up to where they were sent."""
         async with self._units.snapshot() as unit:
             return Behind(
-                heads=await unit.streams.heads(rooms),
-                stream_seqs=await unit.streams.stream_seqs(users),
+                heads=await unit.streams.heads_beyond(rooms),
+                stream_seqs=await unit.streams.stream_seqs_beyond(users),
                 devices=await unit.mailbox.pending(given),
             )
 

@@ -18,7 +18,7 @@ superuser may set it: the embedded server has it, an operator is asked for it (`
 
 import ipaddress
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self, TypeVar
 
@@ -208,6 +208,11 @@ async def open_connection(address: str, **options: Any) -> AsyncIterator[TrioCon
         yield connection
     finally:
         await connection.close()
+
+
+def bigints(values: Iterable[int]) -> str:
+    """A parameter to be cast to bigint[]. For thousands: the driver looks at each value several times to find their type."""
+    return "{" + ",".join(map(str, values)) + "}"
 
 
 async def logs_tersely(connection: TrioConnection) -> bool:

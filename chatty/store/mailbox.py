@@ -7,7 +7,7 @@ import msgspec
 
 from chatty.ids import DeviceId, DeviceNumber, MailboxId, SendNumber, UserId
 from chatty.services.mailbox import Mailbox, Parcel
-from chatty.store.connection import TrioConnection
+from chatty.store.connection import TrioConnection, bigints
 from chatty.wire import frames
 
 # Counted no further than the bound. mailbox_sender (device_number, sender_device_number), mailbox_device (device_number, …)
@@ -74,7 +74,7 @@ class PostgresMailbox(Mailbox):
 
     async def pending(self, given: Mapping[DeviceNumber, Collection[MailboxId]]) -> set[DeviceNumber]:
         all_given = [mailbox_id for ids in given.values() for mailbox_id in ids]  # an id belongs to one device only
-        return {DeviceNumber(number) for (number,) in await self._rows(_PENDING, list(given), all_given)}
+        return {DeviceNumber(number) for (number,) in await self._rows(_PENDING, bigints(given), all_given)}
 
     async def _rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         return await (await self._connection.execute(sql, parameters)).fetchall()

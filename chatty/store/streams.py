@@ -7,7 +7,7 @@ the next. Below the room's horizon it is a stretch of its own kind; the event at
 ends there. Ciphertexts that have an end are read in a statement of their own.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from chatty.ids import DeviceId, DeviceNumber, RoomId, RoomNumber, SendNumber, S
 from chatty.services.preferences import Shown
 from chatty.services.requests import SendRow
 from chatty.services.streams import Beginnings, ReturningDevice, RoomPage, RoomPosition, Standing, Streams
-from chatty.store.connection import TrioConnection
+from chatty.store.connection import TrioConnection, bigints
 from chatty.store.expiry import passing_bodies
 from chatty.wire.events import LASTING_KINDS, Kind, TimelineEvent
 from chatty.wire.frames import Erased, Gap, Horizon, HorizonMark, OneTimeKeyCounts, PlacedEntry, RoomEntry, UserEvent
@@ -89,6 +89,10 @@ _USER_PAGE = (
     "SELECT seq, time, kind, content FROM user_stream WHERE user_number = %s AND seq > %s ORDER BY seq LIMIT %s"
 )
 _HEADS = "SELECT room_number, seq FROM rooms WHERE room_number = ANY(%s)"
+_HEADS_BEYOND = """SELECT r.room_number, r.seq FROM unnest(%s::bigint[], %s::bigint[]) AS sent (room_number, seq)
+JOIN rooms r ON r.room_number = sent.room_number WHERE r.seq > sent.seq"""  # index: rooms_pkey
+_STREAM_SEQS_BEYOND = """SELECT u.user_number, u.stream_seq FROM unnest(%s::bigint[], %s::bigint[]) AS sent (user_number, seq)
+JOIN users u ON u.user_number = sent.user_number WHERE u.stream_seq > sent.seq"""  # index: users_pkey
 _STREAM_SEQS = "SELECT user_number, stream_seq FROM users WHERE user_number = ANY(%s)"
 _SIGNABLE_HEAD = """SELECT r.seq, r.head FROM rooms r JOIN members m ON m.room_number = r.room_number
 AND m.user_number = %s AND m.standing = 'joined' WHERE r.room_id = %s"""
@@ -215,6 +219,12 @@ class PostgresStreams(Streams):
 
     async def stream_seqs(self, users: Collection[UserNumber]) -> dict[UserNumber, UserSeq]:
         return {UserNumber(row[0]): UserSeq(row[1]) for row in await self._rows(_STREAM_SEQS, (list(users),))}
+
+    async def heads_beyond(self, sent: Mapping[RoomNumber, Seq]) -> dict[RoomNumber, Seq]:
+        return dict(await self._rows(_HEADS_BEYOND, (bigints(sent), bigints(sent.values()))))
+
+    async def stream_seqs_beyond(self, sent: Mapping[UserNumber, UserSeq]) -> dict[UserNumber, UserSeq]:
+        return dict(await self._rows(_STREAM_SEQS_BEYOND, (bigints(sent), bigints(sent.values()))))
 
     async def signable_head(self, room: RoomId, user: UserNumber) -> tuple[Seq, bytes] | None:
         row = await self._row(_SIGNABLE_HEAD, (user, room))

@@ -3,7 +3,7 @@
 Nobody is erased here, nothing expires, there is one generation, and no device loses its rights.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from chatty.ids import DeviceNumber, RoomId, RoomNumber, Seq, UserNumber, UserSeq
 from chatty.services.checkpoints import Heads
@@ -76,6 +76,12 @@ class MemoryStreams(Streams, Heads):
     async def heads(self, rooms: Collection[RoomNumber]) -> dict[RoomNumber, Seq]:
         tables = await self._transaction.read()
         return {number: tables.rooms[number].seq for number in rooms if number in tables.rooms}
+
+    async def heads_beyond(self, sent: Mapping[RoomNumber, Seq]) -> dict[RoomNumber, Seq]:
+        return {room: seq for room, seq in (await self.heads(sent)).items() if seq > sent[room]}
+
+    async def stream_seqs_beyond(self, sent: Mapping[UserNumber, UserSeq]) -> dict[UserNumber, UserSeq]:
+        return {user: seq for user, seq in (await self.stream_seqs(sent)).items() if seq > sent[user]}
 
     async def stream_seqs(self, users: Collection[UserNumber]) -> dict[UserNumber, UserSeq]:
         tables = await self._transaction.read()

@@ -113,6 +113,8 @@ async def test_a_snapshot_is_of_its_first_moment_and_a_unit_sees_each_commit(sto
         await write(store, room, ann, Kind.MESSAGE)
         assert await snapshot.streams.heads([room.number]) == {room.number: 0}
         assert await unit.streams.heads([room.number]) == {room.number: 1}
+        assert await unit.streams.heads_beyond({room.number: 0}) == {room.number: 1}
+        assert await unit.streams.heads_beyond({room.number: 1}) == await unit.streams.heads_beyond({}) == {}
 
 
 async def test_who_locks_a_row_waits_for_who_has_it_and_reads_what_that_one_wrote(store: Store) -> None:
@@ -544,6 +546,8 @@ async def test_what_users_show_is_kept(store: Store) -> None:
         assert (await unit.streams.returning(ann.number, ann.user, named=[])).shown == shown
         assert await unit.preferences.shown(UserNumber(999)) == Shown(presence=False, receipts=False)
         assert await unit.streams.stream_seqs([ann.user, bob.user]) == {ann.user: 1, bob.user: 0}
+        assert await unit.streams.stream_seqs_beyond({ann.user: 0, bob.user: 0}) == {ann.user: 1}
+        assert await unit.streams.stream_seqs_beyond({ann.user: 1}) == {}
 
 
 async def test_a_block_makes_deaf_unless_a_room_is_shared(store: Store) -> None:
