@@ -18,7 +18,6 @@ from chatty.errors import ChattyError, DeviceRevoked, TokenExpired
 from chatty.ids import RoomNumber, Seq, UserNumber, UserSeq
 from chatty.services.streams import Behind, Standing, StreamSteps
 
-_beyond_all = Seq(2**63 - 1)
 revoked_within_s = 120.0  # far more than any pause of this loop; rows live ten minutes
 
 log = structlog.get_logger("chatty.watch")
@@ -142,8 +141,7 @@ def _rooms_sent(sessions: Sequence[Listener]) -> dict[RoomNumber, Seq]:
     lowest: dict[RoomNumber, Seq] = {}
     for session in sessions:
         for room, cursor in session.rooms.items():
-            if cursor.sent < lowest.get(room, _beyond_all):
-                lowest[room] = cursor.sent
+            lowest[room] = min(lowest.get(room, cursor.sent), cursor.sent)
     return lowest
 
 

@@ -6,8 +6,8 @@ from typing import Any, LiteralString
 from chatty.services.cleanup import Ages, Leftovers
 from chatty.services.timeline import day_ms
 from chatty.store.connection import TrioConnection
+from chatty.store.expiry import LASTING
 
-_LASTING = "('create', 'member', 'policy', 'devices', 'deletion')"
 # Each inner statement gives the size of every row that would go; at most so many are looked at.
 _COUNT = "SELECT count(*), coalesce(sum(size), 0)::bigint FROM (SELECT size FROM ({}) AS o(size) LIMIT %(limit)s) AS a"
 _SIZE = "coalesce(octet_length(b.body), octet_length(p.body))"
@@ -16,10 +16,10 @@ LEFT JOIN passing_bodies p ON t.ends > 0 AND p.ends = t.ends AND p.room_number =
 _RETENTION = f"""SELECT {_SIZE} FROM rooms r
 CROSS JOIN LATERAL (SELECT coalesce(least(nullif(r.retention_days, 0), nullif(%(days)s, 0)), 0) AS days) d
 JOIN timeline t ON t.room_number = r.room_number AND t.seq > r.horizon_seq AND t.time < %(today)s - d.days::bigint * %(day_ms)s
-{_BODIES} WHERE d.days > 0 AND t.kind NOT IN {_LASTING}"""  # noqa: S608 # constants
+{_BODIES} WHERE d.days > 0 AND t.kind NOT IN {LASTING}"""  # noqa: S608 # constants
 _UNSWEPT = f"""SELECT {_SIZE} FROM rooms r
 JOIN timeline t ON t.room_number = r.room_number AND t.seq > r.swept_seq AND t.seq < r.horizon_seq
-{_BODIES} WHERE r.swept_seq < r.horizon_seq AND t.kind NOT IN {_LASTING}"""  # noqa: S608 # constants
+{_BODIES} WHERE r.swept_seq < r.horizon_seq AND t.kind NOT IN {LASTING}"""  # noqa: S608 # constants
 _OF_ENDED = "FROM {} w JOIN devices d ON d.device_number = w.device_number AND NOT d.is_live"
 _ORPHANS = f"""SELECT octet_length(w.content) {_OF_ENDED.format("mailbox")}
 UNION ALL SELECT 0 {_OF_ENDED.format("one_time_keys")}

@@ -13,7 +13,7 @@ import msgspec
 from chatty.ids import DeviceId, RoomId, RoomNumber, Seq, UserId, UserNumber
 from chatty.services.deletions import Count, Counts, Deletions, OwedRemoval, StoredReceipt, Stretch
 from chatty.store.connection import TrioConnection
-from chatty.store.expiry import drop_passing
+from chatty.store.expiry import LASTING, drop_passing
 from chatty.store.streams import JOINS, event
 from chatty.wire.events import TimelineEvent
 
@@ -90,8 +90,7 @@ _EVENTS = f"""SELECT r.room_id, t.seq, t.time, t.kind, u.user_id, d.device_id, t
  t.expiry, t.target, t.signature, CASE WHEN t.kind <> 'message' THEN b.body END, t.body_hash, t.deletion_seq
 FROM timeline t JOIN rooms r ON r.room_number = t.room_number {JOINS}
 WHERE t.room_number = %(room)s AND t.seq BETWEEN %(first)s AND %(last)s
-AND (t.kind IN ('create', 'member', 'policy', 'devices', 'deletion', 'restored')
- OR (t.kind = 'message' AND t.sender_number = %(user)s))
+AND (t.kind IN {LASTING} OR (t.kind = 'message' AND t.sender_number = %(user)s))
 ORDER BY t.seq"""  # noqa: S608 # constants; index: timeline_pkey
 _ERASE = """UPDATE timeline SET kind = 'erased', leaf = u.leaf, time = 0, sender_number = NULL, device_number = NULL, n = 0,
  algorithm = '', session_id = '', epoch = 0, silent = false, expiry = 0, target = '', signature = '', body_hash = '',

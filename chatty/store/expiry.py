@@ -23,7 +23,8 @@ from chatty.store.connection import TrioConnection
 
 _LOCK_BRIEFLY = "SET LOCAL lock_timeout = '200ms'"
 _TAKE_TURNS = "SELECT pg_advisory_xact_lock(hashtext('chatty.passing_bodies'))"
-_LASTING = "('create', 'member', 'policy', 'devices', 'deletion', 'restored')"
+# Kinds that every member needs for as long as the room is there, as wire/events.py has them: for a statement's IN.
+LASTING = "('create', 'member', 'policy', 'devices', 'deletion', 'restored')"
 
 # Planned with its values: only the partitions that are named are looked at. index: passing_bodies_pkey
 _BODIES = """SELECT seq, CASE WHEN sum(octet_length(body)) OVER (ORDER BY seq) <= %s OR row_number() OVER (ORDER BY seq) = 1
@@ -70,7 +71,7 @@ horizon_signature = %s WHERE room_number = %s"""
 _UNSWEPT = """SELECT room_number, swept_seq, horizon_seq FROM rooms WHERE swept_seq < horizon_seq
 ORDER BY room_number LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED"""  # index: rooms_unswept
 _MESSAGES = f"""SELECT seq, ends FROM timeline WHERE room_number = %s AND seq BETWEEN %s AND %s
-AND kind NOT IN {_LASTING}"""  # noqa: S608 # constants; index: timeline_pkey
+AND kind NOT IN {LASTING}"""  # noqa: S608 # constants; index: timeline_pkey
 _SWEEP_NOT_MADE = """DELETE FROM passing.days_not_made WHERE room_number = %s AND seq = ANY(%s)
 RETURNING octet_length(body)"""
 _SWEEP_BODIES = (
@@ -78,7 +79,7 @@ _SWEEP_BODIES = (
 )
 # A row before an event that stays has the head that the stretch in front of that event ends with.
 _SWEEP = f"""DELETE FROM timeline t WHERE t.room_number = %s AND t.seq = ANY(%s) AND t.seq <> %s AND EXISTS (
- SELECT FROM timeline n WHERE n.room_number = t.room_number AND n.seq = t.seq + 1 AND n.kind NOT IN {_LASTING})"""  # noqa: S608
+ SELECT FROM timeline n WHERE n.room_number = t.room_number AND n.seq = t.seq + 1 AND n.kind NOT IN {LASTING})"""  # noqa: S608
 _SWEPT = "UPDATE rooms SET swept_seq = %s WHERE room_number = %s"
 
 

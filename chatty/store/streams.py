@@ -18,7 +18,7 @@ from chatty.services.preferences import Shown
 from chatty.services.requests import SendRow
 from chatty.services.streams import Beginnings, ReturningDevice, RoomPage, RoomPosition, Standing, Streams
 from chatty.store.connection import TrioConnection, bigints
-from chatty.store.expiry import passing_bodies
+from chatty.store.expiry import LASTING, passing_bodies
 from chatty.wire.events import LASTING_KINDS, Kind, TimelineEvent
 from chatty.wire.frames import Erased, Gap, Horizon, HorizonMark, OneTimeKeyCounts, PlacedEntry, RoomEntry, UserEvent
 from chatty.wire.keys import SIGNED_CURVE25519
@@ -64,11 +64,10 @@ FROM rooms r JOIN members m ON m.room_number = r.room_number AND m.user_number =
 WHERE r.room_number = %s AND (m.standing = 'joined' OR {_LEFT_AT} IS NOT NULL)"""  # noqa: S608 # constants
 # First the head of what a gap hides before the event, or of the horizon itself.
 _PAGE = f"""WITH found AS (
- SELECT t.*, b.body, octet_length(b.body) AS size,
-  t.kind IN ('create', 'member', 'policy', 'devices', 'deletion', 'restored') AS is_lasting
+ SELECT t.*, b.body, octet_length(b.body) AS size
  FROM timeline t LEFT JOIN bodies b ON b.room_number = t.room_number AND b.seq = t.seq
  WHERE t.room_number = %(room)s AND t.seq > %(after)s AND t.seq <= %(end)s AND (
-  t.kind IN ('create', 'member', 'policy', 'devices', 'deletion', 'restored') OR t.seq = %(horizon)s OR (
+  t.kind IN {LASTING} OR t.seq = %(horizon)s OR (
    t.seq > %(horizon)s AND (%(sees_all)s OR EXISTS (
     SELECT 1 FROM member_intervals i WHERE i.room_number = t.room_number AND i.user_number = %(user)s
     AND i.from_seq <= t.seq AND (i.to_seq IS NULL OR t.seq <= i.to_seq)))))
@@ -77,7 +76,7 @@ _PAGE = f"""WITH found AS (
  SELECT *, sum(coalesce(size, 0)) OVER places AS bytes, lag(seq, 1, %(after)s::bigint) OVER places AS last
  FROM found WINDOW places AS (ORDER BY seq)
 )
-SELECT CASE WHEN t.seq = %(horizon)s AND NOT t.is_lasting THEN t.head WHEN t.last < t.seq - 1 THEN (
+SELECT CASE WHEN t.seq = %(horizon)s AND t.kind NOT IN {LASTING} THEN t.head WHEN t.last < t.seq - 1 THEN (
  SELECT p.head FROM timeline p WHERE p.room_number = t.room_number AND p.seq = t.seq - 1) END,
  {EVENT.replace("b.body", "t.body")}
 FROM visible t {_SENDERS}

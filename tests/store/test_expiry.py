@@ -11,9 +11,10 @@ from chatty.errors import ExpiryRefused, Overloaded
 from chatty.ids import SendNumber, Seq
 from chatty.services import expiry
 from chatty.services.timeline import day_ms, end_of, ends_days_max
+from chatty.store.expiry import LASTING
 from chatty.store.timeline import lasting, passing
 from chatty.wire.canonical import encode_base64
-from chatty.wire.events import Committed, Kind, TimelineEvent
+from chatty.wire.events import LASTING_KINDS, Committed, Kind, TimelineEvent
 from chatty.wire.frames import Horizon
 from chatty.wire.limits import message_timer_s_max
 from chatty.wire.signing import horizon_bytes
@@ -27,6 +28,10 @@ WHERE inhparent = 'passing_bodies'::regclass"""
 async def scene(database: str) -> AsyncIterator[Scene]:
     async with open_scene(database) as scene:
         yield scene
+
+
+def test_the_statements_name_every_lasting_kind() -> None:
+    assert set(LASTING.strip("()").split(", ")) == {f"'{kind.value}'" for kind in LASTING_KINDS}
 
 
 # Expiry -------------------------------------------------------------------------------------------------------------

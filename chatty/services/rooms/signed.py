@@ -71,17 +71,34 @@ def check_signer(caller: Caller, room: RoomId, signed: MemberChange | Invitation
         raise BadSignature("signed for another room")
 
 
-def create_event(caller: Caller, request: RoomCreation, body: bytes) -> NewEvent:
+def _event(
+    caller: Caller,
+    kind: Kind,
+    body: bytes,
+    *,
+    n: SendNumber,
+    signature: str,
+    target: str = "",
+    action: Action | None = None,
+) -> NewEvent:
+    """What the caller's device has signed under this n."""
     return NewEvent(
-        kind=Kind.CREATE,
+        kind=kind,
         body=body,
         sender=caller.user,
         sender_number=caller.user_number,
         device=caller.device,
         device_number=caller.device_number,
-        n=request.create.signed.n,
-        signature=decode_base64(request.create.signature),
+        n=n,
+        target=target,
+        signature=decode_base64(signature),
+        action=action,
     )
+
+
+def create_event(caller: Caller, request: RoomCreation, body: bytes) -> NewEvent:
+    create = request.create
+    return _event(caller, Kind.CREATE, body, n=create.signed.n, signature=create.signature)
 
 
 def member_event(caller: Caller, request: SignedMemberChange, target: UserRow, *, previous: Seq) -> NewEvent:
@@ -93,16 +110,13 @@ def member_event(caller: Caller, request: SignedMemberChange, target: UserRow, *
         list_version=target.list_version if is_addition else None,
         list_digest=target.list_digest if is_addition else None,
     )
-    return NewEvent(
-        kind=Kind.MEMBER,
-        body=body_bytes(content),
-        sender=caller.user,
-        sender_number=caller.user_number,
-        device=caller.device,
-        device_number=caller.device_number,
+    return _event(
+        caller,
+        Kind.MEMBER,
+        body_bytes(content),
         n=signed.n,
+        signature=request.signature,
         target=signed.target,
-        signature=decode_base64(request.signature),
         action=signed.action,
     )
 
@@ -120,30 +134,14 @@ def _policy_content(signed: AnyPolicyChange, previous: Seq) -> AnyPolicyContent:
 
 
 def policy_event(caller: Caller, request: SignedAnyPolicy, *, previous: Seq) -> NewEvent:
-    return NewEvent(
-        kind=Kind.POLICY,
-        body=body_bytes(_policy_content(request.signed, previous)),
-        sender=caller.user,
-        sender_number=caller.user_number,
-        device=caller.device,
-        device_number=caller.device_number,
-        n=request.signed.n,
-        signature=decode_base64(request.signature),
-    )
+    body = body_bytes(_policy_content(request.signed, previous))
+    return _event(caller, Kind.POLICY, body, n=request.signed.n, signature=request.signature)
 
 
 def deletion_event(caller: Caller, request: SignedDeletion) -> NewEvent:
-    return NewEvent(
-        kind=Kind.DELETION,
-        body=body_bytes(DeletionContent(signed=request.signed)),
-        sender=caller.user,
-        sender_number=caller.user_number,
-        device=caller.device,
-        device_number=caller.device_number,
-        n=request.signed.n,
-        target=request.signed.target,
-        signature=decode_base64(request.signature),
-    )
+    signed = request.signed
+    body = body_bytes(DeletionContent(signed=signed))
+    return _event(caller, Kind.DELETION, body, n=signed.n, signature=request.signature, target=signed.target)
 
 
 def shown(membership: Membership) -> dict[str, str]:
