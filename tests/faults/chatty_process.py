@@ -110,9 +110,22 @@ class ChattyProcess:
 
 
 @asynccontextmanager
-async def open_installation(data_dir: Path, *, spoiled: Promise | None = None) -> AsyncIterator[ChattyProcess]:
+async def open_installation(
+    data_dir: Path,
+    *,
+    spoiled: Promise | None = None,
+    lease_lifetime_s: float | None = None,
+    key_prepare_s: float | None = None,
+) -> AsyncIterator[ChattyProcess]:
     """The server program of these tests, started, with its embedded PostgreSQL."""
-    async with _opened(_of_order(Order(data_dir=str(data_dir), port=free_port(), spoiled=spoiled))) as installation:
+    order = Order(
+        data_dir=str(data_dir),
+        port=free_port(),
+        spoiled=spoiled,
+        lease_lifetime_s=lease_lifetime_s,
+        key_prepare_s=key_prepare_s,
+    )
+    async with _opened(_of_order(order)) as installation:
         yield installation
 
 

@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import trio
@@ -37,7 +38,7 @@ _LAZY = {"synchronous_commit": "off", "wal_writer_delay": "10s", "wal_writer_flu
 class Order(Struct, frozen=True, kw_only=True):
     """What one run of the server is to be. public_origin, master_key: shared by the nodes of one database.
 
-    room_idle_timeout_s: other than the product's.
+    room_idle_timeout_s, lease_lifetime_s, key_prepare_s: other than the product's.
     """
 
     data_dir: str
@@ -47,17 +48,21 @@ class Order(Struct, frozen=True, kw_only=True):
     master_key: str | None = None
     is_bus_silent: bool = False
     room_idle_timeout_s: float | None = None
+    lease_lifetime_s: float | None = None
+    key_prepare_s: float | None = None
     spoiled: Promise | None = None
 
 
 class Strike(Struct, frozen=True, kw_only=True):
-    """Where who dies. passed_count: how often the point is passed alive first. victim None: the server itself.
+    """Where who dies. subject: what is in hand there, if that matters. passed_count: how often the point is passed alive first.
+    victim None: the server itself.
 
     "session_request" is a point of this program alone, in a session that handles a request.
     """
 
     point: Point | Literal["session_request"]
     passed_count: int
+    subject: str | None = None
     victim: Victim | Literal["an actor"] | None = None
 
 
@@ -77,7 +82,7 @@ class StrikeWhenTold(CrashPoints):
         self._strike, self._left_count = strike, strike.passed_count
 
     async def reach(self, point: str, subject: object = None) -> None:
-        if self._strike is None or point != self._strike.point:
+        if self._strike is None or point != self._strike.point or self._strike.subject not in (None, subject):
             return
         self._left_count -= 1
         if self._left_count < 0:
@@ -101,6 +106,7 @@ async def listen(crash_points: StrikeWhenTold) -> None:
 
 
 def settings_of(order: Order) -> Settings:
+    changed: dict[str, Any] = {} if order.key_prepare_s is None else {"key_prepare_s": order.key_prepare_s}
     return Settings(
         data_dir=Path(order.data_dir),
         master_key=SecretStr(order.master_key) if order.master_key is not None else None,
@@ -108,6 +114,7 @@ def settings_of(order: Order) -> Settings:
         public_origin=order.public_origin or f"http://127.0.0.1:{order.port}",
         registration="open",
         direct_path="off" if os.environ.get("CHATTY_DIRECT_PATH") == "off" else "auto",
+        **changed,
     )
 
 
@@ -147,6 +154,8 @@ async def serve(order: Order) -> None:
             address = (await stack.enter_async_context(embedded)).address
         await schema.upgrade(address)
         hooks = Hooks(crash_points=crash_points, is_bus_silent=order.is_bus_silent)
+        if order.lease_lifetime_s is not None:
+            hooks = replace(hooks, lease_lifetime_s=order.lease_lifetime_s)
         await run_server(settings_of(order), address=address, hooks=hooks)
 
 
