@@ -217,7 +217,7 @@ class Settings(BaseSettings):
         default="auto",
         description="Whether sockets are served past Hypercorn's frame handling where that is possible: auto, off.",
     )
-    heartbeat_interval_s: Seconds = Field(default=20.0, description="Pause between heartbeats on a socket, seconds.")
+    heartbeat_interval_s: Seconds = Field(default=30.0, description="Pause between heartbeats on a socket, seconds.")
     tcp_user_timeout_s: Seconds = Field(
         default=30.0, description="Time after which the kernel gives up a peer that takes nothing, seconds."
     )

@@ -195,7 +195,7 @@ class Session(Listener):
         """A fresh access token of the same device. Raises: Unauthenticated for another's."""
         if caller.device_number != self.caller.device_number:
             raise Unauthenticated("the token of another device")
-        self.caller = caller
+        self._parts.directory.renew(self, caller)
 
     async def wait_for_settled(self) -> None:
         """Until one of the open requests was answered."""

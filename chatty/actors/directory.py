@@ -11,6 +11,7 @@ from chatty.errors import ChattyError
 from chatty.ids import DeviceNumber, MailboxId, RoomNumber, Seq, UserId, UserNumber, UserSeq
 from chatty.services.caller import Caller
 
+token_period_s = 60  # tokens that end within the same one are looked at together
 K = TypeVar("K")
 
 
@@ -40,13 +41,18 @@ class Listener(Protocol):
 
 
 class Directory:
-    """One for a node. Every session takes itself out when it ends."""
+    """One for a node. Every session takes itself out when it ends.
+
+    waited_for: sessions with requests that are not settled, or with a write that has not ended.
+    """
 
     def __init__(self) -> None:
         self._by_device: dict[DeviceNumber, Listener] = {}
         self._by_user: dict[UserNumber, dict[Listener, None]] = {}
         self._by_name: dict[UserId, dict[Listener, None]] = {}
         self._by_room: dict[RoomNumber, dict[Listener, None]] = {}
+        self._by_token: dict[tuple[str, int], dict[Listener, None]] = {}
+        self.waited_for: dict[Listener, None] = {}
         self._left = trio.Event()
 
     async def wait_empty(self) -> None:
@@ -68,7 +74,14 @@ class Directory:
         self._by_device[session.caller.device_number] = session
         self._by_user.setdefault(session.caller.user_number, {})[session] = None
         self._by_name.setdefault(session.caller.user, {})[session] = None
+        self._by_token.setdefault(_token(session), {})[session] = None
         return older
+
+    def renew(self, session: Listener, caller: Caller) -> None:
+        """With the token that it holds from now on."""
+        _remove(self._by_token, _token(session), session)
+        session.caller = caller
+        self._by_token.setdefault(_token(session), {})[session] = None
 
     def leave(self, session: Listener) -> None:
         """Take it out everywhere; may be called again."""
@@ -78,6 +91,8 @@ class Directory:
             self._left = trio.Event()
         _remove(self._by_user, session.caller.user_number, session)
         _remove(self._by_name, session.caller.user, session)
+        _remove(self._by_token, _token(session), session)
+        self.waited_for.pop(session, None)
         for room in list(session.rooms):
             _remove(self._by_room, room, session)
 
@@ -101,6 +116,16 @@ class Directory:
     def of_device(self, device: DeviceNumber) -> Listener | None:
         return self._by_device.get(device)
 
+    def expiring(self, now_s: float, is_revoked: Callable[[str], bool]) -> list[Listener]:
+        """Whose token's time is over, or its key revoked. It looks at few sessions, however many there are."""
+        found: list[Listener] = []
+        for (key_id, period), sessions in self._by_token.items():
+            if is_revoked(key_id):
+                found += sessions
+            elif period * token_period_s <= now_s:
+                found += [session for session in sessions if session.caller.expires_at_s <= now_s]
+        return found
+
     def is_connected(self, device: DeviceNumber) -> bool:
         return device in self._by_device
 
@@ -111,6 +136,11 @@ class Directory:
     @property
     def users(self) -> Iterable[UserNumber]:
         return self._by_user.keys()
+
+
+def _token(session: Listener) -> tuple[str, int]:
+    """The key that signed its token, and in which period that ends."""
+    return session.caller.token_key_id, int(session.caller.expires_at_s // token_period_s)
 
 
 def _remove(index: dict[K, dict[Listener, None]], key: K, session: Listener) -> None:

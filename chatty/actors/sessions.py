@@ -349,6 +349,7 @@ class Connection:
         self._parts.quotas.check_message(session.caller.role, size_bytes=len(request.body))
         deadline = trio.current_time() + self._parts.limits.append_timeout_s
         session.open_requests[request.id] = deadline
+        self._parts.directory.waited_for[session] = None
         append = Append(one, deadline, on_answer=partial(session.settle, request.id, request.n))
         try:
             await self._tell_room(number, append)
@@ -387,6 +388,7 @@ class Connection:
         while True:
             items = await session.outbox.take()
             session.write_began = trio.current_time()
+            self._parts.directory.waited_for[session] = None
             await self._socket.send(_one_frame(items, self._socket.encoding) if items else b"")
             session.write_began = None
             session.outbox.written()

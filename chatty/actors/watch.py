@@ -154,10 +154,10 @@ def _users_sent(sessions: Sequence[Listener]) -> dict[UserNumber, UserSeq]:
 
 
 def _expire(directory: Directory, now_s: float, is_revoked: Callable[[str], bool]) -> None:
-    """Those that nobody waits for are passed by quickly: they are thousands, and this comes often."""
     now = trio.current_time()
-    for session in directory:
-        if session.open_requests or session.write_began is not None:
-            session.expire(now)
-        if session.caller.expires_at_s <= now_s or is_revoked(session.caller.token_key_id):
-            session.end(TokenExpired("the access token's time is over"))
+    for session in list(directory.waited_for):
+        session.expire(now)
+        if not session.open_requests and session.write_began is None:
+            directory.waited_for.pop(session, None)
+    for session in directory.expiring(now_s, is_revoked):
+        session.end(TokenExpired("the access token's time is over"))

@@ -89,7 +89,7 @@ async def test_the_server_speaks_first_and_welcome_answers_hello(chat: RunningAp
         assert challenge.nonce
         welcome = await socket.ask(socket.hello())
         assert welcome == frames.Welcome(
-            id=1, user=ann.user, device=ann.device, highest_n=Seq(0), low=Seq(1), heartbeat_interval_s=20.0
+            id=1, user=ann.user, device=ann.device, highest_n=Seq(0), low=Seq(1), heartbeat_interval_s=30.0
         )
         assert (await socket.event(frames.OneTimeKeyCounts)).counts == {"signed_curve25519": 0}
         await socket.event(frames.Resumed)
