@@ -230,7 +230,7 @@ def key_commands(
         return {"keys": [asdict(state) for state in await rotation.listed()]}
 
     async def rotate(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return asdict(await rotation.rotate(_kind(arguments)))
+        return asdict(await rotation.rotate(current_operator(), _kind(arguments)))
 
     async def progress(arguments: Mapping[str, Any]) -> dict[str, Any]:
         wake()
@@ -240,7 +240,7 @@ def key_commands(
         return {"consequences": await revocation.consequences(_kind(arguments), str(arguments.get("id")))}
 
     async def revoke(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        state = await revocation.revoke(_kind(arguments), str(arguments.get("id")))
+        state = await revocation.revoke(current_operator(), _kind(arguments), str(arguments.get("id")))
         wake()
         return asdict(state)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from chatty.actors.console import ConsoleCommand
 from chatty.actors.janitor import Janitor
+from chatty.services.caller import current_operator
 from chatty.services.cleanup import CleanupSteps
 from chatty.services.console import Rehearsal
 from chatty.services.jobs import JobRun, JobSteps, ListedJob
@@ -37,11 +38,11 @@ def job_commands(
         return {"runs": [asdict(run) for run in await jobs.history(_job(arguments), count_max=count_max)]}
 
     async def pause(arguments: Json) -> Json:
-        await jobs.pause(_job(arguments))
+        await jobs.pause(current_operator(), _job(arguments))
         return {"job": _job(arguments), "state": "paused"}
 
     async def resume(arguments: Json) -> Json:
-        await jobs.resume(_job(arguments))
+        await jobs.resume(current_operator(), _job(arguments))
         return {"job": _job(arguments), "state": "scheduled"}
 
     async def days(arguments: Json) -> Json:
@@ -67,14 +68,14 @@ def run_commands(units: Transactions[Any], janitor: Janitor) -> dict[str, Consol
 
 def _run_commands(jobs: JobSteps) -> dict[str, ConsoleCommand]:
     async def run(arguments: Json) -> Json:
-        return {"job": _job(arguments), "order_number": await jobs.order(_job(arguments))}
+        return {"job": _job(arguments), "order_number": await jobs.order(current_operator(), _job(arguments))}
 
     async def ordered(arguments: Json) -> Json:
         found = await jobs.ordered(_job(arguments), int(arguments.get("order_number") or 0))
         return {"run": None if found is None else asdict(found)}
 
     async def abort(arguments: Json) -> Json:
-        await jobs.abort(_job(arguments))
+        await jobs.abort(current_operator(), _job(arguments))
         return {"job": _job(arguments), "is_aborted": True}
 
     return {"jobs run": run, "jobs ordered": ordered, "jobs abort": abort}

@@ -20,7 +20,7 @@ from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.permissions import MODERATE_USERS
 from chatty.services.quotas import Quotas
 from chatty.services.units import Transactions
-from chatty.services.users import UserRows, UsersUnit, check_actor, record_act
+from chatty.services.users import UserRows, UsersUnit, check_actor, check_operator, record_act
 
 page_count = 1_000
 storage_rooms_max = 200  # of one page
@@ -251,8 +251,9 @@ class ConsoleSteps:
         self._doorbells.ring(doorbell)
 
     async def record_restart(self, by: Caller | None, actor: str) -> None:
-        """Before an actor is restarted: what cannot be recorded is not done."""
+        """Before an actor is restarted: what cannot be recorded is not done. Raises: Forbidden, DeviceRevoked."""
         async with self._unit_of_work.begin() as unit:
+            await check_operator(unit, by)
             await record_act(unit, by, "actor.restarted", actor)
 
 

@@ -27,7 +27,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from chatty.errors import JobIdle, JobRunning, JobStopped, JobUnknown
-from chatty.services.units import Audit, Transactions
+from chatty.services.caller import Caller
+from chatty.services.units import Transactions
+from chatty.services.users import ActingUnit, check_operator, record_act
 
 State = Literal["scheduled", "paused", "dead"]
 Outcome = Literal["done", "failed", "paused", "aborted", "stopped", "lost"]
@@ -226,9 +228,7 @@ class Jobs(Protocol):
         ...
 
 
-class JobsUnit(Protocol):
-    @property
-    def audit(self) -> Audit: ...
+class JobsUnit(ActingUnit, Protocol):
     @property
     def jobs(self) -> Jobs: ...
 
@@ -307,14 +307,15 @@ class JobSteps:
         async with self._units.autocommit() as unit:
             return await unit.jobs.runs(job, count_max=count_max)
 
-    async def order(self, job: str) -> int:
+    async def order(self, by: Caller | None, job: str) -> int:
         """Run it now. Returns the order's number. Raises: JobUnknown, JobStopped, JobRunning."""
         async with self._units.begin() as unit:
+            await check_operator(unit, by)
             standing = await _locked(unit, job)
             check_order(job, standing)
             number = standing.order_number + 1
             await unit.jobs.write(job, replace(standing, order_number=number))
-            await _record(unit, "job.run_ordered", job)
+            await _record(unit, by, "job.run_ordered", job)
         return number
 
     async def ordered(self, job: str, order_number: int) -> JobRun | None:
@@ -328,32 +329,35 @@ class JobSteps:
             raise JobStopped(f"{job} was paused before it ran")
         return run
 
-    async def pause(self, job: str) -> None:
+    async def pause(self, by: Caller | None, job: str) -> None:
         """After the step in hand. An order that waits is taken back. Paused again, nothing changes. Raises: JobUnknown."""
         async with self._units.begin() as unit:
+            await check_operator(unit, by)
             standing = await _locked(unit, job)
             if standing.state != "paused":
                 after = replace(standing, state="paused", begun_order=standing.order_number)
                 await unit.jobs.write(job, after)
-                await _record(unit, "job.paused", job, standing, after)
+                await _record(unit, by, "job.paused", job, standing, after)
 
-    async def resume(self, job: str) -> None:
+    async def resume(self, by: Caller | None, job: str) -> None:
         """Also what is dead, whose failures are forgotten. If it runs, nothing changes. Raises: JobUnknown."""
         async with self._units.begin() as unit:
+            await check_operator(unit, by)
             standing = await _locked(unit, job)
             if standing.state != "scheduled":
                 after = replace(standing, state="scheduled", failures_count=0)
                 await unit.jobs.write(job, after)
-                await _record(unit, "job.resumed", job, standing, after)
+                await _record(unit, by, "job.resumed", job, standing, after)
 
-    async def abort(self, job: str) -> None:
+    async def abort(self, by: Caller | None, job: str) -> None:
         """Cut the run in hand off; the job is due again after its interval. Raises: JobUnknown, JobIdle."""
         async with self._units.begin() as unit:
+            await check_operator(unit, by)
             standing = await _locked(unit, job)
             if standing.last_outcome != "running":
                 raise JobIdle(f"{job} does not run")
             await unit.jobs.write(job, replace(standing, abort_number=standing.abort_number + 1))
-            await _record(unit, "job.aborted", job)
+            await _record(unit, by, "job.aborted", job)
 
 
 async def _locked(unit: JobsUnit, job: str) -> Standing:
@@ -364,8 +368,12 @@ async def _locked(unit: JobsUnit, job: str) -> Standing:
 
 
 async def _record(
-    unit: JobsUnit, action: str, job: str, before: Standing | None = None, after: Standing | None = None
+    unit: JobsUnit,
+    by: Caller | None,
+    action: str,
+    job: str,
+    before: Standing | None = None,
+    after: Standing | None = None,
 ) -> None:
-    """By the operator, who has no name there."""
     states = [None if one is None else {"state": one.state} for one in (before, after)]
-    await unit.audit.record(actor="", device="", action=action, object_=job, before=states[0], after=states[1])
+    await record_act(unit, by, action, job, before=states[0], after=states[1])

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from chatty.crypto.sealing import MasterKey
 from chatty.errors import KeyChangeRefused, NotFound
+from chatty.services.caller import Caller
 from chatty.services.key_rotation import KeyRotation, KeyRotationUnit, KeyState, is_master_replaced, record
 from chatty.services.rewrapping import Rewrapping
 from chatty.services.server_keys import (
@@ -24,6 +25,7 @@ from chatty.services.server_keys import (
     ring_of,
 )
 from chatty.services.units import Transactions
+from chatty.services.users import check_operator
 from chatty.wire.successions import AUDIT, CHECKPOINT
 
 CONSEQUENCES: Mapping[str, Sequence[str]] = {
@@ -96,7 +98,7 @@ class KeyRevocation:
             )
         return told
 
-    async def revoke(self, kind: str, key_id: str) -> KeyState:
+    async def revoke(self, by: Caller | None, kind: str, key_id: str) -> KeyState:
         """At once: it makes nothing any more, and what it made is not believed. Returns the one in use from now on.
 
         Raises: as found(); KeyChangeRefused: a data key while the master key is being replaced.
@@ -106,6 +108,7 @@ class KeyRevocation:
         master = await self._read_master() if kind == DATA else None
         async with self._units.begin() as unit:
             await unit.server.lock()
+            await check_operator(unit, by)
             stored = await unit.server.keys()
             if kind == DATA and is_master_replaced(stored):
                 raise KeyChangeRefused("the master key is being replaced: finish that first")

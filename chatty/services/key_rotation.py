@@ -26,6 +26,7 @@ from chatty.crypto.sealing import MasterKey, Random, key_bytes
 from chatty.crypto.successions import make_succession
 from chatty.crypto.tokens import VerifyingKey, access_lifetime_s_max, overlap_margin_s
 from chatty.errors import KeyChangeRefused
+from chatty.services.caller import Caller
 from chatty.services.crash_points import NO_CRASH_POINTS, CrashPoints
 from chatty.services.jobs import Done
 from chatty.services.rewrapping import Progress, Rewrapping, RewrappingUnit
@@ -48,6 +49,7 @@ from chatty.services.server_keys import (
     ring_of,
 )
 from chatty.services.units import Transactions
+from chatty.services.users import ActingUnit, check_operator
 from chatty.wire.successions import AUDIT, CHECKPOINT, KeySuccession
 
 data_key_kept_s = 86_400.0  # after the last row was sealed anew
@@ -115,7 +117,7 @@ class RotatedKeys(KeyStore, Protocol):
     async def delete_succession(self, purpose: str, *, version: int) -> None: ...
 
 
-class KeyRotationUnit(RewrappingUnit, Protocol):
+class KeyRotationUnit(RewrappingUnit, ActingUnit, Protocol):
     @property
     def server(self) -> RotatedKeys: ...
 
@@ -216,7 +218,7 @@ class KeyRotation:
 
     # Rotating
 
-    async def rotate(self, kind: str) -> KeyState:
+    async def rotate(self, by: Caller | None, kind: str) -> KeyState:
         """Prepare the next key, unless one waits for its turn already: then that one. Returns it.
 
         Raises: KeyChangeRefused: a data key while the master key is being replaced.
@@ -224,10 +226,11 @@ class KeyRotation:
         if kind == SALT:
             async with self._units.begin() as unit:
                 await unit.server.lock()
+                await check_operator(unit, by)
                 await self._rewrapping.reseal_keys(unit, self._keys.sealer)
                 await record(unit, "key.resealed", SALT, "1")
         else:
-            await self._prepare(kind, even_if_young=True)
+            await self._prepare(kind, is_ordered=True, by=by)
         await self._keys.read()
         return self.state(self._keys.active(SALT) if kind == SALT else ring_of(self._keys.stored, kind).turns[-1].key)
 
@@ -240,24 +243,25 @@ class KeyRotation:
         changed_count = 0
         for kind in self._policy.rotation_age_s:
             if self._keys.active(kind).age_s > self._policy.rotation_age_s[kind]:
-                changed_count += await self._prepare(kind, even_if_young=False)
+                changed_count += await self._prepare(kind)
         changed_count += await self._put_away()
         done = await self._rewrapping.step()
         return Done(changed_count + done.rows_count, has_more=done.has_more)
 
-    async def _prepare(self, kind: str, *, even_if_young: bool) -> int:
-        """Returns how many keys are new."""
+    async def _prepare(self, kind: str, *, is_ordered: bool = False, by: Caller | None = None) -> int:
+        """is_ordered: even if the newest is young. Returns how many keys are new."""
         master = await self._read_master() if kind == DATA else None
         async with self._units.begin() as unit:
             await unit.server.lock()
+            await check_operator(unit, by)
             stored = await unit.server.keys()
             newest = ring_of(stored, kind).turns[-1].key
             is_pending = kind == DATA and is_master_replaced(stored)
-            if is_pending and even_if_young:
+            if is_pending and is_ordered:
                 raise KeyChangeRefused("the master key is being replaced: finish that first")
             waits = newest.signs_from_s > self._keys.clock_s()
             is_young = newest.age_s <= self._policy.rotation_age_s[kind]
-            if waits or is_pending or (is_young and not even_if_young):
+            if waits or is_pending or (is_young and not is_ordered):
                 return 0
             await self.add(unit, kind, stored, in_s=self._policy.prepare_s, master=master)
             await self._crash_points.reach("before_commit", self.name)

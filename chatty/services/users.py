@@ -19,7 +19,7 @@ from chatty.ids import UserId, UserNumber
 from chatty.services.caller import Caller
 from chatty.services.devices import end_devices
 from chatty.services.doorbells import Doorbell, Doorbells
-from chatty.services.permissions import MANAGE_USERS, MODERATE_USERS, OWNER_ROLE, Permission, check_act
+from chatty.services.permissions import MANAGE_USERS, MODERATE_USERS, OPERATE, OWNER_ROLE, Permission, check_act
 from chatty.services.tokens import Families, TokensUnit
 from chatty.services.units import Audit, Transactions
 from chatty.wire.users import EndedSessions, ListedUser, Users
@@ -88,6 +88,16 @@ async def check_actor(unit: ActingUnit, by: Caller | None, permission: Permissio
     if now is None or now.has_ended:
         raise DeviceRevoked("this log-in session was ended")
     check_act(permission, now.role, *others)
+
+
+async def check_operator(unit: ActingUnit, by: Caller | None) -> None:
+    """Whoever operates the server from elsewhere is locked, and may do so still? None: the operator on the machine.
+
+    Raises: DeviceRevoked, Forbidden.
+    """
+    if by is not None:
+        await unit.users.lock({by.user_number})
+        await check_actor(unit, by, OPERATE)
 
 
 async def record_act(

@@ -181,7 +181,7 @@ async def test_what_another_node_made_with_newer_keys_is_taken(running: RunningS
     ann = running.person()
     await ann.register()
     rotation = running.steps.key_rotation
-    made = {kind: await rotation.rotate(kind) for kind in ("signing", "refresh", "data")}
+    made = {kind: await rotation.rotate(None, kind) for kind in ("signing", "refresh", "data")}
     other = await other_node(running, tmp_path)
     running.store.keys.stored = [one for one in running.store.keys.stored if one.version == 1]
     running.store.keys._take()
@@ -281,7 +281,7 @@ wrapped_identity FROM users LIMIT 1"""
     )
     assert {name for (name,) in columns} == STORES.keys(), "one that rotation does not know is lost with its data key"
     rotation = running.steps.key_rotation
-    await rotation.rotate("data")
+    await rotation.rotate(None, "data")
     running.clock.offset_s = 61
     await running.store.keys.read()
     async with running.pool.transaction() as holder:
@@ -314,7 +314,7 @@ async def test_what_a_late_process_sealed_under_the_old_key_is_found_before_the_
     ann = running.person()
     await ann.register()
     rotation = running.steps.key_rotation
-    await rotation.rotate("data")
+    await rotation.rotate(None, "data")
     running.clock.offset_s = 61
     await running.store.keys.read()
     while await rotation.step():
@@ -341,7 +341,7 @@ async def test_a_log_in_that_is_sealed_anew_in_the_middle_goes_on(running: Runni
     ann = running.person()
     await ann.register()
     rotation = running.steps.key_rotation
-    await rotation.rotate("data")
+    await rotation.rotate(None, "data")
     running.clock.offset_s = 61
     await running.store.keys.read()
     body = await ann.login()
@@ -400,22 +400,22 @@ async def test_what_each_revocation_takes_away(running: RunningServer) -> None:
     ann = running.person()
     await ann.register()
     with pytest.raises(KeyChangeRefused):
-        await revocation.revoke("salt", "1")
+        await revocation.revoke(None, "salt", "1")
     with pytest.raises(NotFound):
-        await revocation.revoke("refresh", "7")
+        await revocation.revoke(None, "refresh", "7")
     told = await revocation.consequences("refresh", "1")
     assert told[0].startswith("Up to 1 log-in sessions")
-    await revocation.revoke("refresh", "1")
+    await revocation.revoke(None, "refresh", "1")
     assert (await ann.refresh(ann.tokens["refresh_token"])).json()["code"] == "refresh_refused"
     assert (await ann.log_in()).status_code == 201
     for kind in ("checkpoint", "audit"):
-        waiting = await rotation.rotate(kind)
+        waiting = await rotation.rotate(None, kind)
         active = next(one for one in await rotation.listed() if (one.kind, one.state) == (kind, "active"))
-        now = await revocation.revoke(kind, active.id)
+        now = await revocation.revoke(None, kind, active.id)
         assert (now.id, now.state) == (waiting.id, "active")
         assert [one.state for one in await rotation.listed() if one.kind == kind] == ["revoked", "active"]
     assert keys.checkpoint.key_id == [one for one in await rotation.listed() if one.kind == "checkpoint"][1].id
-    await revocation.revoke("data", "1")
+    await revocation.revoke(None, "data", "1")
     while await rotation.step():
         pass
     assert await old_versions(running) == set()

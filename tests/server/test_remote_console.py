@@ -13,6 +13,7 @@ import trio
 
 from chatty.admin import main
 from chatty.services.permissions import CONSOLE, OPERATE, PERMISSIONS, console_permission
+from chatty.store.connection import open_connection
 from tests.server.sdk_people import open_origin, opener
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
@@ -139,6 +140,36 @@ async def test_each_role_may_what_its_permissions_say(elsewhere: Elsewhere) -> N
     await elsewhere.role("bob", "admin")
     above = await elsewhere.say("users", "lock", "--yes", ann)
     assert (above.exit_code, above.stderr.split(":")[0]) == (1, "error outranked")
+
+
+_HOLD = "SELECT 1 FROM users WHERE user_id = %s FOR UPDATE"
+_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["keys rotate signing", "jobs pause statistics", "jobs run statistics", "actors restart --yes notices/typing"],
+)
+async def test_who_loses_the_role_while_an_act_waits_for_its_locks_does_not_act(
+    elsewhere: Elsewhere, words: str
+) -> None:
+    ann = elsewhere.users["ann"]
+    await elsewhere.say("login", "--user", ann, typed=f"{PASSWORD}\n")
+    [(before,)] = await elsewhere.execute("SELECT max(audit_id) FROM audit")
+    said: list[click.testing.Result] = []
+
+    async def act() -> None:
+        said.append(await elsewhere.say(*words.split()))
+
+    async with trio.open_nursery() as nursery, open_connection(elsewhere.database) as holding, holding.transaction():
+        await holding.execute(_HOLD, (ann,))
+        nursery.start_soon(act)
+        with trio.fail_after(20):
+            while await elsewhere.execute(_WAITING) == [(0,)]:  # noqa: ASYNC110
+                await trio.sleep(0.02)  # the database has nothing to wait on
+        await holding.execute("UPDATE users SET role = 'user' WHERE user_id = %s", (ann,))
+    assert (said[0].exit_code, said[0].stderr.split(":")[0]) == (1, "error forbidden")
+    assert await elsewhere.execute("SELECT action FROM audit WHERE audit_id > %s AND actor = %s", before, ann) == []
 
 
 async def test_a_password_is_asked_for_once_more_on_a_terminal(
