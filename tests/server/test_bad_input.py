@@ -28,7 +28,7 @@ _TABLES = "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'"
 # Numbers and outcomes of requests, and what background jobs write whenever they get to it.
 _BOOKKEEPING = {
     *("requests", "device_send", "alembic_version", "audit_seals", "audit_heads"),
-    *("leases", "jobs", "job_runs", "statistics"),
+    *("leases", "jobs", "job_runs", "statistics", "size_samples"),
 }
 
 

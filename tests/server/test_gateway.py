@@ -323,7 +323,7 @@ async def test_the_server_pings_an_idle_socket(database: str, tmp_path: Path) ->
 
 
 async def test_hellos_beyond_those_worked_on_wait_their_turn_and_none_is_refused(database: str, tmp_path: Path) -> None:
-    async with open_chat(database, tmp_path, hellos_max=1, hello_timeout_s=0.3) as chat, AsyncExitStack() as stack:
+    async with open_chat(database, tmp_path, hellos_max=1, hello_timeout_s=1.0) as chat, AsyncExitStack() as stack:
         people = await chat.sign_up_all("ann", "bob", "cid")
         sockets = [await stack.enter_async_context(open_greeted(one)) for one in people]
         hellos = [socket.hello() for socket in sockets]
@@ -331,7 +331,7 @@ async def test_hellos_beyond_those_worked_on_wait_their_turn_and_none_is_refused
             connection.execute("LOCK TABLE devices IN ACCESS EXCLUSIVE MODE")
             for socket, hello in zip(sockets, hellos, strict=True):
                 await socket.write(hello)
-            await trio.sleep(0.4)  # longer than a hello may take to come
+            await trio.sleep(1.2)  # longer than a hello may take to come
         for socket, hello in zip(sockets, hellos, strict=True):
             assert isinstance(await socket.answer(hello.id), frames.Welcome)
 

@@ -30,6 +30,8 @@ turn_timeout_s = 60  # for another node's upgrade to end
 lock_timeout_s = 2  # a migration never queues longer for a table's lock: behind it everybody else would queue
 attempts_max = 5
 _attempt_pause_s = 0.5
+others_timeout_s = 3.0  # PostgreSQL ends a connection that was closed a moment later
+_others_pause_s = 0.1
 _advisory_lock = 0x63686174_74790001  # "chatty" and a number of ours
 _CREATE = """CREATE TABLE IF NOT EXISTS schema_version (
     version integer PRIMARY KEY, compatible_from integer NOT NULL, file text NOT NULL,
@@ -72,10 +74,17 @@ def run_back(address: str, migrations: Sequence[Migration]) -> SchemaVersion:
 
 
 def _refuse_with_others(connection: "psycopg.Connection[Any]") -> None:
+    until = time.monotonic() + others_timeout_s
+    while others_count := _others_count(connection):
+        if time.monotonic() > until:
+            raise DatabaseInUse(connections_count=others_count)
+        time.sleep(_others_pause_s)
+
+
+def _others_count(connection: "psycopg.Connection[Any]") -> int:
     row = connection.execute(_OTHERS).fetchone()
-    connection.rollback()
-    if row is not None and row[0]:
-        raise DatabaseInUse(connections_count=row[0])
+    connection.rollback()  # the next look sees anew
+    return 0 if row is None else int(row[0])
 
 
 @contextmanager
