@@ -26,7 +26,7 @@ GROWTH = GrowthSize(
     members_count=10,
     members=(2, 20, 200, 2_000),
     sessions_count=2_000,
-    deliveries_per_s=2_000,
+    deliveries_per_s=8_000,
     round_s=5.0,
     rounds_count=5,
     idle_s=10.0,
@@ -67,7 +67,7 @@ def sizes(rounds_count: int) -> dict[str, Any]:
             large=_size(2_000, 1, 200, senders_count=8),
         ),
         "sessions": GROWTH,
-        "rooms": GROWTH,
+        "rooms": replace(GROWTH, deliveries_per_s=2_000),  # four times as many would be too much for rooms of two
         "identity": identity,
         "audit": IdentitySize(
             people_count=100, operations_count=2_000, connections_count=16, sockets_count=0, rounds_count=5
