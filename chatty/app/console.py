@@ -157,7 +157,7 @@ def user_commands(
         return {"rejected": (await registration.reject(current_operator(), str(arguments.get("request")))).user}
 
     async def delete(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return _shown(await deletion.delete(_user(arguments)))
+        return _shown(await deletion.delete(current_operator(), _user(arguments)))
 
     return {
         "users list": listed,

@@ -6,6 +6,7 @@ from typing import Any
 
 from chatty.actors.console import ConsoleCommand
 from chatty.actors.janitor import Janitor
+from chatty.errors import BadRequest
 from chatty.services.caller import current_operator
 from chatty.services.cleanup import CleanupSteps
 from chatty.services.console import Rehearsal
@@ -14,7 +15,9 @@ from chatty.services.statistics import CountStatistics
 from chatty.services.units import Transactions
 
 runs_page_count = 20
+runs_page_max = 100
 statistics_days = 30
+statistics_days_max = 400
 Json = Mapping[str, Any]
 
 
@@ -34,7 +37,7 @@ def job_commands(
         return {**_shown_job(one, looks_s().get(one.job)), "notes": notes}
 
     async def history(arguments: Json) -> Json:
-        count_max = int(arguments.get("count_max") or runs_page_count)
+        count_max = _count(arguments, "count_max", usual=runs_page_count, most=runs_page_max)
         return {"runs": [asdict(run) for run in await jobs.history(_job(arguments), count_max=count_max)]}
 
     async def pause(arguments: Json) -> Json:
@@ -46,7 +49,11 @@ def job_commands(
         return {"job": _job(arguments), "state": "scheduled"}
 
     async def days(arguments: Json) -> Json:
-        return {"days": await statistics.listed(days_max=int(arguments.get("days_max") or statistics_days))}
+        return {
+            "days": await statistics.listed(
+                days_max=_count(arguments, "days_max", usual=statistics_days, most=statistics_days_max)
+            )
+        }
 
     return {
         "jobs list": listed,
@@ -71,7 +78,7 @@ def _run_commands(jobs: JobSteps) -> dict[str, ConsoleCommand]:
         return {"job": _job(arguments), "order_number": await jobs.order(current_operator(), _job(arguments))}
 
     async def ordered(arguments: Json) -> Json:
-        found = await jobs.ordered(_job(arguments), int(arguments.get("order_number") or 0))
+        found = await jobs.ordered(_job(arguments), _count(arguments, "order_number", usual=0, most=2**53))
         return {"run": None if found is None else asdict(found)}
 
     async def abort(arguments: Json) -> Json:
@@ -114,6 +121,16 @@ def _told(command: ConsoleCommand, janitor: Janitor | None) -> ConsoleCommand:
         return answer
 
     return act
+
+
+def _count(arguments: Json, name: str, *, usual: int, most: int) -> int:
+    """Raises: BadRequest."""
+    value = arguments.get(name)
+    if value is None:
+        return usual
+    if not isinstance(value, int) or not 0 < value <= most:
+        raise BadRequest(f"{name} must be a whole number from 1 to {most}")
+    return value
 
 
 def _job(arguments: Json) -> str:

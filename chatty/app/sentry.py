@@ -27,6 +27,10 @@ def sentry_teller(dsn: str) -> Callable[[Sequence[CrashGroup]], Awaitable[None]]
     import httpx  # 0.1 s that a server without Sentry does not need
 
     url, key = _target(dsn)
+    try:
+        httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise BadConfiguration(f"CHATTY_SENTRY_DSN: {error}") from None
     headers = {
         "Content-Type": "application/x-sentry-envelope",
         "X-Sentry-Auth": f"Sentry sentry_version=7, sentry_client=chatty/{chatty.__version__}, sentry_key={key}",

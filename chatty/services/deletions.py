@@ -36,9 +36,10 @@ from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.issuer import Issuer
 from chatty.services.jobs import Done
 from chatty.services.login_throttle import LoginThrottle
+from chatty.services.permissions import OPERATE
 from chatty.services.sessions import SessionsUnit, check_own_password
 from chatty.services.units import Transactions
-from chatty.services.users import UserRows, UsersUnit, check_other_owner, record_act
+from chatty.services.users import UserRows, UsersUnit, check_actor, check_other_owner, record_act
 from chatty.wire.canonical import decode_base64, decode_base64url, encode_base64url
 from chatty.wire.deletions import AccountDeletion, DeletedUser, Receipt, StoreReceipt
 from chatty.wire.events import TimelineEvent
@@ -216,16 +217,20 @@ class OperatorDeletion:
         self._doorbells = doorbells
         self._clock_ms = clock_ms
 
-    async def delete(self, user: UserId) -> DeletedUser:
-        """End the account now; a running server erases it. Returns what opens the receipt. Raises: NotFound, LastOwner."""
+    async def delete(self, by: Caller | None, user: UserId) -> DeletedUser:
+        """End the account now; a running server erases it. Returns what opens the receipt.
+
+        by: the operator elsewhere; None: on the machine. Raises: NotFound, LastOwner, Forbidden, DeviceRevoked, Outranked.
+        """
         raw = secrets.token_bytes(32)
         async with self._unit_of_work.begin() as unit:
             await unit.users.lock_server()
             found = await unit.users.find(user)
             if found is None:
                 raise NotFound("no such user")
-            await unit.users.lock({found.number})
-            doorbell = await end_account(unit, None, user, receipt_hash=sha256(raw).digest(), now_ms=self._clock_ms())
+            await unit.users.lock({found.number} if by is None else {found.number, by.user_number})
+            await check_actor(unit, by, OPERATE)
+            doorbell = await end_account(unit, by, user, receipt_hash=sha256(raw).digest(), now_ms=self._clock_ms())
         self._doorbells.ring(doorbell)
         return DeletedUser(user=user, receipt=encode_base64url(raw))
 

@@ -148,7 +148,13 @@ _WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_databa
 
 @pytest.mark.parametrize(
     "words",
-    ["keys rotate signing", "jobs pause statistics", "jobs run statistics", "actors restart --yes notices/typing"],
+    [
+        "keys rotate signing",
+        "jobs pause statistics",
+        "jobs run statistics",
+        "actors restart --yes notices/typing",
+        "users delete --yes @bob:localhost",
+    ],
 )
 async def test_who_loses_the_role_while_an_act_waits_for_its_locks_does_not_act(
     elsewhere: Elsewhere, words: str

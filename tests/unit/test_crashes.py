@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from chatty.errors import NotFound, StoreUnavailable
+from chatty.app.sentry import sentry_teller
+from chatty.errors import BadConfiguration, NotFound, StoreUnavailable
 from chatty.services import crashes
 from chatty.services.crashes import Crashes, CrashesUnit, CrashGroup, CrashRows, place_of
 from chatty.services.units import Transactions
@@ -112,3 +113,11 @@ def test_the_place_is_the_innermost_of_our_own_code() -> None:
     assert (place.module, place.function) == ("chatty.services.crashes", "joined")
     assert frames[-1] == f"chatty.services.crashes.joined:{place.line}"
     assert len(frames) == 3
+
+
+@pytest.mark.parametrize(
+    "dsn", ["", "key@host/1", "https://host/1", "https://key@host", "https://key@host:notaport/1", "ftp://key@host/1"]
+)
+def test_a_dsn_that_is_none_is_refused_at_the_start(dsn: str) -> None:
+    with pytest.raises(BadConfiguration, match="CHATTY_SENTRY_DSN"):
+        sentry_teller(dsn)

@@ -1,14 +1,16 @@
 """The rules of background jobs: how failures add up, when a job is dead, how long it waits, who may order it."""
 
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatty.errors import JobRunning, JobStopped
-from chatty.services.jobs import Outcome, Standing, check_order, rest_s, retry_delay_s, state_after
+from chatty.app.jobs import job_commands, runs_page_max, statistics_days_max
+from chatty.errors import BadRequest, JobRunning, JobStopped
+from chatty.services.jobs import JobSteps, Outcome, Standing, check_order, rest_s, retry_delay_s, state_after
+from chatty.services.statistics import CountStatistics
 
 OUTCOMES = st.sampled_from(get_args(Outcome))
 ACTS = st.sampled_from(["pause", "resume"])
@@ -70,3 +72,16 @@ def test_a_seldom_job_rests_for_most_of_its_interval_unless_it_is_ordered_or_was
     assert rest_s(done, age_s=0.0, interval_s=5.0) == 0.0
     for due in (Standing(), Standing(last_outcome="lost"), Standing(last_outcome="done", order_number=1)):
         assert rest_s(due, age_s=0.0, interval_s=1_000.0) == 0.0
+
+
+@pytest.mark.parametrize("value", ["abc", "7", 0, -1, 1.5, [], 10**30])
+@pytest.mark.parametrize(
+    ("command", "name", "most"),
+    [("jobs history", "count_max", runs_page_max), ("jobs statistics", "days_max", statistics_days_max)],
+)
+async def test_a_count_that_is_none_is_a_bad_request(command: str, name: str, most: int, value: Any) -> None:
+    no_store: Any = None  # it is refused before anything is asked
+    commands = job_commands(JobSteps(units=no_store), CountStatistics(units=no_store))
+    for refused in (value, most + 1):
+        with pytest.raises(BadRequest, match=name):
+            await commands[command]({"job": "statistics", name: refused})
