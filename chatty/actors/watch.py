@@ -7,7 +7,7 @@ missing. Every `revocation_poll_interval_s` the devices are looked up that latel
 may lose anything and carries no roles. The store gone: they wait and go on.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
 import structlog
 import trio
@@ -15,12 +15,13 @@ import trio
 from chatty.actors.directory import Directory, Listener
 from chatty.actors.runtime import Mailbox
 from chatty.errors import ChattyError, DeviceRevoked, TokenExpired
-from chatty.ids import RoomNumber, Seq, UserNumber, UserSeq
-from chatty.services.streams import Behind, Standing, StreamSteps
+from chatty.ids import DeviceNumber, MailboxId, RoomNumber, Seq, UserNumber, UserSeq
+from chatty.services.streams import Standing, StreamSteps
 
 revoked_within_s = 120.0  # far more than any pause of this loop; rows live ten minutes
 
 log = structlog.get_logger("chatty.watch")
+Given = dict[DeviceNumber, Collection[MailboxId]]
 
 
 async def compare_actor(
@@ -119,38 +120,37 @@ class _Comparison:
     async def look(self) -> None:
         if not len(self._directory):
             return
-        behind = await self._asked(list(self._directory))
+        behind = await self._streams.compare(*_sent(self._directory))
         for room in behind.heads.keys() & self._heads.keys():
             for session in list(self._directory.in_room(room)):
                 session.note_head(room, self._heads[room])
         self._heads = behind.heads
-        for session in self._directory:
-            if behind.stream_seqs.get(session.caller.user_number, session.user_sent) > session.user_sent:
-                session.note_user_stream()
-            if session.caller.device_number in behind.devices:
-                session.note_mailbox()
-
-    def _asked(self, sessions: Sequence[Listener]) -> Awaitable[Behind]:
-        """Nothing holds a session while the store is waited for: it may end meanwhile."""
-        given = {session.caller.device_number: tuple(session.given) for session in sessions}
-        return self._streams.compare(rooms=_rooms_sent(sessions), users=_users_sent(sessions), given=given)
+        for user, seq in behind.stream_seqs.items():
+            for session in self._directory.of_user(user):
+                if session.user_sent < seq:
+                    session.note_user_stream()
+        for device in behind.devices:
+            if (found := self._directory.of_device(device)) is not None:
+                found.note_mailbox()
 
 
-def _rooms_sent(sessions: Sequence[Listener]) -> dict[RoomNumber, Seq]:
-    """Up to where whoever is furthest behind was sent each room."""
-    lowest: dict[RoomNumber, Seq] = {}
+def _sent(sessions: Iterable[Listener]) -> tuple[dict[RoomNumber, Seq], dict[UserNumber, UserSeq], Given]:
+    """Up to where whoever is furthest behind was sent each room and each user's stream, and what each device was given.
+
+    One look at each session: thousands are in no processor's cache. Nothing holds one while the store is waited for.
+    """
+    rooms: dict[RoomNumber, Seq] = {}
+    users: dict[UserNumber, UserSeq] = {}
+    given: Given = {}
     for session in sessions:
+        caller, user_sent = session.caller, session.user_sent
+        given[caller.device_number] = tuple(session.given)
+        if users.setdefault(caller.user_number, user_sent) > user_sent:
+            users[caller.user_number] = user_sent
         for room, cursor in session.rooms.items():
-            lowest[room] = min(lowest.get(room, cursor.sent), cursor.sent)
-    return lowest
-
-
-def _users_sent(sessions: Sequence[Listener]) -> dict[UserNumber, UserSeq]:
-    lowest: dict[UserNumber, UserSeq] = {}
-    for session in sessions:
-        user = session.caller.user_number
-        lowest[user] = min(lowest.get(user, session.user_sent), session.user_sent)
-    return lowest
+            if rooms.setdefault(room, cursor.sent) > cursor.sent:
+                rooms[room] = cursor.sent
+    return rooms, users, given
 
 
 def _expire(directory: Directory, now_s: float, is_revoked: Callable[[str], bool]) -> None:

@@ -303,7 +303,6 @@ class StreamSteps:
 
     async def compare(
         self,
-        *,
         rooms: Mapping[RoomNumber, Seq],
         users: Mapping[UserNumber, UserSeq],
         given: Mapping[DeviceNumber, Collection[MailboxId]],

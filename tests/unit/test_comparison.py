@@ -50,7 +50,6 @@ class Store(StreamSteps):
 
     async def compare(
         self,
-        *,
         rooms: Mapping[RoomNumber, Seq],
         users: Mapping[UserNumber, UserSeq],
         given: Mapping[DeviceNumber, Collection[MailboxId]],
