@@ -1,6 +1,7 @@
 """What this application tells of itself: states, read when somebody asks for the metrics, and what goes wrong, when it does."""
 
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 import trio
 from prometheus_client import Counter
@@ -13,11 +14,12 @@ from chatty.app.database import Store
 from chatty.app.process import now_ms
 from chatty.app.sentry import sentry_teller
 from chatty.config import Settings, limiters
-from chatty.errors import ChattyError
+from chatty.errors import ChattyError, DeviceRevoked, ShuttingDown, SlowReader, TokenExpired
 from chatty.services.crashes import Crashes, CrashGroup, tell_nobody
 from chatty.telemetry import Metrics
 from chatty.web.problems import error_frame
 from chatty.wire import frames
+from chatty.wire.undecryptables import UndecryptableReason
 
 
 class CrashBook(Observer):
@@ -109,6 +111,10 @@ def _begin_at_zero(metrics: Metrics) -> None:
         metrics.message_bytes_freed.labels(what=what)
     for kind in ("typing", "outbox"):
         metrics.notice_drops.labels(kind=kind)
+    for reason in get_args(UndecryptableReason):
+        metrics.undecryptables.labels(reason=reason)
+    for closing in (ShuttingDown, SlowReader, DeviceRevoked, TokenExpired):
+        metrics.websocket_closes.labels(code=str(closing.close_code))
 
 
 def delivery_clock(metrics: Metrics, *, append_timeout_s: float) -> Callable[[Append], None]:

@@ -16,6 +16,7 @@ import trio
 from chatty.admin import main
 from tests.server.app_fixtures import RunningApp, open_chat, without_limits
 from tests.server.commands import as_url, chatty_admin
+from tests.server.test_metrics import missing_from, scrape
 from tests.server.wire_client import ciphertext, open_live_socket
 from tests.server.wire_people import WireDevice, WireRoom
 
@@ -104,6 +105,7 @@ async def test_an_operators_day(database: str, tmp_path: Path, counts: Callable[
             await look_at_everything(day, people, rooms[0][1], tmp_path)
             expected = await act_on_everything(day, victims, tmp_path)
             top = await day.look("top")
+            assert missing_from(await scrape(chat)) == set()
         assert top["rates"]["messages_per_s"] > 0
         acts = await chat.rows("SELECT action FROM audit WHERE audit_id > %s AND actor = ''", before[0][0])
         assert Counter(action for (action,) in acts) == expected
