@@ -5,7 +5,8 @@ read back, restored into a PostgreSQL that is thrown away, compared with the man
 is proven gets its name, so whatever is listed was proven.
 *Restored*: the whole archive is read and authenticated before anything is touched. The embedded database is made beside its place
 and put there as the last step; another one must be empty, and is emptied again if the restore breaks off.
-*Cancelled, failed, disk full*: unfinished files and directories are removed; what a killed process leaves, the next run removes.
+*Cancelled, failed, disk full*: a run removes what it leaves unfinished. Unfinished files are locked while somebody works on them:
+the next run removes what a killed one has left, and nothing else.
 The master key is in no archive: without it an archive that was made under it is noise.
 """
 
@@ -15,7 +16,7 @@ import secrets
 import shutil
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -102,17 +103,17 @@ async def create(
 ) -> Backup:
     """Raises: BackupFailed, BackupUnproven, StoreUnavailable, DatabaseStartFailed. Cancelled: nothing is left."""
     folder = trio.Path(directory or backup_dir(settings))
-    with _disk_errors(), _without_leftovers(Path(folder)):
+    with _disk_errors():
         await folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await trio.to_thread.run_sync(_remove_leftovers, Path(folder))
         key = await making_key(settings)
-        async with store.open_snapshot(address) as snapshot:
-            manifest = await snapshot.manifest(kept_settings(settings))
-            header = _header(manifest)
-            part = Path(folder) / f"{_name(manifest)}{_unfinished}-{secrets.token_hex(4)}"
-            secret = await _write(part, header, key, manifest, store.dump(address, snapshot.id), progress)
-        await _prove(settings, part, lambda _: secret, manifest, progress)
-        final = Path(folder) / f"{_name(manifest)}{suffix}"
-        await trio.to_thread.run_sync(_settle, part, final)
+        with _open_part(Path(folder)) as (part, file):
+            async with store.open_snapshot(address) as snapshot:
+                manifest = await snapshot.manifest(kept_settings(settings))
+                secret = await _write(file, key, manifest, store.dump(address, snapshot.id), progress)
+            await _prove(settings, part, lambda _: secret, manifest, progress)
+            final = Path(folder) / f"{_name(manifest)}{suffix}"
+            await trio.to_thread.run_sync(_settle, part, final)
         made = await trio.to_thread.run_sync(_look, final, manifest)
     await _record(address, "backup.created", made.path, {"bytes_count": made.bytes_count})
     return made
@@ -146,8 +147,7 @@ def _name(manifest: Manifest) -> str:
 
 
 async def _write(
-    part: Path,
-    header: Header,
+    file: BinaryIO,
     key: BackupKey,
     manifest: Manifest,
     dump: AsyncGenerator[bytes, None],
@@ -155,17 +155,16 @@ async def _write(
 ) -> bytes:
     """Returns the file's own key, to read it back with."""
     count = 0
-    with _new_file(part) as file:
-        writer = ArchiveWriter(file, header, key)
-        writer.write(Part.MANIFEST, msgspec.json.encode(manifest))
-        async with aclosing(dump) as pieces:
-            async for data in pieces:
-                await trio.to_thread.run_sync(writer.write, Part.DATABASE, data)
-                count += len(data)
-                progress("dump", count)
-        writer.end()
-        file.flush()
-        await trio.to_thread.run_sync(os.fsync, file.fileno())
+    writer = ArchiveWriter(file, _header(manifest), key)
+    writer.write(Part.MANIFEST, msgspec.json.encode(manifest))
+    async with aclosing(dump) as pieces:
+        async for data in pieces:
+            await trio.to_thread.run_sync(writer.write, Part.DATABASE, data)
+            count += len(data)
+            progress("dump", count)
+    writer.end()
+    file.flush()
+    await trio.to_thread.run_sync(os.fsync, file.fileno())
     return writer.secret
 
 
@@ -189,21 +188,42 @@ def _disk_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _without_leftovers(folder: Path) -> Iterator[None]:
-    """What a run that was killed has left is removed, and what this one leaves unfinished."""
-    _remove_unfinished(folder)
-    try:
-        yield
-    finally:
-        _remove_unfinished(folder)
+def _open_part(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """An unfinished archive, gone at the end unless it got its name."""
+    path, file = _held_part(folder)
+    with file:
+        try:
+            yield path, file
+        finally:
+            path.unlink(missing_ok=True)
 
 
-def _remove_unfinished(folder: Path) -> None:
+def _held_part(folder: Path) -> tuple[Path, BinaryIO]:
+    """Locked for as long as it is open."""
+    while True:
+        path = folder / f"unfinished{_unfinished}-{secrets.token_hex(8)}"
+        file = _new_file(path)
+        # Who removes leftovers may have come between the two.
+        if _is_locked(file) and os.fstat(file.fileno()).st_nlink:
+            return path, file
+        file.close()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What was left by runs that were killed: nobody holds it."""
     for part in folder.glob(f"*{_unfinished}-*"):
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, PermissionError), part.open("rb+") as file:
+            if _is_locked(file):
+                part.unlink(missing_ok=True)
+
+
+def _is_locked(file: BinaryIO) -> bool:
+    """Whether this run has the lock now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class Schedule:
@@ -323,19 +343,17 @@ async def _scratch(data_dir: Path) -> AsyncIterator[Path]:
     """The one directory for proofs and restores, gone at the end; what a killed process has left goes first."""
     await make_data_dir(data_dir)
     folder = Path(await trio.Path(data_dir).absolute()) / "backup-scratch"
-    lock = os.open(data_dir / "backup.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    # Who does not get the lock must touch nothing: what is there is the work of who has it.
+    with os.fdopen(os.open(data_dir / "backup.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb+") as lock:
+        if not _is_locked(lock):
+            raise BackupFailed("another backup is being made, verified or restored here")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BackupFailed("another backup is being made, verified or restored here") from None
-        await trio.to_thread.run_sync(_remove_scratch, folder)
-        await trio.Path(folder).mkdir(mode=0o711)
-        yield folder
-    finally:
-        with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(_remove_scratch, folder)
-        os.close(lock)
+            await trio.Path(folder).mkdir(mode=0o711)
+            yield folder
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(_remove_scratch, folder)
 
 
 def _remove_scratch(folder: Path) -> None:

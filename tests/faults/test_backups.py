@@ -1,5 +1,6 @@
 """Backups of a server under traffic, taken back elsewhere; and everything that can go wrong on the way."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from chatty.client import Client, ServerLied, ServerRestored, SignedOut
 from chatty.config import Settings
 from chatty.errors import (
     BackupDamaged,
+    BackupFailed,
     BackupKeyWrong,
     BackupUnproven,
     ChattyError,
@@ -248,6 +251,31 @@ async def refused(settings: Settings, file: Path, error: type[ChattyError]) -> N
         async with unwrapped():
             await backups.restore(settings, file, await backups.opening_key(settings))
     assert what_is_there(settings.data_dir.parent) - {"postgres"} == before - {"postgres"}
+
+
+async def test_a_run_removes_what_nobody_holds_and_never_the_work_of_another(
+    archive: tuple[Path, Path], database: str
+) -> None:
+    here, file = archive
+    settings, folder = settings_of(here), file.parent
+    (folder / "x.part-killed").write_bytes(b"what was written by then")
+    is_restoring = trio.Event()
+
+    def note(what: str, _: int) -> None:
+        if what == "restore":
+            is_restoring.set()
+
+    with (folder / "y.part-held").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        async with unwrapped(), trio.open_nursery() as nursery:
+            nursery.start_soon(partial(backups.create, settings, database, progress=note))
+            await is_restoring.wait()
+            with pytest.raises(BackupFailed, match="another backup"):
+                await backups.verify(settings, file, await backups.opening_key(settings))
+            backups._remove_leftovers(folder)
+        assert {path.name for path in folder.glob("*.part-*")} == {"y.part-held"}
+    made = backups.listed(folder)
+    assert (len(made), made[1].path) == (2, file)
 
 
 async def test_what_does_not_fit_its_manifest_is_not_proven(archive: tuple[Path, Path], database: str) -> None:
