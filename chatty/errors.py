@@ -732,7 +732,7 @@ class BackupUnproven(ChattyError):
 
 
 class RestoreRefused(ChattyError):
-    """There is a database already where one is to be restored: it is never written over."""
+    """Where a backup is to be restored there is a database already, or another restore goes on, or PostgreSQL is too old."""
 
     code = "restore_refused"
 

@@ -455,17 +455,21 @@ async def _into_empty(
     address: str, path: Path, key: BackupKey, dump: Path, raise_it: RaiseIt, progress: Progress
 ) -> tuple[Manifest, Raised]:
     """Another PostgreSQL's empty database."""
-    if not await store.is_empty(address):
-        raise RestoreRefused("the database holds tables: restore into an empty one")
-    manifest = await trio.to_thread.run_sync(_unpack, path, key.open, dump, progress)
-    try:
-        await _take_back(address, dump, manifest, progress)
-        return manifest, await raise_it(address, manifest)
-    except BaseException:
-        # Shielded: a half restored database is refused by every start, and is better none.
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 60.0):
-            await store.make_empty(address)
-        raise
+    async with store.open_target(address) as target:
+        await target.check_empty()
+        manifest = await trio.to_thread.run_sync(_unpack, path, key.open, dump, progress)
+        await target.check_empty()  # that took minutes
+        progress("restore", 0)
+        await store.restore(address, dump)  # all or nothing: only what is there from here on is ours to remove
+        try:
+            progress("prove", 0)
+            await store.prove(address, manifest)
+            return manifest, await raise_it(address, manifest)
+        except BaseException:
+            # Shielded: a half restored database is refused by every start, and is better none.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 60.0):
+                await target.make_empty()
+            raise
 
 
 def _header_of(path: Path) -> Header:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import trio
 
@@ -191,7 +192,11 @@ def cut(data: bytearray) -> None:
 
 
 async def test_what_goes_wrong_leaves_nothing(
-    archive: tuple[Path, Path], tmp_path: Path, empty_database: str, database: str
+    archive: tuple[Path, Path],
+    tmp_path: Path,
+    empty_database: str,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     here, file = archive
     there = tmp_path / "there"
@@ -214,7 +219,7 @@ async def test_what_goes_wrong_leaves_nothing(
     await refused(external, file, RestoreRefused)
     empty = settings_of(there, database_url=as_url(empty_database))
     await refused(empty, copied(file, tmp_path / "flipped", flip), BackupDamaged)
-    assert await store.is_empty(empty_database)
+    await refused_and_not_written_over(empty, file, empty_database, monkeypatch)
     await backups.restore(empty, file, await backups.opening_key(empty))
     assert await rows(empty_database, "SELECT generation FROM server") == [(2,)]
     await backups.restore(settings, file, await backups.opening_key(settings), above=7, end_sessions=True)
@@ -245,11 +250,41 @@ async def rows_changed(address: str, query: str) -> None:
         await connection.execute(query)
 
 
-async def refused(settings: Settings, file: Path, error: type[ChattyError]) -> None:
+async def refused_and_not_written_over(
+    settings: Settings, file: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever somebody else puts there, and whenever."""
+
+    def does(what: str, at: str) -> Callable[[str, int], None]:
+        def note(now: str, _: int) -> None:
+            if now == at:
+                with psycopg.connect(address) as connection:
+                    connection.execute(what)
+
+        return note
+
+    table = "CREATE TABLE IF NOT EXISTS users AS SELECT 1 AS theirs"
+    for at, error in (("read", RestoreRefused), ("restore", BackupFailed)):
+        await refused(settings, file, error, progress=does(table, at))
+        assert await rows(address, "SELECT theirs FROM users") == [(1,)]
+        await rows_changed(address, "DROP TABLE users")
+    await rows_changed(address, "CREATE VIEW seen AS SELECT 1")
+    await refused(settings, file, RestoreRefused)
+    await rows_changed(address, "DROP VIEW seen")
+    await refused(settings, file, BackupUnproven, progress=does("UPDATE rooms SET seq = seq + 1", "prove"))
+    async with store.open_target(address) as target:
+        await refused(settings, file, RestoreRefused)
+        await target.check_empty()
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "postgres_version_min", 99)
+        await refused(settings, file, RestoreRefused)
+
+
+async def refused(settings: Settings, file: Path, error: type[ChattyError], **more: Any) -> None:
     before = what_is_there(settings.data_dir.parent)
     with pytest.raises(error):
         async with unwrapped():
-            await backups.restore(settings, file, await backups.opening_key(settings))
+            await backups.restore(settings, file, await backups.opening_key(settings), **more)
     assert what_is_there(settings.data_dir.parent) - {"postgres"} == before - {"postgres"}
 
 
