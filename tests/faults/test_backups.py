@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 import trio
+from psycopg import conninfo
 
 from chatty.app import backups
 from chatty.client import Client, ServerLied, ServerRestored, SignedOut
@@ -33,7 +34,7 @@ from chatty.ids import RoomId, RoomNumber, SendNumber, Seq
 from chatty.services.timeline import NewEvent, RoomHead, append
 from chatty.store import backups as store
 from chatty.store.connection import open_connection
-from chatty.store.embedded import open_embedded
+from chatty.store.embedded import EmbeddedServer, open_embedded
 from chatty.store.timeline import write_rooms
 from chatty.wire.events import MEGOLM, Kind
 from tests.client.test_generations_live import Person, befriend, people, until
@@ -402,7 +403,9 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
     return process.returncode, said
 
 
-async def test_the_commands(archive: tuple[Path, Path], tmp_path: Path, database: str) -> None:
+async def test_the_commands(
+    archive: tuple[Path, Path], tmp_path: Path, database: str, postgres: EmbeddedServer
+) -> None:
     here, file = archive
     data = here / "data"
     listed = await chatty_admin_json(data, "backup", "list")
@@ -414,6 +417,11 @@ async def test_the_commands(archive: tuple[Path, Path], tmp_path: Path, database
     unconfirmed = await chatty_admin(data, "backup", "restore", str(file))
     assert (unconfirmed.exit_code, "not_confirmed" in unconfirmed.stderr) == (4, True)
     key = await chatty_admin_json(data, "backup", "make-key", str(tmp_path / "key"))
+    name = conninfo.conninfo_to_dict(database)["dbname"]
+    as_superuser = conninfo.make_conninfo(postgres.superuser_address, dbname=name)
+    await rows_changed(as_superuser, "CREATE EXTENSION pg_stat_statements")
+    await rows_changed(as_superuser, "CREATE TABLE its AS SELECT 1")
+    await rows_changed(as_superuser, "ALTER EXTENSION pg_stat_statements ADD TABLE its")
     sealed = {"CHATTY_DATABASE_URL": as_url(database), "CHATTY_BACKUP_RECIPIENT": key["backup_recipient"]}
     made = await chatty_admin_json(data, "backup", "create", "--dir", str(tmp_path / "sealed"), **sealed)
     assert made["is_proven"]
