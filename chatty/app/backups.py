@@ -11,6 +11,7 @@ The master key is in no archive: without it an archive that was made under it is
 """
 
 import fcntl
+import math
 import os
 import secrets
 import shutil
@@ -51,11 +52,13 @@ from chatty.store.embedded import Places, open_embedded
 from chatty.store.embedded.places import fallback_root_default, prepare_places
 from chatty.store.embedded.process import lock_directory
 from chatty.store.units import PostgresUnit
+from chatty.telemetry import Metrics
 from chatty.wire.frames import Generation
 
 log = structlog.get_logger("chatty.backups")
 
 suffix = ".chatty-backup"
+look_interval_s_max = 60.0
 _unfinished = ".part"
 _not_kept = {"database_url", "database_url_file", "master_key", "master_key_file", "data_dir", "backup_dir"}
 
@@ -226,52 +229,71 @@ def _is_locked(file: BinaryIO) -> bool:
     return True
 
 
+class NewestBackup:
+    """Until when everything is saved: of this server's archives, for others' may lie beside them. Told in /metrics as well."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._limiter = trio.CapacityLimiter(1)  # a disk that hangs keeps one thread, whoever asks and how often
+        metrics.backup_interval_seconds.set(settings.backup_interval_s)
+
+    async def age_s(self) -> float | None:
+        """Of the newest that is proven; None: there is none. Raises: OSError. Cancelled: a disk that hangs is left alone."""
+        read = partial(listed, backup_dir(self._settings), server=self._settings.server_name)
+        found = await trio.to_thread.run_sync(read, limiter=self._limiter, abandon_on_cancel=True)
+        time_s = found[0].header.time / 1_000 if found else None
+        self._metrics.backup_last_timestamp_seconds.set(math.nan if time_s is None else time_s)
+        return None if time_s is None else max(time.time() - time_s, 0.0)
+
+
 class Schedule:
     """Makes a backup whenever the newest is older than settings.backup_interval_s, and keeps the newest of them.
 
-    No job of the janitor's: a step of those ends with its lease, and this may take hours. The database's own lock sees to it that
-    one process at a time makes one.
+    Without an interval it only looks. No job of the janitor's: a step of those ends with its lease, and this may take hours. The
+    database's own lock sees to it that one process at a time makes one.
     """
 
-    def __init__(self, settings: Settings, address: str) -> None:
+    def __init__(self, settings: Settings, address: str, newest: NewestBackup) -> None:
         self._settings = settings
         self._address = address
-        self.look_interval_s = min(settings.backup_interval_s / 10, 60.0)
+        self._newest = newest
+        self.look_interval_s = min(settings.backup_interval_s / 10 or look_interval_s_max, look_interval_s_max)
 
     async def look(self) -> None:
-        """Cancelled: nothing is left of the one that was being made."""
-        folder = backup_dir(self._settings)
-        age_s = await trio.to_thread.run_sync(newest_age_s, folder)
-        if age_s is not None and age_s < self._settings.backup_interval_s:
-            return
+        """Whatever is wrong with the disk or the database is told and tried again. Cancelled: nothing is left of a new one."""
         try:
-            made = await create(self._settings, self._address)
-            for path in await trio.to_thread.run_sync(partial(prune, folder, kept=self._settings.backups_kept)):
-                await _record(self._address, "backup.removed", path, {})
+            with _disk_errors():
+                age_s = await self._newest.age_s()
+                if not self._is_due(age_s):
+                    return
+                made = await create(self._settings, self._address)
+                for path in await trio.to_thread.run_sync(prune, self._settings):
+                    await _record(self._address, "backup.removed", path, {})
+                await self._newest.age_s()
         except ChattyError as error:
             log.warning("backup.failed", error=error.code)
         else:
             log.info("backup.made", bytes_count=made.bytes_count)
 
-
-def newest_age_s(folder: Path) -> float | None:
-    """Of the newest proven backup; None: there is none. Blocks."""
-    found = listed(folder)
-    return max(time.time() - found[0].header.time / 1_000, 0.0) if found else None
+    def _is_due(self, age_s: float | None) -> bool:
+        interval_s = self._settings.backup_interval_s
+        return interval_s > 0 and (age_s is None or age_s >= interval_s)
 
 
 # Looking ------------------------------------------------------------------------------------------------------------
 
 
-def listed(folder: Path) -> list[Backup]:
-    """The archives of a directory, the newest first; what is none is passed over. Blocks."""
+def listed(folder: Path, *, server: str = "") -> list[Backup]:
+    """The archives of a directory, the newest first; what is none is passed over. server: whose. Blocks. Raises: OSError."""
     found = []
     for path in folder.glob(f"*{suffix}") if folder.is_dir() else ():
         try:
             found.append(_look(path))
         except (BackupDamaged, OSError):
             continue
-    return sorted(found, key=lambda one: one.header.time, reverse=True)
+    wanted = [one for one in found if server in ("", one.header.server)]
+    return sorted(wanted, key=lambda one: one.header.time, reverse=True)
 
 
 def _look(path: Path, manifest: Manifest | None = None) -> Backup:
@@ -289,9 +311,9 @@ async def verify(settings: Settings, path: Path, key: BackupKey, *, progress: Pr
         return await trio.to_thread.run_sync(_look, path, manifest)
 
 
-def prune(folder: Path, *, kept: int) -> list[Path]:
-    """Remove all but the newest. Blocks. Returns which."""
-    gone = [one.path for one in listed(folder)[kept:]]
+def prune(settings: Settings) -> list[Path]:
+    """Remove all but the newest of this server's. Blocks. Returns which. Raises: OSError."""
+    gone = [one.path for one in listed(backup_dir(settings), server=settings.server_name)[settings.backups_kept :]]
     for path in gone:
         path.unlink(missing_ok=True)
     return gone

@@ -1,6 +1,7 @@
 """Backups of a server under traffic, taken back elsewhere; and everything that can go wrong on the way."""
 
 import fcntl
+import math
 import os
 import shutil
 import signal
@@ -20,6 +21,8 @@ from psycopg import conninfo
 from chatty.app import backups
 from chatty.client import Client, ServerLied, ServerRestored, SignedOut
 from chatty.config import Settings
+from chatty.crypto.backups import ArchiveWriter, BackupKey, Header
+from chatty.crypto.sealing import MasterKey
 from chatty.errors import (
     BackupDamaged,
     BackupFailed,
@@ -36,6 +39,7 @@ from chatty.store import backups as store
 from chatty.store.connection import open_connection
 from chatty.store.embedded import EmbeddedServer, open_embedded
 from chatty.store.timeline import write_rooms
+from chatty.telemetry import Metrics
 from chatty.wire.events import MEGOLM, Kind
 from tests.client.test_generations_live import Person, befriend, people, until
 from tests.server.commands import as_url, chatty_admin, chatty_admin_json
@@ -432,14 +436,37 @@ async def test_the_commands(
 
 
 async def test_the_server_makes_its_own_and_keeps_the_newest(database: str, tmp_path: Path) -> None:
+    """Beside another server's, which neither counts nor goes."""
     settings = settings_of(tmp_path, backup_interval_s=0.001, backups_kept=2)
     async with served(database, tmp_path, tmp_path, "ann"):
         pass
-    schedule = backups.Schedule(settings, database)
+    folder, metrics = tmp_path / "data" / "backups", Metrics()
+
+    def looking(settings: Settings) -> backups.Schedule:
+        return backups.Schedule(settings, database, backups.NewestBackup(settings, metrics))
+
+    folder.mkdir()
+    write_header(folder / f"another{backups.suffix}", server="another.example.org", time=4_000_000_000_000)
+    assert math.isnan(seconds(metrics, "chatty_backup_last_timestamp_seconds"))
     for _ in range(3):
-        await schedule.look()
-    kept = backups.listed(tmp_path / "data" / "backups")
-    assert len(kept) == 2
+        await looking(settings).look()
+    another, *kept = backups.listed(folder)
+    assert (another.header.server, len(kept)) == ("another.example.org", 2)
+    assert seconds(metrics, "chatty_backup_last_timestamp_seconds") == kept[0].header.time / 1_000
     assert await rows(database, "SELECT count(*) FROM audit WHERE action = 'backup.removed'") == [(1,)]
-    await backups.Schedule(settings_of(tmp_path, backup_interval_s=3_600.0), database).look()
-    assert backups.listed(tmp_path / "data" / "backups") == kept
+    for interval_s in (3_600.0, 0.0):
+        await looking(settings_of(tmp_path, backup_interval_s=interval_s)).look()
+    assert backups.listed(folder) == [another, *kept]
+    await looking(settings_of(tmp_path, backup_interval_s=1.0, backup_dir=tmp_path / ("x" * 300))).look()
+
+
+def write_header(path: Path, *, server: str, time: int) -> None:
+    header = Header(server=server, generation=1, generation_id="", schema_version=1, chatty_version="", time=time)
+    with path.open("wb") as file:
+        ArchiveWriter(file, header, BackupKey(MasterKey(bytes(32)))).end()
+
+
+def seconds(metrics: Metrics, name: str) -> float:
+    found = metrics.registry.get_sample_value(name)
+    assert found is not None
+    return found
