@@ -106,7 +106,7 @@ async def create(
 ) -> Backup:
     """Raises: BackupFailed, BackupUnproven, StoreUnavailable, DatabaseStartFailed. Cancelled: nothing is left."""
     folder = trio.Path(directory or backup_dir(settings))
-    with _disk_errors():
+    with disk_errors():
         await folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         await trio.to_thread.run_sync(_remove_leftovers, Path(folder))
         key = await making_key(settings)
@@ -183,7 +183,8 @@ def _settle(part: Path, final: Path) -> None:
 
 
 @contextmanager
-def _disk_errors() -> Iterator[None]:
+def disk_errors() -> Iterator[None]:
+    """Raises: BackupFailed for an OSError inside, with the file's name."""
     try:
         yield
     except OSError as error:
@@ -263,7 +264,7 @@ class Schedule:
     async def look(self) -> None:
         """Whatever is wrong with the disk or the database is told and tried again. Cancelled: nothing is left of a new one."""
         try:
-            with _disk_errors():
+            with disk_errors():
                 age_s = await self._newest.age_s()
                 if not self._is_due(age_s):
                     return
@@ -306,7 +307,7 @@ async def verify(settings: Settings, path: Path, key: BackupKey, *, progress: Pr
 
     Raises: BackupDamaged, BackupKeyWrong, BackupUnproven, BackupFailed, DatabaseStartFailed.
     """
-    with _disk_errors():
+    with disk_errors():
         manifest = await _prove(settings, path, key.open, None, progress)
         return await trio.to_thread.run_sync(_look, path, manifest)
 
@@ -419,7 +420,7 @@ async def restore(
             source=path.name,
         )
 
-    with _disk_errors():
+    with disk_errors():
         check_master_key(settings)
         header = await trio.to_thread.run_sync(_header_of, path)
         if header.server != settings.server_name:

@@ -414,6 +414,8 @@ async def test_the_commands(
     data = here / "data"
     listed = await chatty_admin_json(data, "backup", "list")
     assert [one["file"] for one in listed["backups"]] == [str(file)]
+    sick = await chatty_admin(data, "backup", "list", "--dir", str(tmp_path / ("x" * 300)))
+    assert (sick.exit_code, "backup_failed" in sick.stderr) == (1, True)
     verified = await chatty_admin_json(data, "backup", "verify", str(file))
     assert verified["is_proven"]
     refused = await chatty_admin(data, "backup", "verify", str(copied(file, tmp_path / "flipped", flip)))
