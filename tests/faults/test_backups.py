@@ -39,6 +39,7 @@ from chatty.store import backups as store
 from chatty.store.connection import open_connection
 from chatty.store.embedded import EmbeddedServer, open_embedded
 from chatty.store.timeline import write_rooms
+from chatty.store.units import PostgresUnit
 from chatty.telemetry import Metrics
 from chatty.wire.events import MEGOLM, Kind
 from tests.client.test_generations_live import Person, befriend, people, until
@@ -325,6 +326,8 @@ async def test_what_does_not_fit_its_manifest_is_not_proven(archive: tuple[Path,
     made = await backups.verify(settings, file, await backups.opening_key(settings))
     assert made.manifest is not None
     await store.prove(database, await now(database))
+    async with store.open_snapshot(database), open_connection(database) as connection, connection.transaction():
+        assert await PostgresUnit(connection).audit.try_lock(), "a backup does not keep the audit log from being sealed"
     damages = [
         "UPDATE bodies SET body = body || '\\x00'::bytea WHERE seq = 5",
         "UPDATE timeline SET time = time + 1 WHERE seq = 5",
