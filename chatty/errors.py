@@ -604,12 +604,12 @@ class BackfillFailed(ChattyError):
 
 
 class DatabaseInUse(ChattyError):
-    """A server is connected to the database, and would find its tables gone."""
+    """Somebody else is connected to the database, and a server would find its tables gone."""
 
     code = "database_in_use"
 
     def __init__(self, *, connections_count: int) -> None:
-        super().__init__(f"servers hold {connections_count} connections to the database: stop them first")
+        super().__init__(f"others hold {connections_count} connections to the database: stop them first")
 
 
 class DataDirectoryInUse(ChattyError):
@@ -732,7 +732,7 @@ class BackupUnproven(ChattyError):
 
 
 class RestoreRefused(ChattyError):
-    """There is a database already where one is to be restored: it is never written over."""
+    """Where a backup is to be restored there is a database already, or another restore goes on, or PostgreSQL is too old."""
 
     code = "restore_refused"
 

@@ -206,8 +206,14 @@ class Metrics:
         self.journal_commit_duration_seconds = _durations(
             "chatty_journal_commit_duration_seconds", "Time of one commit.", registry
         )
-        self.backup_age_seconds = Gauge(
-            "chatty_backup_age_seconds", "Age of the newest proven backup, seconds.", registry=registry
+        self.backup_last_timestamp_seconds = Gauge(
+            "chatty_backup_last_timestamp_seconds",
+            "When the newest proven backup was made; NaN: there is none.",
+            registry=registry,
+        )
+        self.backup_last_timestamp_seconds.set(math.nan)
+        self.backup_interval_seconds = Gauge(
+            "chatty_backup_interval_seconds", "How often a backup is to be made; 0: never.", registry=registry
         )
         self.outbox_overflows = Counter(
             "chatty_outbox_overflows_total", "Slow readers told to resync.", registry=registry

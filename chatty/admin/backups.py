@@ -63,7 +63,8 @@ def list_(place: Place, as_json: bool, folder: Path | None) -> None:
     """Archives, the newest first. What is listed was proven when it was made."""
     from chatty.app import backups
 
-    found = [_facts(one) for one in backups.listed(folder or backups.backup_dir(place.settings()))]
+    with backups.disk_errors():
+        found = [_facts(one) for one in backups.listed(folder or backups.backup_dir(place.settings()))]
     if as_json:
         render.print_json({"backups": found})
     else:

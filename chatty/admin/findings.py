@@ -7,9 +7,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from chatty.config import Settings
-from chatty.store.diagnosis import DatabaseFacts
+from chatty.store.diagnosis import DatabaseFacts, postgres_version_min
 
-postgres_version_min = 16
 clock_off_s_warned, clock_off_s_failed = 0.5, 5.0
 certificate_days_warned, certificate_days_failed = 21.0, 0.0
 disk_share_warned, disk_share_failed = 0.10, 0.03

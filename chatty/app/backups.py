@@ -5,17 +5,19 @@ read back, restored into a PostgreSQL that is thrown away, compared with the man
 is proven gets its name, so whatever is listed was proven.
 *Restored*: the whole archive is read and authenticated before anything is touched. The embedded database is made beside its place
 and put there as the last step; another one must be empty, and is emptied again if the restore breaks off.
-*Cancelled, failed, disk full*: unfinished files and directories are removed; what a killed process leaves, the next run removes.
+*Cancelled, failed, disk full*: a run removes what it leaves unfinished. Unfinished files are locked while somebody works on them:
+the next run removes what a killed one has left, and nothing else.
 The master key is in no archive: without it an archive that was made under it is noise.
 """
 
 import fcntl
+import math
 import os
 import secrets
 import shutil
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -50,11 +52,13 @@ from chatty.store.embedded import Places, open_embedded
 from chatty.store.embedded.places import fallback_root_default, prepare_places
 from chatty.store.embedded.process import lock_directory
 from chatty.store.units import PostgresUnit
+from chatty.telemetry import Metrics
 from chatty.wire.frames import Generation
 
 log = structlog.get_logger("chatty.backups")
 
 suffix = ".chatty-backup"
+look_interval_s_max = 60.0
 _unfinished = ".part"
 _not_kept = {"database_url", "database_url_file", "master_key", "master_key_file", "data_dir", "backup_dir"}
 
@@ -102,17 +106,17 @@ async def create(
 ) -> Backup:
     """Raises: BackupFailed, BackupUnproven, StoreUnavailable, DatabaseStartFailed. Cancelled: nothing is left."""
     folder = trio.Path(directory or backup_dir(settings))
-    with _disk_errors(), _without_leftovers(Path(folder)):
+    with disk_errors():
         await folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await trio.to_thread.run_sync(_remove_leftovers, Path(folder))
         key = await making_key(settings)
-        async with store.open_snapshot(address) as snapshot:
-            manifest = await snapshot.manifest(kept_settings(settings))
-            header = _header(manifest)
-            part = Path(folder) / f"{_name(manifest)}{_unfinished}-{secrets.token_hex(4)}"
-            secret = await _write(part, header, key, manifest, store.dump(address, snapshot.id), progress)
-        await _prove(settings, part, lambda _: secret, manifest, progress)
-        final = Path(folder) / f"{_name(manifest)}{suffix}"
-        await trio.to_thread.run_sync(_settle, part, final)
+        with _open_part(Path(folder)) as (part, file):
+            async with store.open_snapshot(address) as snapshot:
+                manifest = await snapshot.manifest(kept_settings(settings))
+                secret = await _write(file, key, manifest, store.dump(address, snapshot.id), progress)
+            await _prove(settings, part, lambda _: secret, manifest, progress)
+            final = Path(folder) / f"{_name(manifest)}{suffix}"
+            await trio.to_thread.run_sync(_settle, part, final)
         made = await trio.to_thread.run_sync(_look, final, manifest)
     await _record(address, "backup.created", made.path, {"bytes_count": made.bytes_count})
     return made
@@ -146,8 +150,7 @@ def _name(manifest: Manifest) -> str:
 
 
 async def _write(
-    part: Path,
-    header: Header,
+    file: BinaryIO,
     key: BackupKey,
     manifest: Manifest,
     dump: AsyncGenerator[bytes, None],
@@ -155,17 +158,16 @@ async def _write(
 ) -> bytes:
     """Returns the file's own key, to read it back with."""
     count = 0
-    with _new_file(part) as file:
-        writer = ArchiveWriter(file, header, key)
-        writer.write(Part.MANIFEST, msgspec.json.encode(manifest))
-        async with aclosing(dump) as pieces:
-            async for data in pieces:
-                await trio.to_thread.run_sync(writer.write, Part.DATABASE, data)
-                count += len(data)
-                progress("dump", count)
-        writer.end()
-        file.flush()
-        await trio.to_thread.run_sync(os.fsync, file.fileno())
+    writer = ArchiveWriter(file, _header(manifest), key)
+    writer.write(Part.MANIFEST, msgspec.json.encode(manifest))
+    async with aclosing(dump) as pieces:
+        async for data in pieces:
+            await trio.to_thread.run_sync(writer.write, Part.DATABASE, data)
+            count += len(data)
+            progress("dump", count)
+    writer.end()
+    file.flush()
+    await trio.to_thread.run_sync(os.fsync, file.fileno())
     return writer.secret
 
 
@@ -181,7 +183,8 @@ def _settle(part: Path, final: Path) -> None:
 
 
 @contextmanager
-def _disk_errors() -> Iterator[None]:
+def disk_errors() -> Iterator[None]:
+    """Raises: BackupFailed for an OSError inside, with the file's name."""
     try:
         yield
     except OSError as error:
@@ -189,69 +192,109 @@ def _disk_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _without_leftovers(folder: Path) -> Iterator[None]:
-    """What a run that was killed has left is removed, and what this one leaves unfinished."""
-    _remove_unfinished(folder)
-    try:
-        yield
-    finally:
-        _remove_unfinished(folder)
+def _open_part(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """An unfinished archive, gone at the end unless it got its name."""
+    path, file = _held_part(folder)
+    with file:
+        try:
+            yield path, file
+        finally:
+            path.unlink(missing_ok=True)
 
 
-def _remove_unfinished(folder: Path) -> None:
+def _held_part(folder: Path) -> tuple[Path, BinaryIO]:
+    """Locked for as long as it is open."""
+    while True:
+        path = folder / f"unfinished{_unfinished}-{secrets.token_hex(8)}"
+        file = _new_file(path)
+        # Who removes leftovers may have come between the two.
+        if _is_locked(file) and os.fstat(file.fileno()).st_nlink:
+            return path, file
+        file.close()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What was left by runs that were killed: nobody holds it."""
     for part in folder.glob(f"*{_unfinished}-*"):
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, PermissionError), part.open("rb+") as file:
+            if _is_locked(file):
+                part.unlink(missing_ok=True)
+
+
+def _is_locked(file: BinaryIO) -> bool:
+    """Whether this run has the lock now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+class NewestBackup:
+    """Until when everything is saved: of this server's archives, for others' may lie beside them. Told in /metrics as well."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._limiter = trio.CapacityLimiter(1)  # a disk that hangs keeps one thread, whoever asks and how often
+        metrics.backup_interval_seconds.set(settings.backup_interval_s)
+
+    async def age_s(self) -> float | None:
+        """Of the newest that is proven; None: there is none. Raises: OSError. Cancelled: a disk that hangs is left alone."""
+        read = partial(listed, backup_dir(self._settings), server=self._settings.server_name)
+        found = await trio.to_thread.run_sync(read, limiter=self._limiter, abandon_on_cancel=True)
+        time_s = found[0].header.time / 1_000 if found else None
+        self._metrics.backup_last_timestamp_seconds.set(math.nan if time_s is None else time_s)
+        return None if time_s is None else max(time.time() - time_s, 0.0)
 
 
 class Schedule:
     """Makes a backup whenever the newest is older than settings.backup_interval_s, and keeps the newest of them.
 
-    No job of the janitor's: a step of those ends with its lease, and this may take hours. The database's own lock sees to it that
-    one process at a time makes one.
+    Without an interval it only looks. No job of the janitor's: a step of those ends with its lease, and this may take hours. The
+    database's own lock sees to it that one process at a time makes one.
     """
 
-    def __init__(self, settings: Settings, address: str) -> None:
+    def __init__(self, settings: Settings, address: str, newest: NewestBackup) -> None:
         self._settings = settings
         self._address = address
-        self.look_interval_s = min(settings.backup_interval_s / 10, 60.0)
+        self._newest = newest
+        self.look_interval_s = min(settings.backup_interval_s / 10 or look_interval_s_max, look_interval_s_max)
 
     async def look(self) -> None:
-        """Cancelled: nothing is left of the one that was being made."""
-        folder = backup_dir(self._settings)
-        age_s = await trio.to_thread.run_sync(newest_age_s, folder)
-        if age_s is not None and age_s < self._settings.backup_interval_s:
-            return
+        """Whatever is wrong with the disk or the database is told and tried again. Cancelled: nothing is left of a new one."""
         try:
-            made = await create(self._settings, self._address)
-            for path in await trio.to_thread.run_sync(partial(prune, folder, kept=self._settings.backups_kept)):
-                await _record(self._address, "backup.removed", path, {})
+            with disk_errors():
+                age_s = await self._newest.age_s()
+                if not self._is_due(age_s):
+                    return
+                made = await create(self._settings, self._address)
+                for path in await trio.to_thread.run_sync(prune, self._settings):
+                    await _record(self._address, "backup.removed", path, {})
+                await self._newest.age_s()
         except ChattyError as error:
             log.warning("backup.failed", error=error.code)
         else:
             log.info("backup.made", bytes_count=made.bytes_count)
 
-
-def newest_age_s(folder: Path) -> float | None:
-    """Of the newest proven backup; None: there is none. Blocks."""
-    found = listed(folder)
-    return max(time.time() - found[0].header.time / 1_000, 0.0) if found else None
+    def _is_due(self, age_s: float | None) -> bool:
+        interval_s = self._settings.backup_interval_s
+        return interval_s > 0 and (age_s is None or age_s >= interval_s)
 
 
 # Looking ------------------------------------------------------------------------------------------------------------
 
 
-def listed(folder: Path) -> list[Backup]:
-    """The archives of a directory, the newest first; what is none is passed over. Blocks."""
+def listed(folder: Path, *, server: str = "") -> list[Backup]:
+    """The archives of a directory, the newest first; what is none is passed over. server: whose. Blocks. Raises: OSError."""
     found = []
     for path in folder.glob(f"*{suffix}") if folder.is_dir() else ():
         try:
             found.append(_look(path))
         except (BackupDamaged, OSError):
             continue
-    return sorted(found, key=lambda one: one.header.time, reverse=True)
+    wanted = [one for one in found if server in ("", one.header.server)]
+    return sorted(wanted, key=lambda one: one.header.time, reverse=True)
 
 
 def _look(path: Path, manifest: Manifest | None = None) -> Backup:
@@ -264,14 +307,14 @@ async def verify(settings: Settings, path: Path, key: BackupKey, *, progress: Pr
 
     Raises: BackupDamaged, BackupKeyWrong, BackupUnproven, BackupFailed, DatabaseStartFailed.
     """
-    with _disk_errors():
+    with disk_errors():
         manifest = await _prove(settings, path, key.open, None, progress)
         return await trio.to_thread.run_sync(_look, path, manifest)
 
 
-def prune(folder: Path, *, kept: int) -> list[Path]:
-    """Remove all but the newest. Blocks. Returns which."""
-    gone = [one.path for one in listed(folder)[kept:]]
+def prune(settings: Settings) -> list[Path]:
+    """Remove all but the newest of this server's. Blocks. Returns which. Raises: OSError."""
+    gone = [one.path for one in listed(backup_dir(settings), server=settings.server_name)[settings.backups_kept :]]
     for path in gone:
         path.unlink(missing_ok=True)
     return gone
@@ -323,19 +366,17 @@ async def _scratch(data_dir: Path) -> AsyncIterator[Path]:
     """The one directory for proofs and restores, gone at the end; what a killed process has left goes first."""
     await make_data_dir(data_dir)
     folder = Path(await trio.Path(data_dir).absolute()) / "backup-scratch"
-    lock = os.open(data_dir / "backup.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    # Who does not get the lock must touch nothing: what is there is the work of who has it.
+    with os.fdopen(os.open(data_dir / "backup.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb+") as lock:
+        if not _is_locked(lock):
+            raise BackupFailed("another backup is being made, verified or restored here")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BackupFailed("another backup is being made, verified or restored here") from None
-        await trio.to_thread.run_sync(_remove_scratch, folder)
-        await trio.Path(folder).mkdir(mode=0o711)
-        yield folder
-    finally:
-        with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(_remove_scratch, folder)
-        os.close(lock)
+            await trio.Path(folder).mkdir(mode=0o711)
+            yield folder
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(_remove_scratch, folder)
 
 
 def _remove_scratch(folder: Path) -> None:
@@ -379,7 +420,7 @@ async def restore(
             source=path.name,
         )
 
-    with _disk_errors():
+    with disk_errors():
         check_master_key(settings)
         header = await trio.to_thread.run_sync(_header_of, path)
         if header.server != settings.server_name:
@@ -437,17 +478,21 @@ async def _into_empty(
     address: str, path: Path, key: BackupKey, dump: Path, raise_it: RaiseIt, progress: Progress
 ) -> tuple[Manifest, Raised]:
     """Another PostgreSQL's empty database."""
-    if not await store.is_empty(address):
-        raise RestoreRefused("the database holds tables: restore into an empty one")
-    manifest = await trio.to_thread.run_sync(_unpack, path, key.open, dump, progress)
-    try:
-        await _take_back(address, dump, manifest, progress)
-        return manifest, await raise_it(address, manifest)
-    except BaseException:
-        # Shielded: a half restored database is refused by every start, and is better none.
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 60.0):
-            await store.make_empty(address)
-        raise
+    async with store.open_target(address) as target:
+        await target.check_empty()
+        manifest = await trio.to_thread.run_sync(_unpack, path, key.open, dump, progress)
+        await target.check_empty()  # that took minutes
+        progress("restore", 0)
+        await store.restore(address, dump)  # all or nothing: only what is there from here on is ours to remove
+        try:
+            progress("prove", 0)
+            await store.prove(address, manifest)
+            return manifest, await raise_it(address, manifest)
+        except BaseException:
+            # Shielded: a half restored database is refused by every start, and is better none.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 60.0):
+                await target.make_empty()
+            raise
 
 
 def _header_of(path: Path) -> Header:

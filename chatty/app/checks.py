@@ -6,14 +6,13 @@ from pathlib import Path
 import trio
 
 from chatty.actors.runtime import Supervisor
-from chatty.app.backups import backup_dir, newest_age_s
+from chatty.app.backups import NewestBackup
 from chatty.config import Settings
 from chatty.errors import OutcomeUnknown, Overloaded, StoreUnavailable
 from chatty.services.audit import unsealed_age_s_max
 from chatty.services.key_rotation import KeyRotation
 from chatty.store.pool import Pool
 from chatty.store.units import PostgresUnitOfWork
-from chatty.telemetry import Metrics
 from chatty.web import health
 
 disk_share_min, disk_bytes_min = 0.05, 512 * 1024**2
@@ -96,12 +95,19 @@ async def check_keys(rotation: KeyRotation) -> health.Check:
     return health.Check(name="keys", is_ready=True, warning="; ".join(rotation.warnings()))
 
 
-async def check_backups(settings: Settings, metrics: Metrics) -> health.Check:
+async def check_backups(settings: Settings, newest: NewestBackup) -> health.Check:
     """Never a reason to serve nobody. Late: the newest is older than two intervals, or there is none although they are wanted."""
-    age_s = await trio.to_thread.run_sync(newest_age_s, backup_dir(settings))
-    if age_s is not None:
-        metrics.backup_age_seconds.set(age_s)
-    wanted_s, warning = 2 * settings.backup_interval_s, ""
-    if wanted_s and (age_s is None or age_s > wanted_s):
-        warning = "there is no backup" if age_s is None else f"the newest backup is {age_s / 3_600:.1f} hours old"
+    age_s, warning = None, f"the disk has not answered within {readiness_timeout_s:g} s"
+    with trio.move_on_after(readiness_timeout_s):
+        try:
+            age_s = await newest.age_s()
+            warning = _late(age_s, 2 * settings.backup_interval_s)
+        except OSError as error:
+            warning = f"the directory of backups cannot be read: {error.strerror}"
     return health.Check(name="backups", is_ready=True, warning=warning, age_s=age_s)
+
+
+def _late(age_s: float | None, wanted_s: float) -> str:
+    if not wanted_s or (age_s is not None and age_s <= wanted_s):
+        return ""
+    return "there is no backup" if age_s is None else f"the newest backup is {age_s / 3_600:.1f} hours old"

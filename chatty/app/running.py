@@ -21,6 +21,7 @@ from chatty.actors.runtime import (
     open_supervisor,
 )
 from chatty.actors.sessions import Socket
+from chatty.app.backups import NewestBackup
 from chatty.app.checks import (
     Draining,
     check_audit,
@@ -117,13 +118,14 @@ async def _open_tree(
     room_actors = await start_writing(settings, store, metrics, hooks, root, directory, steps)
     sessions_branch = await root.start_supervisor("sessions", intensity=generous)
     notices = await start_notices(settings, metrics, root, directory, steps)
-    await start_watch(settings, store, root, directory, steps, crashes, address=address)
+    newest = NewestBackup(settings, metrics)
+    await start_watch(settings, store, root, directory, steps, crashes, address=address, newest=newest)
     janitor = await _start_janitor(settings, store, steps, doorbells, hooks, metrics, root)
     bus = SilentBus() if hooks.is_bus_silent else LocalBus(directory, room_actors)
     doorbells.connect(bus, janitor.wake)
     parts = session_parts(settings, store, metrics, directory, room_actors, steps, limits, notices)
     append = partial(append_over_http, room_actors, limits, steps.quotas, timeout_s=settings.append_timeout_s)
-    checks = _checks(settings, store, steps, readiness, metrics, root)
+    checks = _checks(settings, store, steps, readiness, metrics, root, newest)
     commands: dict[str, ConsoleCommand] = {}
     sources = console_sources(settings, root, checks, directory, commands)
     routes = make_routes(settings, store, steps, limits, checks, append, sources)
@@ -207,7 +209,13 @@ def _console_commands(
 
 
 def _checks(
-    settings: Settings, store: Store, steps: Steps, readiness: Draining, metrics: Metrics, root: Supervisor
+    settings: Settings,
+    store: Store,
+    steps: Steps,
+    readiness: Draining,
+    metrics: Metrics,
+    root: Supervisor,
+    newest: NewestBackup,
 ) -> health.Health:
     return health.Health(
         server_name=settings.server_name,
@@ -216,7 +224,7 @@ def _checks(
             partial(check_database, store.pool),
             partial(check_journal, root),
             partial(check_audit, store.units),
-            partial(check_backups, settings, metrics),
+            partial(check_backups, settings, newest),
             partial(check_jobs, store.units),
             partial(check_keys, steps.key_rotation),
             partial(check_disk, settings.data_dir),

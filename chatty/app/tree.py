@@ -24,7 +24,7 @@ from chatty.actors.session_parts import SessionLimits, SessionParts
 from chatty.actors.typing_notices import TypingNotices
 from chatty.actors.typing_notices import interval_s as typing_interval_s
 from chatty.actors.watch import compare_actor, deadline_actor, forget_actor, look_actor, revocation_actor
-from chatty.app.backups import Schedule
+from chatty.app.backups import NewestBackup, Schedule
 from chatty.app.database import Store
 from chatty.app.observation import CrashBook, counting_error_frame, delivery_clock
 from chatty.app.process import Hooks, generous, now_ms, now_s
@@ -213,6 +213,7 @@ async def start_watch(
     crashes: CrashBook,
     *,
     address: str,
+    newest: NewestBackup,
 ) -> None:
     branch = await root.start_supervisor("watch", intensity=generous)
 
@@ -252,10 +253,9 @@ async def start_watch(
     await branch.start(ActorSpec(name="server_keys", run=run_server_keys, mailbox_count_max=1))
     await branch.start(ActorSpec(name="throttles", run=run_throttles, mailbox_count_max=1))
     await branch.start(ActorSpec(name="crashes", run=run_crashes, mailbox_count_max=1))
-    if settings.backup_interval_s:
-        schedule = Schedule(settings, address)
-        run = partial(look_actor, look=schedule.look, interval_s=schedule.look_interval_s)
-        await branch.start(ActorSpec[None](name="backups", run=run, mailbox_count_max=1))
+    schedule = Schedule(settings, address, newest)
+    run = partial(look_actor, look=schedule.look, interval_s=schedule.look_interval_s)
+    await branch.start(ActorSpec[None](name="backups", run=run, mailbox_count_max=1))
 
 
 @dataclass(frozen=True, kw_only=True)

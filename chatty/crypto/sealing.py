@@ -48,6 +48,9 @@ class MasterKey:
         except BadRequest:
             raise BadConfiguration(f"the master key must be {key_bytes} bytes as base64") from None
 
+    def is_same(self, other: Self) -> bool:
+        return hmac.compare_digest(self._secret, other._secret)
+
     def derive(self, purpose: str) -> bytes:
         """A key of its own for something that is not in the database; 32 bytes."""
         return hmac.digest(self._secret, purpose.encode(), hashlib.sha256)
@@ -115,13 +118,24 @@ def read_master_key(path: Path) -> MasterKey:
         raise BadConfiguration(f"{path}: the master key cannot be read: {error.strerror}") from None
 
 
-def load_next_master_key(path: Path, *, is_made: bool = False, random: Random = os.urandom) -> MasterKey | None:
-    """The one that is to replace the one in this file, kept beside it; None if there is none. is_made: make it then. Blocks.
+def load_next_master_key(path: Path, *, random: Random = os.urandom) -> MasterKey:
+    """The one that is to replace the one in this file, kept beside it; made if there is none. Blocks.
+
+    Raises: BadConfiguration, OSError.
+    """
+    drop_used_master_key(path)
+    return load_master_key(_beside(path, "next"), random=random)
+
+
+def drop_used_master_key(path: Path) -> None:
+    """Of two files with one key the one beside goes: it was copied over the other by hand, and would replace nothing. Blocks.
 
     Raises: BadConfiguration, OSError.
     """
     waiting = _beside(path, "next")
-    return load_master_key(waiting, random=random) if is_made or waiting.exists() else None
+    if waiting.exists() and read_master_key(waiting).is_same(read_master_key(path)):
+        waiting.unlink()
+        _sync_directory(path)
 
 
 def replace_master_key(path: Path) -> Path:

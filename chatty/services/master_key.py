@@ -8,7 +8,7 @@
 A server that starts, or reads a new data key, tries both sets of rows; so one that is killed anywhere in between starts with the
 file that it finds, and the same command goes on where the last one stopped. Between 2 and 4 no data key is made, for it would
 have to be sealed under both. Running servers hold data keys, not the master key: they notice nothing. Several processes on
-machines of their own: stop after 2 (`prepare`), give each the new file, then go on.
+machines of their own: stop after 2 (`prepare`), give each other one the new file, then go on.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,12 @@ class MasterKeyFiles(Protocol):
 
     async def current(self) -> MasterKey: ...
 
-    async def following(self, *, is_made: bool) -> MasterKey | None:
-        """The one that is to replace it; made if is_made and there is none."""
+    async def following(self) -> MasterKey:
+        """The one that is to replace it, and so another; made if there is none."""
+        ...
+
+    async def drop_used(self) -> None:
+        """The one beside it goes if it is the same: it has its place already."""
         ...
 
     async def replace(self) -> str:
@@ -60,8 +64,7 @@ class MasterKeyRotation:
         open_data_keys(stored, current)
         if self._is_replaced(stored, current):
             return
-        following = await self._files.following(is_made=True)
-        assert following is not None
+        following = await self._files.following()
         await self._crash_points.reach("before_commit", "master_key made")
         async with self._units.begin() as unit:
             await unit.server.lock()
@@ -99,6 +102,7 @@ class MasterKeyRotation:
             await unit.server.lock()
             await self._put_in_place(unit, await self._files.current())
             await self._crash_points.reach("before_commit", "master_key finished")
+        await self._files.drop_used()
         return kept
 
     async def _put_in_place(self, unit: KeyRotationUnit, current: MasterKey) -> None:

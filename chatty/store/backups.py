@@ -19,9 +19,10 @@ import trio
 from msgspec import Struct
 from psycopg import conninfo, sql
 
-from chatty.errors import BackupFailed, BackupUnproven
+from chatty.errors import BackupFailed, BackupUnproven, RestoreRefused
 from chatty.ids import RoomId, Seq
 from chatty.store.connection import TrioConnection, open_connection
+from chatty.store.diagnosis import postgres_version_min
 from chatty.store.embedded import installed_programs
 from chatty.store.streams import EVENT, placed
 from chatty.wire import chain
@@ -31,12 +32,13 @@ from chatty.wire.frames import Erased
 read_bytes = 65_536
 places_a_page = 5_000
 not_dumped = "server"
-_advisory_lock = 0x63686174_74790003  # "chatty" and a number of ours
+_backup_lock, _restore_lock = 0x63686174_74790004, 0x63686174_74790005  # "chatty" and numbers of ours
 _RULES = "SET statement_timeout = 0; SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'"
 _SERVER = """SELECT server_name, generation, generation_id, (SELECT max(version) FROM schema_version),
  (extract(epoch FROM clock_timestamp()) * 1000)::bigint FROM server"""
 _TABLES = """SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' ORDER BY 1"""
+WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM pg_depend d
+ WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') ORDER BY 1"""  # extensions are not dumped
 # In whatever order the rows lie. A text of a row is the same in every database of this major version.
 _SUM = "SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)), 0)::text FROM {} t"
 _AUDIT_HEAD = "SELECT position, head FROM audit_heads ORDER BY position DESC, time DESC LIMIT 1"
@@ -49,7 +51,7 @@ WHERE (t.room_number, t.seq) > (%s, %s) ORDER BY t.room_number, t.seq LIMIT %s""
 _ALTERED = """SELECT count(*) FROM {table} b JOIN timeline t ON t.room_number = b.room_number AND t.seq = b.seq
 WHERE sha256(b.body) <> t.body_hash"""
 _IS_EMPTY = """SELECT NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema')"""
+ WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema')"""
 _EMPTY = "DROP SCHEMA IF EXISTS passing CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
 
 
@@ -102,7 +104,7 @@ async def open_snapshot(address: str) -> AsyncIterator[Snapshot]:
     """One backup of a database at a time. Raises: BackupFailed where another one is being made; StoreUnavailable."""
     async with open_connection(address, statement_timeout_s=None) as connection:
         await _obey(connection)
-        if not (await _row(connection, f"SELECT pg_try_advisory_lock({_advisory_lock})"))[0]:
+        if not (await _row(connection, f"SELECT pg_try_advisory_lock({_backup_lock})"))[0]:
             raise BackupFailed("another backup of this database is being made")
         async with connection.transaction(isolation="repeatable read"):
             yield Snapshot(connection, (await _row(connection, "SELECT pg_export_snapshot()"))[0])
@@ -155,16 +157,35 @@ async def _prove_chains(connection: TrioConnection) -> None:
             raise BackupUnproven(f"{room_id} does not end where its row says")
 
 
-async def is_empty(address: str) -> bool:
-    """Has the database no table?"""
-    async with open_connection(address) as connection:
-        return bool((await _row(connection, _IS_EMPTY))[0])
+class Target:
+    """A database that one restore goes into. Raises, all: StoreUnavailable, also where the lock was lost with the connection."""
+
+    def __init__(self, connection: TrioConnection) -> None:
+        self._connection = connection
+
+    async def check_empty(self) -> None:
+        """Raises: RestoreRefused: it holds a table, a view, an index, whatever has a name there and is not PostgreSQL's."""
+        if not (await _row(self._connection, _IS_EMPTY))[0]:
+            raise RestoreRefused("the database holds tables or views: restore into an empty one")
+
+    async def make_empty(self) -> None:
+        """After a restore that this one had put there and that was then not gone on from."""
+        await self._connection.execute(_EMPTY)
 
 
-async def make_empty(address: str) -> None:
-    """After a restore that broke off."""
-    async with open_connection(address, statement_timeout_s=None) as connection:
-        await connection.execute(_EMPTY)
+@asynccontextmanager
+async def open_target(address: str) -> AsyncIterator[Target]:
+    """One restore into a database at a time. Raises: RestoreRefused where another one is going on, or PostgreSQL is too old;
+    StoreUnavailable.
+    """
+    patience = {"idle_session_timeout": "0"}  # the lock is held while an archive is read
+    async with open_connection(address, statement_timeout_s=None, session_options=patience) as connection:
+        version = connection.info.server_version // 10_000
+        if version < postgres_version_min:
+            raise RestoreRefused(f"PostgreSQL {version} is too old: restore into {postgres_version_min} or newer")
+        if not (await _row(connection, f"SELECT pg_try_advisory_lock({_restore_lock})"))[0]:
+            raise RestoreRefused("another restore into this database is going on")
+        yield Target(connection)
 
 
 async def _obey(connection: TrioConnection) -> None:
@@ -206,7 +227,7 @@ async def dump(address: str, snapshot: str) -> AsyncGenerator[bytes, None]:
     reached, environment = _reached(address)
     command = [
         *(_program("pg_dump"), f"--dbname={reached}", f"--snapshot={snapshot}", "--format=custom", "--compress=gzip:1"),
-        *("--no-owner", "--no-privileges", f"--exclude-table-data=public.{not_dumped}"),
+        *("--no-owner", "--no-privileges", "--exclude-extension=*", f"--exclude-table-data=public.{not_dumped}"),
     ]
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     assert process.stdout is not None
@@ -216,7 +237,7 @@ async def dump(address: str, snapshot: str) -> AsyncGenerator[bytes, None]:
             yield bytes(data)
         said = b"".join([part async for part in process.stderr])
         if await process.wait() != 0:
-            raise BackupFailed(f"pg_dump failed: {_last_line(said)}")
+            raise BackupFailed(f"pg_dump failed: {_error_line(said)}")
     finally:
         if process.returncode is None:
             process.kill()
@@ -235,9 +256,11 @@ async def restore(address: str, file: Path) -> None:
     ]
     done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False, env=environment)
     if done.returncode != 0:
-        raise BackupFailed(f"pg_restore failed: {_last_line(done.stderr)}")
+        raise BackupFailed(f"pg_restore failed: {_error_line(done.stderr)}")
 
 
-def _last_line(said: bytes) -> str:
+def _error_line(said: bytes) -> str:
+    """The first that is one: hints and statements stand behind it."""
     lines = said.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    errors = (line for line in lines if re.search(r"\b(error|fatal):", line, re.IGNORECASE))
+    return next(errors, lines[-1] if lines else "it said nothing")

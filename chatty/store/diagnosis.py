@@ -13,6 +13,7 @@ coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false), ine
 AND inet_server_addr() <> inet_client_addr()"""
 _KEYS = """SELECT purpose, min(extract(epoch FROM clock_timestamp() - k.created_at))::float8 FROM sealed_keys k
 GROUP BY purpose ORDER BY purpose"""  # a handful of rows
+postgres_version_min = 17  # an older one does not understand what pg_restore says (transaction_timeout)
 watched_settings = (
     "autovacuum",
     "data_checksums",

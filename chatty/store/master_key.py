@@ -1,13 +1,21 @@
-"""The master key's file, and the one beside it that is to replace it. Both are the owner's alone; none is ever written over."""
+"""The master key's file, and the one beside it that is to replace it. Both are the owner's alone; none is ever written over.
+
+One beside it that holds the same key is not another key: it goes.
+"""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import trio
 
-from chatty.crypto.sealing import MasterKey, load_next_master_key, read_master_key, replace_master_key
+from chatty.crypto.sealing import (
+    MasterKey,
+    drop_used_master_key,
+    load_next_master_key,
+    read_master_key,
+    replace_master_key,
+)
 from chatty.errors import BadConfiguration
 from chatty.services.master_key import MasterKeyFiles
 
@@ -23,8 +31,11 @@ class DiskMasterKeyFiles(MasterKeyFiles):
     async def current(self) -> MasterKey:
         return await self._in_thread(read_master_key)
 
-    async def following(self, *, is_made: bool) -> MasterKey | None:
-        return await self._in_thread(partial(load_next_master_key, is_made=is_made))
+    async def following(self) -> MasterKey:
+        return await self._in_thread(load_next_master_key)
+
+    async def drop_used(self) -> None:
+        await self._in_thread(drop_used_master_key)
 
     async def replace(self) -> str:
         return str(await self._in_thread(replace_master_key))

@@ -1,5 +1,7 @@
 """Backups of a server under traffic, taken back elsewhere; and everything that can go wrong on the way."""
 
+import fcntl
+import math
 import os
 import shutil
 import signal
@@ -7,17 +9,23 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import trio
+from psycopg import conninfo
 
 from chatty.app import backups
 from chatty.client import Client, ServerLied, ServerRestored, SignedOut
 from chatty.config import Settings
+from chatty.crypto.backups import ArchiveWriter, BackupKey, Header
+from chatty.crypto.sealing import MasterKey
 from chatty.errors import (
     BackupDamaged,
+    BackupFailed,
     BackupKeyWrong,
     BackupUnproven,
     ChattyError,
@@ -29,8 +37,10 @@ from chatty.ids import RoomId, RoomNumber, SendNumber, Seq
 from chatty.services.timeline import NewEvent, RoomHead, append
 from chatty.store import backups as store
 from chatty.store.connection import open_connection
-from chatty.store.embedded import open_embedded
+from chatty.store.embedded import EmbeddedServer, open_embedded
 from chatty.store.timeline import write_rooms
+from chatty.store.units import PostgresUnit
+from chatty.telemetry import Metrics
 from chatty.wire.events import MEGOLM, Kind
 from tests.client.test_generations_live import Person, befriend, people, until
 from tests.server.commands import as_url, chatty_admin, chatty_admin_json
@@ -188,7 +198,11 @@ def cut(data: bytearray) -> None:
 
 
 async def test_what_goes_wrong_leaves_nothing(
-    archive: tuple[Path, Path], tmp_path: Path, empty_database: str, database: str
+    archive: tuple[Path, Path],
+    tmp_path: Path,
+    empty_database: str,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     here, file = archive
     there = tmp_path / "there"
@@ -211,7 +225,7 @@ async def test_what_goes_wrong_leaves_nothing(
     await refused(external, file, RestoreRefused)
     empty = settings_of(there, database_url=as_url(empty_database))
     await refused(empty, copied(file, tmp_path / "flipped", flip), BackupDamaged)
-    assert await store.is_empty(empty_database)
+    await refused_and_not_written_over(empty, file, empty_database, monkeypatch)
     await backups.restore(empty, file, await backups.opening_key(empty))
     assert await rows(empty_database, "SELECT generation FROM server") == [(2,)]
     await backups.restore(settings, file, await backups.opening_key(settings), above=7, end_sessions=True)
@@ -242,12 +256,67 @@ async def rows_changed(address: str, query: str) -> None:
         await connection.execute(query)
 
 
-async def refused(settings: Settings, file: Path, error: type[ChattyError]) -> None:
+async def refused_and_not_written_over(
+    settings: Settings, file: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever somebody else puts there, and whenever."""
+
+    def does(what: str, at: str) -> Callable[[str, int], None]:
+        def note(now: str, _: int) -> None:
+            if now == at:
+                with psycopg.connect(address) as connection:
+                    connection.execute(what)
+
+        return note
+
+    table = "CREATE TABLE IF NOT EXISTS users AS SELECT 1 AS theirs"
+    for at, error in (("read", RestoreRefused), ("restore", BackupFailed)):
+        await refused(settings, file, error, progress=does(table, at))
+        assert await rows(address, "SELECT theirs FROM users") == [(1,)]
+        await rows_changed(address, "DROP TABLE users")
+    await rows_changed(address, "CREATE VIEW seen AS SELECT 1")
+    await refused(settings, file, RestoreRefused)
+    await rows_changed(address, "DROP VIEW seen")
+    await refused(settings, file, BackupUnproven, progress=does("UPDATE rooms SET seq = seq + 1", "prove"))
+    async with store.open_target(address) as target:
+        await refused(settings, file, RestoreRefused)
+        await target.check_empty()
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "postgres_version_min", 99)
+        await refused(settings, file, RestoreRefused)
+
+
+async def refused(settings: Settings, file: Path, error: type[ChattyError], **more: Any) -> None:
     before = what_is_there(settings.data_dir.parent)
     with pytest.raises(error):
         async with unwrapped():
-            await backups.restore(settings, file, await backups.opening_key(settings))
+            await backups.restore(settings, file, await backups.opening_key(settings), **more)
     assert what_is_there(settings.data_dir.parent) - {"postgres"} == before - {"postgres"}
+
+
+async def test_a_run_removes_what_nobody_holds_and_never_the_work_of_another(
+    archive: tuple[Path, Path], database: str
+) -> None:
+    here, file = archive
+    settings, folder = settings_of(here), file.parent
+    (folder / "x.part-killed").write_bytes(b"what was written by then")
+    is_restoring = trio.Event()
+
+    def note(what: str, _: int) -> None:
+        if what == "restore":
+            is_restoring.set()
+
+    with (folder / "y.part-held").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        async with unwrapped(), trio.open_nursery() as nursery:
+            nursery.start_soon(partial(backups.create, settings, database, progress=note))
+            await is_restoring.wait()
+            with pytest.raises(BackupFailed, match="another backup"):
+                await backups.verify(settings, file, await backups.opening_key(settings))
+            backups._remove_leftovers(folder)
+        assert {path.name for path in folder.glob("*.part-*")} == {"y.part-held"}
+    made = backups.listed(folder)
+    assert (len(made), made[1].path) == (2, file)
 
 
 async def test_what_does_not_fit_its_manifest_is_not_proven(archive: tuple[Path, Path], database: str) -> None:
@@ -257,6 +326,8 @@ async def test_what_does_not_fit_its_manifest_is_not_proven(archive: tuple[Path,
     made = await backups.verify(settings, file, await backups.opening_key(settings))
     assert made.manifest is not None
     await store.prove(database, await now(database))
+    async with store.open_snapshot(database), open_connection(database) as connection, connection.transaction():
+        assert await PostgresUnit(connection).audit.try_lock(), "a backup does not keep the audit log from being sealed"
     damages = [
         "UPDATE bodies SET body = body || '\\x00'::bytea WHERE seq = 5",
         "UPDATE timeline SET time = time + 1 WHERE seq = 5",
@@ -339,11 +410,15 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
     return process.returncode, said
 
 
-async def test_the_commands(archive: tuple[Path, Path], tmp_path: Path, database: str) -> None:
+async def test_the_commands(
+    archive: tuple[Path, Path], tmp_path: Path, database: str, postgres: EmbeddedServer
+) -> None:
     here, file = archive
     data = here / "data"
     listed = await chatty_admin_json(data, "backup", "list")
     assert [one["file"] for one in listed["backups"]] == [str(file)]
+    sick = await chatty_admin(data, "backup", "list", "--dir", str(tmp_path / ("x" * 300)))
+    assert (sick.exit_code, "backup_failed" in sick.stderr) == (1, True)
     verified = await chatty_admin_json(data, "backup", "verify", str(file))
     assert verified["is_proven"]
     refused = await chatty_admin(data, "backup", "verify", str(copied(file, tmp_path / "flipped", flip)))
@@ -351,6 +426,11 @@ async def test_the_commands(archive: tuple[Path, Path], tmp_path: Path, database
     unconfirmed = await chatty_admin(data, "backup", "restore", str(file))
     assert (unconfirmed.exit_code, "not_confirmed" in unconfirmed.stderr) == (4, True)
     key = await chatty_admin_json(data, "backup", "make-key", str(tmp_path / "key"))
+    name = conninfo.conninfo_to_dict(database)["dbname"]
+    as_superuser = conninfo.make_conninfo(postgres.superuser_address, dbname=name)
+    await rows_changed(as_superuser, "CREATE EXTENSION pg_stat_statements")
+    await rows_changed(as_superuser, "CREATE TABLE its AS SELECT 1")
+    await rows_changed(as_superuser, "ALTER EXTENSION pg_stat_statements ADD TABLE its")
     sealed = {"CHATTY_DATABASE_URL": as_url(database), "CHATTY_BACKUP_RECIPIENT": key["backup_recipient"]}
     made = await chatty_admin_json(data, "backup", "create", "--dir", str(tmp_path / "sealed"), **sealed)
     assert made["is_proven"]
@@ -361,14 +441,37 @@ async def test_the_commands(archive: tuple[Path, Path], tmp_path: Path, database
 
 
 async def test_the_server_makes_its_own_and_keeps_the_newest(database: str, tmp_path: Path) -> None:
+    """Beside another server's, which neither counts nor goes."""
     settings = settings_of(tmp_path, backup_interval_s=0.001, backups_kept=2)
     async with served(database, tmp_path, tmp_path, "ann"):
         pass
-    schedule = backups.Schedule(settings, database)
+    folder, metrics = tmp_path / "data" / "backups", Metrics()
+
+    def looking(settings: Settings) -> backups.Schedule:
+        return backups.Schedule(settings, database, backups.NewestBackup(settings, metrics))
+
+    folder.mkdir()
+    write_header(folder / f"another{backups.suffix}", server="another.example.org", time=4_000_000_000_000)
+    assert math.isnan(seconds(metrics, "chatty_backup_last_timestamp_seconds"))
     for _ in range(3):
-        await schedule.look()
-    kept = backups.listed(tmp_path / "data" / "backups")
-    assert len(kept) == 2
+        await looking(settings).look()
+    another, *kept = backups.listed(folder)
+    assert (another.header.server, len(kept)) == ("another.example.org", 2)
+    assert seconds(metrics, "chatty_backup_last_timestamp_seconds") == kept[0].header.time / 1_000
     assert await rows(database, "SELECT count(*) FROM audit WHERE action = 'backup.removed'") == [(1,)]
-    await backups.Schedule(settings_of(tmp_path, backup_interval_s=3_600.0), database).look()
-    assert backups.listed(tmp_path / "data" / "backups") == kept
+    for interval_s in (3_600.0, 0.0):
+        await looking(settings_of(tmp_path, backup_interval_s=interval_s)).look()
+    assert backups.listed(folder) == [another, *kept]
+    await looking(settings_of(tmp_path, backup_interval_s=1.0, backup_dir=tmp_path / ("x" * 300))).look()
+
+
+def write_header(path: Path, *, server: str, time: int) -> None:
+    header = Header(server=server, generation=1, generation_id="", schema_version=1, chatty_version="", time=time)
+    with path.open("wb") as file:
+        ArchiveWriter(file, header, BackupKey(MasterKey(bytes(32)))).end()
+
+
+def seconds(metrics: Metrics, name: str) -> float:
+    found = metrics.registry.get_sample_value(name)
+    assert found is not None
+    return found

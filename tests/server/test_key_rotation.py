@@ -458,3 +458,13 @@ async def test_the_commands_say_what_they_refuse_and_health_warns_of_old_keys(da
         assert "data key 1" in warning
         assert "rotate --master" in warning
         await chatty_admin_json(directory, "keys", "rotate", "--master", **at_database)
+        file, beside = [trio.Path(directory / f"master.key{end}") for end in ("", ".next")]
+        await chatty_admin_json(directory, "keys", "rotate", "--master", "--prepare", **at_database)
+        await file.write_text(await beside.read_text())  # as on the other machines
+        by_hand = await chatty_admin_json(directory, "keys", "rotate", "--master", **at_database)
+        assert (by_hand["old_file"], await beside.exists()) == (None, False)
+        used = await file.read_text()
+        await beside.write_text(used)  # which older versions left there
+        again = await chatty_admin_json(directory, "keys", "rotate", "--master", **at_database)
+        assert await file.read_text() != used
+        assert await trio.Path(again["old_file"]).read_text() == used

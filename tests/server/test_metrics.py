@@ -35,6 +35,7 @@ async def scrape(chat: RunningApp) -> Samples:
     """By the name of the sample, with its labels."""
     found: Samples = {}
     for family in text_string_to_metric_families((await chat.http.get("/metrics")).text):
+        found.setdefault(family.name, [])  # one with labels has no sample before it has something to say
         for sample in family.samples:
             found.setdefault(sample.name, []).append((sample.labels, sample.value))
     return found

@@ -6,6 +6,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import trio
+from psycopg import conninfo
 
 from chatty.errors import (
     BackfillFailed,
@@ -16,6 +17,8 @@ from chatty.errors import (
     StoreUnavailable,
 )
 from chatty.store.connection import TrioConnection, open_connection
+from chatty.store.embedded import EmbeddedServer
+from chatty.store.migrations import runner
 from chatty.store.migrations.backfills import rows_a_batch
 from chatty.store.migrations.files import SchemaVersion
 from chatty.store.schema import (
@@ -215,9 +218,16 @@ async def version_of(database: str) -> int:
         return (await read_version(connection)).version
 
 
-async def test_nothing_goes_back_under_a_running_server(database: str, tmp_path: Path) -> None:
-    async with open_connection(database) as connection:
-        with pytest.raises(DatabaseInUse, match="stop them first"):
+async def test_nothing_goes_back_under_a_running_server(
+    database: str, tmp_path: Path, postgres: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it calls itself, and whoever it is."""
+    monkeypatch.setattr(runner, "others_timeout_s", 0.2)
+    name = conninfo.conninfo_to_dict(database)["dbname"]
+    theirs = conninfo.make_conninfo(postgres.superuser_address, dbname=name)
+    renamed = conninfo.make_conninfo(database, application_name="mine")
+    async with open_connection(renamed) as connection, open_connection(theirs):
+        with pytest.raises(DatabaseInUse, match=r"others hold 2 connections .* stop them first"):
             await downgrade(database)
         assert (await read_version(connection)).version == code_version()
     write(tmp_path, 1, "")

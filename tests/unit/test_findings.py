@@ -55,7 +55,7 @@ def test_a_database_as_it_should_be_is_well() -> None:
         ({"log_error_verbosity": "default"}, "postgresql_settings", "warning"),
         ({"log_min_duration_statement": "100"}, "postgresql_settings", "warning"),
         ({"max_connections": "12"}, "postgresql_connections", "failed"),
-        ({"version_number": 150_008}, "postgresql_version", "failed"),
+        ({"version_number": 160_010}, "postgresql_version", "failed"),
         ({"is_remote": True}, "postgresql_tls", "failed"),
     ],
 )

@@ -1,7 +1,7 @@
 """Runs `.sql` files through Alembic. Imported only to upgrade; blocking, so it runs in a thread.
 
 A backfill runs after its migration and before the next one, a transaction a batch; how far it is stands in
-`schema_backfills`, written with the batch. The way back runs only when no server is connected: one that runs would find
+`schema_backfills`, written with the batch. The way back runs only when nobody else is connected: a server that runs would find
 its tables gone.
 
 Alembic wants a Python module for each revision. Here the modules are made in memory from the files, each revision
@@ -36,8 +36,9 @@ _advisory_lock = 0x63686174_74790001  # "chatty" and a number of ours
 _CREATE = """CREATE TABLE IF NOT EXISTS schema_version (
     version integer PRIMARY KEY, compatible_from integer NOT NULL, file text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now())"""
-_OTHERS = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-AND application_name IN ('chatty', 'chatty journal') AND pid <> pg_backend_pid()"""
+# Whatever their names: an address may set another. Of another user's session a plain user is not told what it is.
+_OTHERS = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+AND usesysid IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend'"""
 _DELETE = """DELETE FROM schema_version WHERE version = %s"""
 _INSERT = """INSERT INTO schema_version (version, compatible_from, file) VALUES (%s, %s, %s)"""
 _FOUND = """SELECT version, compatible_from FROM schema_version ORDER BY version DESC LIMIT 1"""
