@@ -521,6 +521,7 @@ class OutcomeUnknown(RetryableError):
     """It may or may not have been committed: the same request again settles it."""
 
     code = "outcome_unknown"
+    exit_code = 3
 
     @property
     def retry_after_s(self) -> float | None:

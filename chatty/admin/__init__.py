@@ -70,6 +70,7 @@ _NEXT = {
     "not_found": "chatty-admin users list",
     "name_taken": "chatty-admin users list",
     "registration_closed": "chatty-admin users invite --role owner",
+    "outcome_unknown": "chatty-admin audit list",
     "database_in_use": "chatty-admin db downgrade --yes",
     "data_directory_in_use": "chatty-admin status",
     "database_start_failed": "chatty-admin --help",

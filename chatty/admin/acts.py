@@ -5,21 +5,19 @@ from typing import Any
 
 from chatty.admin import render
 from chatty.admin.options import Arguments, Place, confirm
-from chatty.errors import ServerUnreachable
+from chatty.admin.socket import NoServerRunning
 
 _told_once = ("invitation", "receipt")  # of a rehearsal they open nothing
 
 
 def ask_or_do(place: Place, command: str, arguments: Arguments | None = None) -> dict[str, Any]:
-    """Of the running server, or in its database when none runs.
+    """Of the running server, or in its database when none runs. Whatever was asked is not done a second time here.
 
-    Raises: ServerUnreachable when there is neither; as Place.ask(); as the command.
+    Raises: NoServerRunning when there is neither; as Place.ask(); as the command.
     """
     try:
         return place.ask(command, arguments)
-    except ServerUnreachable:
-        if place.server:
-            raise
+    except NoServerRunning:
         settings = place.settings()
         if settings.is_embedded and not settings.data_dir.exists():
             raise

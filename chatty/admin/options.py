@@ -66,7 +66,7 @@ class Place:
     ) -> dict[str, Any]:
         """Of the running server. is_watched: the terminal is taken, nobody can be asked for a password.
 
-        Raises: ServerUnreachable; Refused, or what it refuses with.
+        Raises: ServerUnreachable, NoServerRunning; OutcomeUnknown; Refused, or what it refuses with.
         """
         arguments = dict(arguments or {})
         if self.server:

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from chatty.actors.console import (
 from chatty.actors.runtime import ActorSpec, Mailbox, Snapshot, StartFailed, open_supervisor
 from chatty.admin import main
 from chatty.errors import DataDirectoryInUse, StoreUnavailable
+from chatty.store.connection import open_connection
 from chatty.store.embedded import open_embedded
 from chatty.store.schema import code_version
 from tests.server.commands import as_url, chatty_admin
@@ -48,13 +49,19 @@ class Server:
     ready: Mapping[str, Any] = field(default_factory=lambda: READY)
     health_error: StoreUnavailable | None = None
     hangs: bool = False
+    asked_count: int = 0
 
     def sources(self) -> ConsoleSources:
         return ConsoleSources(
             snapshot=lambda: self.tree,
             health=self.health,
             status=lambda: {"version": "1.2.3", "uptime_s": 12.5, "sessions": {"open_count": 3}, "last_error": None},
+            commands={"users invite": self.invite},
         )
+
+    async def invite(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.asked_count += 1
+        return await trio.sleep_forever()
 
     async def health(self) -> Mapping[str, Any]:
         if self.hangs:
@@ -139,6 +146,50 @@ async def test_a_socket_of_a_dead_server_is_no_server(tmp_path: Path) -> None:
         dead.bind(address)
     result = await chatty_admin(tmp_path, "status")
     assert (result.exit_code, "left behind" in result.stderr) == (3, True)
+
+
+async def test_what_was_asked_and_not_answered_is_not_done_a_second_time(database: str, tmp_path: Path) -> None:
+    """Too late, hung up on, or refused for want of a place; then, with no server, it is done, once."""
+
+    async def invite() -> tuple[int, str, str]:
+        environment = {"CHATTY_DATABASE_URL": as_url(database), "CHATTY_REGISTRATION": "invite"}
+        result = await chatty_admin(tmp_path, "users", "invite", **environment)
+        error, _, following = result.stderr.partition("\n")
+        return result.exit_code, error, following.strip()
+
+    server, look = Server(), "next: chatty-admin audit list"
+    async with listening(tmp_path, server, times=ConsoleTimes(request_timeout_s=0.2)):
+        late = await invite()
+    assert late == (3, "error outcome_unknown: not done within 0.2 s; it may or may not be done yet", look)
+    assert server.asked_count == 1
+    async with listening(tmp_path), AsyncExitStack() as stack:
+        for _ in range(8):
+            await stack.enter_async_context(await trio.open_unix_socket(socket_path(tmp_path)))
+        assert (await invite())[:2] == (1, "error overloaded: console is full")
+    with socket.socket(socket.AF_UNIX) as listener, short_address(socket_path(tmp_path)) as address:
+        listener.bind(address)
+        listener.listen(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, hang_up, listener)
+            killed = await invite()
+    assert (killed[0], killed[1].partition(":")[0], killed[2]) == (3, "error outcome_unknown", look)
+    counts = [await one_value(database, "SELECT count(*) FROM registration_tokens")]
+    assert (await invite())[0] == 0  # the socket was left behind
+    counts.append(await one_value(database, "SELECT count(*) FROM registration_tokens"))
+    assert counts == [0, 1]
+
+
+def hang_up(listener: socket.socket) -> None:
+    """After the request, as a server that is killed."""
+    with listener.accept()[0] as connection:
+        assert connection.recv(4096).endswith(b"\n")
+
+
+async def one_value(database: str, sql: str) -> Any:
+    async with open_connection(database) as connection:
+        row = await (await connection.execute(sql)).fetchone()
+    assert row is not None
+    return row[0]
 
 
 async def test_wrong_usage_exits_with_2(tmp_path: Path) -> None:
