@@ -620,6 +620,13 @@ class DataDirectoryInUse(ChattyError):
         super().__init__(f"another Chatty is running on {path}")
 
 
+class DatabaseMissing(ChattyError):
+    """There is no embedded database yet; the first start makes it, and no other command does."""
+
+    code = "database_missing"
+    exit_code = 3
+
+
 class DatabaseStartFailed(ChattyError):
     """The embedded PostgreSQL could not be made or started."""
 

@@ -72,6 +72,7 @@ _NEXT = {
     "registration_closed": "chatty-admin users invite --role owner",
     "outcome_unknown": "chatty-admin audit list",
     "database_in_use": "chatty-admin db downgrade --yes",
+    "database_missing": "chatty up",
     "data_directory_in_use": "chatty-admin status",
     "database_start_failed": "chatty-admin --help",
     "migration_failed": "chatty-admin db upgrade",

@@ -13,17 +13,14 @@ _told_once = ("invitation", "receipt")  # of a rehearsal they open nothing
 def ask_or_do(place: Place, command: str, arguments: Arguments | None = None) -> dict[str, Any]:
     """Of the running server, or in its database when none runs. Whatever was asked is not done a second time here.
 
-    Raises: NoServerRunning when there is neither; as Place.ask(); as the command.
+    Raises: DatabaseMissing when there is neither; as Place.ask(); as the command.
     """
     try:
         return place.ask(command, arguments)
     except NoServerRunning:
-        settings = place.settings()
-        if settings.is_embedded and not settings.data_dir.exists():
-            raise
         from chatty.admin import offline  # the whole application: 0.4 s
 
-        return offline.do(settings, command, arguments or {})
+        return offline.do(place.settings(), command, arguments or {})
 
 
 def rehearse(place: Place, command: str, arguments: Arguments) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from chatty.admin.options import Place, json_option
 unhealthy_exit_code = 1
 # What to do when a check of GET /readyz is not as it should be.
 ADVICE = {
-    "audit": "chatty-admin actors tree: is audit_sealing there, and what was its last error?",
-    "backups": "chatty-admin backup list; then chatty-admin backup create",
-    "database": "chatty-admin doctor; the server goes on by itself once PostgreSQL answers",
-    "disk": "chatty-admin doctor; then make room",
-    "jobs": "chatty-admin jobs list; then resume what is dead or paused",
-    "journal": "chatty-admin actors tree; then the database's locks and disk",
-    "keys": "chatty-admin keys list; then rotate what is old",
+    "audit": "is audit_sealing there, and what was its last error: chatty-admin actors tree",
+    "backups": "make one; the newest are in chatty-admin backup list: chatty-admin backup create",
+    "database": "the server goes on by itself once PostgreSQL answers; what is wrong: chatty-admin doctor",
+    "disk": "make room; what takes it: chatty-admin db size",
+    "jobs": "resume what is dead or paused: chatty-admin jobs list",
+    "journal": "look at the database's locks and disk; then: chatty-admin actors tree",
+    "keys": "rotate what is old: chatty-admin keys list",
     "serving": "it stops; wait for it, then: chatty up",
 }
 _advice_default = "chatty-admin actors tree"

@@ -48,13 +48,17 @@ class Place:
 
     def settings(self) -> Settings:
         """As the server reads them. Raises: BadConfiguration; also with --server, whose settings are not here."""
-        if self.server:
-            raise BadConfiguration("this command works on the server's own machine alone, without --server")
+        self.refuse_elsewhere()
         chosen = {} if self.chosen_data_dir is None else {"data_dir": self.chosen_data_dir}
         try:
             return load_settings(**chosen)
         except ValueError as error:
             raise BadConfiguration(str(error)) from None
+
+    def refuse_elsewhere(self) -> None:
+        """Raises: BadConfiguration, with --server."""
+        if self.server:
+            raise BadConfiguration("this command works on the server's own machine alone, without --server")
 
     def ask(
         self,

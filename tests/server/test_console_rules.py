@@ -38,6 +38,8 @@ WRONG: Sequence[tuple[str, dict[str, str], str, int]] = [
     ("--server chat.example.org status", {}, "bad_configuration", 2),
     ("--server http://chat.example.org status", {}, "bad_configuration", 2),
     ("--server https://chat.example.org db upgrade", {}, "bad_configuration", 2),
+    ("--server https://chat.example.org doctor", {}, "bad_configuration", 2),
+    ("--server https://chat.example.org config check", {}, "bad_configuration", 2),
     ("--server http://127.0.0.1:1 status", {}, "not_signed_in", 1),
     ("--server http://127.0.0.1:1 login --user @ann:localhost", {}, NO_SERVER, 3),
     ("config show", {"CHATTY_PORT": "many"}, "bad_configuration", 2),
