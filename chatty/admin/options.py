@@ -4,6 +4,8 @@ A command is asked of the running server: on the machine through its socket, fro
 database is done beside it when no server runs (acts.py). All three ways lead to the same handlers (chatty/app/console.py).
 """
 
+import re
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +25,18 @@ dry_run_option = click.option(
     "--dry-run", "is_dry_run", is_flag=True, help="Only tell what would be done, and whether it would be refused."
 )
 Arguments = Mapping[str, Argument]
+HERE_ONLY = frozenset({"audit", "backup", "config", "db", "doctor", "log", "privacy"})
+
+
+def aimed(hint: str, server: str) -> str:
+    """What to type next, for the server that was asked; what works on its own machine alone is said to."""
+
+    def aim(found: re.Match[str]) -> str:
+        if found[1] in HERE_ONLY:
+            return f"on its machine {found[0]}"
+        return f"chatty-admin --server {shlex.quote(server)} {found[1]}"
+
+    return re.sub(r"chatty-admin ([a-z]+)", aim, hint) if server else hint
 
 
 def confirm(yes: bool, question: str) -> None:
