@@ -230,6 +230,9 @@ async def test_the_directory_may_be_named_by_the_environment(tmp_path: Path) -> 
 # The tree -----------------------------------------------------------------------------------------------------------
 
 
+STEERING = "ValueError at journal.py:\x1b[31m\x7f\x9b2J\u202e\u200b12"  # colour, clear, right to left, nothing
+
+
 def a_tree() -> Snapshot:
     rooms = [Snapshot(name=f"!room-{i}", state="running", mailbox_count_max=100) for i in range(200)]
     rooms[150] = Snapshot(
@@ -243,7 +246,7 @@ def a_tree() -> Snapshot:
         oldest_age_s=1.25,
         handled_count=99,
         quarantined_count=1,
-        last_error="ValueError at journal.py:\x1b[31m12",
+        last_error=STEERING,
     )
     return Snapshot(
         name="root", state="running", children=[journal, Snapshot(name="rooms", state="running", children=rooms)]
@@ -253,7 +256,8 @@ def a_tree() -> Snapshot:
 async def test_the_tree_shows_each_actor_and_those_with_trouble_first_of_all(tmp_path: Path) -> None:
     async with listening(tmp_path, Server(tree=a_tree())):
         drawn = await chatty_admin(tmp_path, "actors", "tree", "--children-max", "3")
-        answer = json.loads((await chatty_admin(tmp_path, "actors", "tree", "--json", "--children-max", "3")).stdout)
+        as_json = await chatty_admin(tmp_path, "actors", "tree", "--json", "--children-max", "3")
+    answer = json.loads(as_json.stdout)
     line = next(line for line in drawn.stdout.splitlines() if "journal" in line)
     for part in (
         "running",
@@ -268,7 +272,8 @@ async def test_the_tree_shows_each_actor_and_those_with_trouble_first_of_all(tmp
     assert "!sick" in drawn.stdout
     assert "backing off" in drawn.stdout
     assert "and 197 more" in drawn.stdout
-    assert "\x1b" not in drawn.stdout
+    assert {one for one in drawn.stdout + as_json.stdout if not one.isprintable()} == {"\n"}
+    assert answer["children"][0]["last_error"] == STEERING
     rooms = answer["children"][1]
     assert "!sick" in [child["name"] for child in rooms["children"]]
     assert (len(rooms["children"]), rooms["children_hidden_count"]) == (3, 197)
