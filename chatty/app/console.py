@@ -232,6 +232,9 @@ def key_commands(
     async def rotate(arguments: Mapping[str, Any]) -> dict[str, Any]:
         return asdict(await rotation.rotate(current_operator(), _kind(arguments)))
 
+    async def planned(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return asdict(await rotation.planned(current_operator(), _kind(arguments)))
+
     async def progress(arguments: Mapping[str, Any]) -> dict[str, Any]:
         wake()
         return asdict(await rotation.progress())
@@ -247,6 +250,7 @@ def key_commands(
     return {
         "keys list": listed,
         "keys rotate": rotate,
+        "rehearse keys rotate": planned,
         "keys progress": progress,
         "keys consequences": consequences,
         "keys revoke": revoke,
