@@ -521,6 +521,7 @@ class OutcomeUnknown(RetryableError):
     """It may or may not have been committed: the same request again settles it."""
 
     code = "outcome_unknown"
+    exit_code = 3
 
     @property
     def retry_after_s(self) -> float | None:
@@ -617,6 +618,13 @@ class DataDirectoryInUse(ChattyError):
 
     def __init__(self, path: str) -> None:
         super().__init__(f"another Chatty is running on {path}")
+
+
+class DatabaseMissing(ChattyError):
+    """There is no embedded database yet; the first start makes it, and no other command does."""
+
+    code = "database_missing"
+    exit_code = 3
 
 
 class DatabaseStartFailed(ChattyError):

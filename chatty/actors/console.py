@@ -5,8 +5,8 @@ One line of JSON asks, one line of JSON answers, then the connection ends. It is
 invitation that was asked for.
 
 The answers of status, health and actors are plain reads in a task of their own: they come while an actor hangs, a mailbox is full
-or the database is gone, which is when they are wanted. Sizes, connections and times are bounded; beyond a bound the connection is
-closed.
+or the database is gone, which is when they are wanted. Sizes, connections and times are bounded. Beyond a bound the answer is an
+error; an act that took too long may or may not have been done. Who asks nothing in time is let go.
 
 `admin.lock` is held by the server that listens, for as long as its process lives. So a socket file that is there while the lock
 is free was left by a dead server, and is replaced in one step by one that was made private before anybody could see it.
@@ -18,7 +18,7 @@ import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ import msgspec
 import trio
 
 from chatty.actors.runtime import ActorSpec, Mailbox, Snapshot
-from chatty.errors import BadRequest, ChattyError, DataDirectoryInUse, TooLarge
+from chatty.errors import BadRequest, ChattyError, DataDirectoryInUse, OutcomeUnknown, Overloaded, TooLarge
 from chatty.wire.console import ConsoleRequest
 
 Json = Mapping[str, Any]
@@ -38,6 +38,7 @@ request_bytes_max = 4_096
 answer_bytes_max = 4 * 1_048_576
 children_count_max = 1_000
 _connections_max = 8
+_send_timeout_s = 4.0  # with the request's it is less than the asker waits
 _path_bytes_max = 107  # of a Unix socket's address
 
 
@@ -118,15 +119,29 @@ async def _serve_one(
 ) -> None:
     async with stream:
         if places.available_tokens < 1:
+            await _send(stream, _refusal(Overloaded(limiter="console", retry_after_s=times.request_timeout_s)))
             return
         async with places:
-            with trio.move_on_after(times.request_timeout_s):
-                try:
-                    line = await _receive_line(stream)
-                    answer = await _answer(line, sources, times)
-                    await stream.send_all(_encode(answer) + b"\n")
-                except trio.BrokenResourceError:
-                    pass  # the asker has gone
+            answer: ConsoleAnswer | None = None
+            with trio.move_on_after(times.request_timeout_s), suppress(trio.BrokenResourceError):
+                line = await _receive_line(stream)
+                answer = _late(times)
+                answer = await _answer(line, sources, times)
+            if answer is not None:
+                await _send(stream, answer)
+
+
+async def _send(stream: trio.SocketStream, answer: ConsoleAnswer) -> None:
+    with trio.move_on_after(_send_timeout_s), suppress(trio.BrokenResourceError):  # the asker has gone
+        await stream.send_all(_encode(answer) + b"\n")
+
+
+def _late(times: ConsoleTimes) -> ConsoleAnswer:
+    return _refusal(OutcomeUnknown(f"not done within {times.request_timeout_s:g} s; it may or may not be done yet"))
+
+
+def _refusal(error: ChattyError) -> ConsoleAnswer:
+    return ConsoleAnswer(code=error.code, detail=str(error), exit_code=error.exit_code)
 
 
 async def _receive_line(stream: trio.SocketStream) -> bytes:
@@ -146,7 +161,7 @@ async def _answer(line: bytes, sources: ConsoleSources, times: ConsoleTimes) -> 
             raise TooLarge(limit="request_bytes_max", bytes_max=request_bytes_max)
         return ConsoleAnswer(answer=dict(await answer_to(_decode(line), sources, times)))
     except ChattyError as error:
-        return ConsoleAnswer(code=error.code, detail=str(error), exit_code=error.exit_code)
+        return _refusal(error)
 
 
 async def answer_to(request: ConsoleRequest, sources: ConsoleSources, times: ConsoleTimes | None = None) -> Json:
@@ -179,8 +194,7 @@ def _encode(answer: ConsoleAnswer) -> bytes:
     data = msgspec.json.encode(answer)
     if len(data) <= answer_bytes_max:
         return data
-    error = TooLarge(limit="answer_bytes_max", bytes_max=answer_bytes_max)
-    return msgspec.json.encode(ConsoleAnswer(code=error.code, detail=str(error), exit_code=error.exit_code))
+    return msgspec.json.encode(_refusal(TooLarge(limit="answer_bytes_max", bytes_max=answer_bytes_max)))
 
 
 def shown(snapshot: Snapshot, *, children_max: int) -> dict[str, Any]:

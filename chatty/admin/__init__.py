@@ -34,7 +34,7 @@ from chatty.admin.keys import keys
 from chatty.admin.limits import limits
 from chatty.admin.log import log
 from chatty.admin.login import login, logout
-from chatty.admin.options import Place
+from chatty.admin.options import HERE_ONLY, Place, aimed
 from chatty.admin.privacy import privacy
 from chatty.admin.rooms import rooms
 from chatty.admin.sessions import sessions
@@ -70,7 +70,9 @@ _NEXT = {
     "not_found": "chatty-admin users list",
     "name_taken": "chatty-admin users list",
     "registration_closed": "chatty-admin users invite --role owner",
+    "outcome_unknown": "chatty-admin audit list",
     "database_in_use": "chatty-admin db downgrade --yes",
+    "database_missing": "chatty up",
     "data_directory_in_use": "chatty-admin status",
     "database_start_failed": "chatty-admin --help",
     "migration_failed": "chatty-admin db upgrade",
@@ -131,7 +133,13 @@ def _next_command(code: str, words: list[str]) -> str:
         return shlex.join(["chatty-admin", *words, "--yes"])
     if code in _LOG_IN or (server and code in ("server_unreachable", "login_refused")):
         return f"chatty-admin --server {shlex.quote(server) or 'ORIGIN'} login"
-    return _NEXT.get(code, "chatty-admin health")
+    command = _NEXT.get(code, "chatty-admin health")
+    if not server:
+        return command
+    if code == "bad_configuration":  # it is the option's, or nothing for a server elsewhere
+        return "chatty-admin --help"
+    is_there_alone = command == "chatty up" or command.split()[1] in HERE_ONLY
+    return aimed("chatty-admin health" if is_there_alone else command, server)
 
 
 def _server_in(words: list[str]) -> str:

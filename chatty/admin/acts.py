@@ -5,27 +5,22 @@ from typing import Any
 
 from chatty.admin import render
 from chatty.admin.options import Arguments, Place, confirm
-from chatty.errors import ServerUnreachable
+from chatty.admin.socket import NoServerRunning
 
 _told_once = ("invitation", "receipt")  # of a rehearsal they open nothing
 
 
 def ask_or_do(place: Place, command: str, arguments: Arguments | None = None) -> dict[str, Any]:
-    """Of the running server, or in its database when none runs.
+    """Of the running server, or in its database when none runs. Whatever was asked is not done a second time here.
 
-    Raises: ServerUnreachable when there is neither; as Place.ask(); as the command.
+    Raises: DatabaseMissing when there is neither; as Place.ask(); as the command.
     """
     try:
         return place.ask(command, arguments)
-    except ServerUnreachable:
-        if place.server:
-            raise
-        settings = place.settings()
-        if settings.is_embedded and not settings.data_dir.exists():
-            raise
+    except NoServerRunning:
         from chatty.admin import offline  # the whole application: 0.4 s
 
-        return offline.do(settings, command, arguments or {})
+        return offline.do(place.settings(), command, arguments or {})
 
 
 def rehearse(place: Place, command: str, arguments: Arguments) -> dict[str, Any]:

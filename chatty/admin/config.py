@@ -31,6 +31,7 @@ def check(context: click.Context, as_json: bool) -> None:
     """Tell whether the settings are right, without starting anything; exit with 2 if they are not."""
     place = context.find_object(Place)
     assert place is not None
+    place.refuse_elsewhere()
     chosen = {} if place.chosen_data_dir is None else {"data_dir": place.chosen_data_dir}
     problems = wrong_settings(**chosen)
     if as_json:

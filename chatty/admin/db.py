@@ -11,10 +11,10 @@ import trio
 from chatty.admin import render
 from chatty.admin.options import Place, confirm, json_option, yes_option
 from chatty.config import Settings
-from chatty.errors import ChattyError, DataDirectoryInUse, SchemaTooNew, SchemaTooOld
+from chatty.errors import ChattyError, DatabaseMissing, DataDirectoryInUse, SchemaTooNew, SchemaTooOld, StoreUnavailable
 from chatty.store import schema
 from chatty.store.connection import TrioConnection, open_connection
-from chatty.store.embedded import address_of_running, open_embedded
+from chatty.store.embedded import address_of_running, has_cluster, open_embedded
 
 refused_exit_code = 1
 
@@ -93,7 +93,7 @@ async def _refusal(connection: TrioConnection) -> ChattyError | None:
 
 
 async def _upgrade(settings: Settings, dry_run: bool) -> dict[str, Any]:
-    async with open_database(settings) as address:
+    async with open_database(settings, may_make=not dry_run) as address:
         async with open_connection(address) as connection:
             before = await schema.read_version(connection)
             steps = await schema.preview(connection)
@@ -133,15 +133,23 @@ async def _downgrade(settings: Settings) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator[str]:
-    """The configured database; else the embedded one, started for the block unless a server runs it already."""
+async def open_database(settings: Settings, *, may_make: bool = False) -> AsyncIterator[str]:
+    """The configured database; else the embedded one, started for the block unless a server runs it already.
+
+    may_make: where there is none; a restore would refuse one that was made by a look.
+    Raises: DatabaseMissing; DatabaseStartFailed; StoreUnavailable when the directory is another account's.
+    """
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value()
         return
     root = settings.data_dir / "postgres"
     async with AsyncExitStack() as stack:
         try:
+            if not may_make and not has_cluster(root):
+                raise DatabaseMissing(f"there is no database yet in {settings.data_dir}: the first start makes it")
             address = (await stack.enter_async_context(open_embedded(root))).address
         except DataDirectoryInUse:
             address = address_of_running(root)
+        except OSError as error:
+            raise StoreUnavailable(f"{error.filename or root}: {error.strerror or error}") from None
         yield address

@@ -27,9 +27,10 @@ from chatty.admin.db import open_database
 from chatty.admin.findings import Finding
 from chatty.admin.options import Place, json_option
 from chatty.config import Settings
-from chatty.errors import BadConfiguration, ChattyError
+from chatty.errors import BadConfiguration, ChattyError, DatabaseMissing
 from chatty.store import diagnosis, schema
 from chatty.store.connection import TrioConnection, open_connection
+from chatty.store.server import PostgresServer
 
 look_timeout_s = 5.0
 failed_exit_code = 1
@@ -54,6 +55,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
     """Look for what is wrong with this installation, and say how to mend it; exit with 1 if something is."""
     place = context.find_object(Place)
     assert place is not None
+    place.refuse_elsewhere()
     found = trio.run(examine, place)
     rows = [asdict(finding) for finding in found]
     is_well = not any(finding.state == "failed" for finding in found)
@@ -71,7 +73,7 @@ async def examine(place: Place) -> list[Finding]:
     try:
         settings = place.settings()
     except BadConfiguration as error:
-        mend = "set it right; docs/operations.md has every setting"
+        mend = "set it right, as docs/operations.md says; then: chatty-admin config check"
         return [Finding(check="configuration", state="failed", detail=str(error), mend=mend)]
     found: list[Finding] = []
     async with _open_database(settings, found) as database:
@@ -88,25 +90,28 @@ async def _looked(check: Check, patient: Patient) -> Sequence[Finding]:
             return await check(patient)
         except ChattyError as error:
             return [Finding(check=name, state="failed", detail=f"{error.code}: {error}", mend="chatty-admin health")]
+        except OSError as error:
+            return [
+                findings.judge_unreadable(name, file=str(error.filename or ""), reason=error.strerror or str(error))
+            ]
     return [Finding(check=name, state="failed", detail="not answered in time", mend="chatty-admin health")]
 
 
 @asynccontextmanager
 async def _open_database(settings: Settings, found: list[Finding]) -> AsyncIterator[TrioConnection | None]:
     """The configured one, or the embedded one, which is started if no server runs it; none is made."""
-    if settings.is_embedded and not settings.data_dir.exists():
-        detail = "not made yet: the first start makes it"
-        found.append(Finding(check="database", state="skipped", detail=detail, mend="chatty up"))
-        yield None
-        return
     async with open_reachable(settings) as opened:
-        if isinstance(opened, ChattyError):
-            mend = "start PostgreSQL, or set CHATTY_DATABASE_URL_FILE right"
-            found.append(Finding(check="database", state="failed", detail=f"{opened.code}: {opened}", mend=mend))
-            yield None
-        else:
-            found.append(Finding(check="database", state="ok", detail="answers"))
-            yield opened
+        match opened:
+            case DatabaseMissing():
+                detail = "not made yet: the first start makes it"
+                found.append(Finding(check="database", state="skipped", detail=detail, mend="chatty up"))
+                yield None
+            case ChattyError():
+                found.append(findings.judge_unreachable(f"{opened.code}: {opened}", is_embedded=settings.is_embedded))
+                yield None
+            case _:
+                found.append(Finding(check="database", state="ok", detail="answers"))
+                yield opened
 
 
 @asynccontextmanager
@@ -218,7 +223,22 @@ async def check_keys(patient: Patient) -> Sequence[Finding]:
     if patient.database is None or (await schema.read_version(patient.database)).version == 0:
         return []
     ages_s = await diagnosis.key_ages_s(patient.database)
-    return list(findings.judge_keys(ages_s, rotation_days=patient.settings.key_rotation_days))
+    master_age_s = await PostgresServer(patient.database).master_age_s()
+    settings = patient.settings
+    return [
+        *findings.judge_keys(ages_s, rotation_days=settings.key_rotation_days),
+        findings.judge_master_key(master_age_s, days_max=settings.master_key_days_max),
+    ]
+
+
+async def check_backups(patient: Patient) -> Sequence[Finding]:
+    """Of this server alone: several may keep theirs in one directory."""
+    from chatty.app import backups  # the whole application: 0.4 s
+
+    settings = patient.settings
+    made = await trio.to_thread.run_sync(backups.listed, backups.backup_dir(settings))
+    ages_s = [time.time() - one.header.time / 1_000 for one in made if one.header.server == settings.server_name]
+    return [findings.judge_backups(min(ages_s, default=None), interval_s=settings.backup_interval_s)]
 
 
 CHECKS: Sequence[Check] = (
@@ -229,4 +249,5 @@ CHECKS: Sequence[Check] = (
     check_database,
     check_migrations,
     check_keys,
+    check_backups,
 )

@@ -1,4 +1,7 @@
-"""What `chatty-admin doctor` finds, as rules: from what was read to findings, each with how to mend it. No I/O, no clock."""
+"""What `chatty-admin doctor` finds, as rules: from what was read to findings, each with how to mend it. No I/O, no clock.
+
+What mends ends with a command to type: the one that does it, or the one that tells whether it is done.
+"""
 
 import stat
 from collections.abc import Iterable, Mapping
@@ -14,6 +17,7 @@ certificate_days_warned, certificate_days_failed = 21.0, 0.0
 disk_share_warned, disk_share_failed = 0.10, 0.03
 disk_bytes_warned, disk_bytes_failed = 2 * 1024**3, 256 * 1024**2
 spare_connections_min = 5
+_look = "; then: chatty-admin doctor"
 _loopback = frozenset({"localhost", "127.0.0.1", "::1"})
 
 State = Literal["ok", "warning", "failed", "skipped"]
@@ -34,7 +38,7 @@ _UNLOGGED_VALUES = ("log_parameter_max_length", "0")
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """check: what was looked at. detail: what was found. mend: what to type or set; empty when all is well."""
+    """check: what was looked at. detail: what was found. mend: what to do, a command last; empty when all is well."""
 
     check: str
     state: State
@@ -51,21 +55,21 @@ def judge_configuration(settings: Settings) -> Iterable[Finding]:
             check="configuration",
             state="warning",
             detail="anybody who reaches the server may register",
-            mend="set CHATTY_REGISTRATION to invite or approval, unless it is meant so",
+            mend="set CHATTY_REGISTRATION to invite or approval, unless it is meant so; then: chatty-admin config check",
         )
     if is_public and settings.is_embedded:
         yield Finding(
             check="configuration",
             state="warning",
             detail="the embedded database serves a public server",
-            mend="set CHATTY_DATABASE_URL_FILE to a PostgreSQL that is cared for; see docs/operations.md",
+            mend=f"set CHATTY_DATABASE_URL_FILE to a PostgreSQL that is cared for, as docs/operations.md says{_look}",
         )
     if is_public and settings.server_name in _loopback:
         yield Finding(
             check="configuration",
             state="failed",
             detail="user ids end in :localhost, for ever once there are accounts",
-            mend="set CHATTY_SERVER_NAME before the first account is made",
+            mend="set CHATTY_SERVER_NAME before the first account is made; then: chatty-admin config check",
         )
 
 
@@ -86,8 +90,10 @@ def judge_origin(origin: str) -> Finding | None:
         return None
     if parts.hostname in _loopback:
         return Finding(check="tls", state="ok", detail=f"{origin} is this machine alone")
-    mend = "put a proxy with a certificate in front and set CHATTY_PUBLIC_ORIGIN to https://…; see docs/operations.md"
-    return Finding(check="tls", state="failed", detail=f"{origin} carries tokens in clear", mend=mend)
+    mend = (
+        "put a proxy with a certificate in front and set CHATTY_PUBLIC_ORIGIN to https://…, as docs/operations.md says"
+    )
+    return Finding(check="tls", state="failed", detail=f"{origin} carries tokens in clear", mend=mend + _look)
 
 
 def judge_certificate(origin: str, *, days_left: float) -> Finding:
@@ -101,9 +107,9 @@ def judge_certificate(origin: str, *, days_left: float) -> Finding:
 def judge_no_certificate(origin: str, *, reason: str, is_untrusted: bool) -> Finding:
     """Reached and not believed, or not reached at all, which may be the network's way of this machine."""
     if is_untrusted:
-        mend = "serve the whole chain of a certificate for this name that clients trust"
+        mend = f"serve the whole chain of a certificate for this name that clients trust{_look}"
         return Finding(check="tls", state="failed", detail=f"{origin}: {reason}", mend=mend)
-    mend = "look from elsewhere; then at the proxy, DNS and the firewall"
+    mend = f"look from elsewhere, then at the proxy, DNS and the firewall{_look}"
     return Finding(check="tls", state="warning", detail=f"{origin} cannot be reached: {reason}", mend=mend)
 
 
@@ -112,10 +118,10 @@ def judge_database(facts: DatabaseFacts, settings: Settings) -> Iterable[Finding
     wrong = [finding for finding in _judge_settings(facts) if finding is not None]
     yield from wrong or [Finding(check="postgresql_settings", state="ok", detail="as they should be")]
     if facts.is_remote and not facts.is_encrypted:
-        mend = "add sslmode=verify-full to the database URL"
+        mend = f"add sslmode=verify-full to the database URL{_look}"
         yield Finding(check="postgresql_tls", state="failed", detail="reached over a network without TLS", mend=mend)
     if not facts.may_create_schemas:
-        mend = "GRANT CREATE ON DATABASE … TO the server's user"
+        mend = f"GRANT CREATE ON DATABASE … TO the server's user{_look}"
         yield Finding(check="postgresql_rights", state="failed", detail="the user may not create schemas", mend=mend)
     yield _judge_connections(facts, settings)
 
@@ -123,7 +129,7 @@ def judge_database(facts: DatabaseFacts, settings: Settings) -> Iterable[Finding
 def _judge_version(facts: DatabaseFacts) -> Finding:
     if facts.version_number // 10_000 >= postgres_version_min:
         return Finding(check="postgresql_version", state="ok", detail=facts.version)
-    mend = f"upgrade PostgreSQL to {postgres_version_min} or newer"
+    mend = f"upgrade PostgreSQL to {postgres_version_min} or newer{_look}"
     return Finding(check="postgresql_version", state="failed", detail=f"{facts.version} is too old", mend=mend)
 
 
@@ -137,9 +143,9 @@ def _judge_settings(facts: DatabaseFacts) -> Iterable[Finding | None]:
         mend = f"ALTER SYSTEM SET {name} = {wanted}; SELECT pg_reload_conf()"
         mend = {"data_checksums": "stop PostgreSQL and run pg_checksums --enable"}.get(name, mend)
         mend = {"server_encoding": "make the database anew with ENCODING 'UTF8'"}.get(name, mend)
-        yield Finding(check="postgresql_settings", state=state, detail=f"{name} is {found}: {why}", mend=mend)
+        yield Finding(check="postgresql_settings", state=state, detail=f"{name} is {found}: {why}", mend=mend + _look)
     if facts.settings.get("synchronous_commit") == "off":
-        mend = "ALTER SYSTEM SET synchronous_commit = on; SELECT pg_reload_conf()"
+        mend = f"ALTER SYSTEM SET synchronous_commit = on; SELECT pg_reload_conf(){_look}"
         detail = "synchronous_commit is off: acknowledged messages can be lost"
         yield Finding(check="postgresql_settings", state="failed", detail=detail, mend=mend)
 
@@ -152,6 +158,7 @@ def _judge_connections(facts: DatabaseFacts, settings: Settings) -> Finding:
         return Finding(check="postgresql_connections", state="ok", detail=detail)
     mend = (
         f"ALTER SYSTEM SET max_connections = {2 * needed} and restart PostgreSQL, or lower CHATTY_POOL_CONNECTIONS_MAX"
+        f"{_look}"
     )
     return Finding(check="postgresql_connections", state="failed", detail=detail, mend=mend)
 
@@ -165,9 +172,11 @@ def judge_schema(*, found: int, compatible_from: int, code: int) -> Finding:
         return Finding(check="migrations", state="failed", detail=detail, mend="chatty-admin db upgrade")
     if compatible_from <= code:
         detail = f"version {found} is newer than this code's {code}, which may run on it"
-        return Finding(check="migrations", state="warning", detail=detail, mend="install the newer Chatty here too")
+        return Finding(
+            check="migrations", state="warning", detail=detail, mend=f"install the newer Chatty here too{_look}"
+        )
     detail = f"version {found} is too new for this code's {code}"
-    return Finding(check="migrations", state="failed", detail=detail, mend="install a newer Chatty")
+    return Finding(check="migrations", state="failed", detail=detail, mend=f"install a newer Chatty{_look}")
 
 
 def judge_keys(ages_s: Mapping[str, float], *, rotation_days: Mapping[str, float]) -> Iterable[Finding]:
@@ -186,10 +195,46 @@ def judge_keys(ages_s: Mapping[str, float], *, rotation_days: Mapping[str, float
         yield Finding(check="key_ages", state="ok", detail=f"the oldest is {oldest:.0f} days old")
 
 
+def judge_master_key(age_s: float, *, days_max: float) -> Finding:
+    """It is never replaced by itself."""
+    days = age_s / 86_400
+    if days <= days_max:
+        return Finding(check="master_key", state="ok", detail=f"{days:.0f} days old")
+    mend = "chatty-admin keys rotate --master"
+    return Finding(check="master_key", state="warning", detail=f"the master key is {days:.0f} days old", mend=mend)
+
+
+def judge_backups(age_s: float | None, *, interval_s: float) -> Finding:
+    """age_s: of the newest one of this server; None: there is none. interval_s: 0: the server makes none by itself."""
+    mend = "chatty-admin backup create"
+    if age_s is None:
+        detail = "there is none of this server, and CHATTY_BACKUP_INTERVAL_S is 0"
+        if interval_s:
+            return Finding(check="backups", state="warning", detail="there is none of this server", mend=mend)
+        return Finding(check="backups", state="skipped", detail=detail, mend=mend)
+    detail = f"the newest is {age_s / 3_600:.1f} hours old"
+    if interval_s and age_s > 2 * interval_s:
+        return Finding(check="backups", state="warning", detail=detail, mend=mend)
+    return Finding(check="backups", state="ok", detail=detail)
+
+
+def judge_unreachable(reason: str, *, is_embedded: bool) -> Finding:
+    """The database. An embedded one belongs to the account that the server runs under."""
+    mend = (
+        "be the account that the data directory belongs to" if is_embedded else "start PostgreSQL, or set its URL right"
+    )
+    return Finding(check="database", state="failed", detail=reason, mend=mend + _look)
+
+
+def judge_unreadable(check: str, *, file: str, reason: str) -> Finding:
+    mend = f"be the account that the server runs under{_look}"
+    return Finding(check=check, state="failed", detail=f"{file}: {reason}" if file else reason, mend=mend)
+
+
 def judge_disk(place: str, *, free_bytes: int, total_bytes: int) -> Finding:
     share = free_bytes / total_bytes if total_bytes else 0.0
     detail = f"{free_bytes / 1024**3:.1f} GiB free of {place}, {share:.0%}"
-    mend = "make room, or set CHATTY_MESSAGE_RETENTION_DAYS; chatty-admin db size says what takes it"
+    mend = "make room, or set CHATTY_MESSAGE_RETENTION_DAYS; what takes it: chatty-admin db size"
     if share < disk_share_failed or free_bytes < disk_bytes_failed:
         return Finding(check="disk", state="failed", detail=detail, mend=mend)
     if share < disk_share_warned or free_bytes < disk_bytes_warned:

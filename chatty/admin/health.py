@@ -5,19 +5,19 @@ from typing import Any
 import click
 
 from chatty.admin import render
-from chatty.admin.options import Place, json_option
+from chatty.admin.options import Place, aimed, json_option
 
 unhealthy_exit_code = 1
 # What to do when a check of GET /readyz is not as it should be.
 ADVICE = {
-    "audit": "chatty-admin actors tree: is audit_sealing there, and what was its last error?",
-    "backups": "chatty-admin backup list; then chatty-admin backup create",
-    "database": "chatty-admin doctor; the server goes on by itself once PostgreSQL answers",
-    "disk": "chatty-admin doctor; then make room",
-    "jobs": "chatty-admin jobs list; then resume what is dead or paused",
-    "journal": "chatty-admin actors tree; then the database's locks and disk",
-    "keys": "chatty-admin keys list; then rotate what is old",
-    "serving": "it stops; wait for it, then: chatty up",
+    "audit": "is audit_sealing there, and what was its last error? see chatty-admin actors tree",
+    "backups": "see chatty-admin backup list; then chatty-admin backup create",
+    "database": "the server goes on by itself once PostgreSQL answers; see chatty-admin doctor",
+    "disk": "make room; see chatty-admin db size",
+    "jobs": "resume what is dead or paused; see chatty-admin jobs list",
+    "journal": "look at the database's locks and disk; see chatty-admin actors tree",
+    "keys": "rotate what is old; see chatty-admin keys list",
+    "serving": "it stops; wait for it, then chatty up",
 }
 _advice_default = "chatty-admin actors tree"
 
@@ -29,20 +29,20 @@ def health(context: click.Context, as_json: bool) -> None:
     """Tell whether the running server can serve; exit with 1 if it cannot."""
     place = context.find_object(Place)
     assert place is not None
-    answer = advised(place.ask("health"))
+    answer = advised(place.ask("health"), server=place.server)
     (render.print_json if as_json else render.print_health)(answer)
     if not answer["is_ready"]:
         failed = ", ".join(check["name"] for check in answer["checks"] if not check["is_ready"])
-        render.print_error("not_ready", failed, next_command="chatty-admin actors tree")
+        render.print_error("not_ready", failed, next_command=aimed("chatty-admin actors tree", place.server))
         context.exit(unhealthy_exit_code)
 
 
-def advised(answer: dict[str, Any]) -> dict[str, Any]:
-    """The same with a word of advice for each check that needs it."""
-    return {**answer, "checks": [_advised(check) for check in answer["checks"]]}
+def advised(answer: dict[str, Any], *, server: str = "") -> dict[str, Any]:
+    """The same with a word of advice for each check that needs it. server: as Place's."""
+    return {**answer, "checks": [_advised(check, server) for check in answer["checks"]]}
 
 
-def _advised(check: dict[str, Any]) -> dict[str, Any]:
+def _advised(check: dict[str, Any], server: str) -> dict[str, Any]:
     if check["is_ready"] and not check.get("warning"):
         return check
-    return {**check, "advice": ADVICE.get(check["name"], _advice_default)}
+    return {**check, "advice": aimed(ADVICE.get(check["name"], _advice_default), server)}

@@ -13,7 +13,7 @@ from chatty.admin.options import Place, confirm, dry_run_option, json_option, ye
 from chatty.config import Settings
 from chatty.errors import BadConfiguration
 from chatty.services.master_key import MasterKeyRotation
-from chatty.services.server_keys import DATA, KINDS
+from chatty.services.server_keys import DATA, KINDS, open_data_keys
 from chatty.store import schema
 from chatty.store.connection import open_connection
 from chatty.store.master_key import DiskMasterKeyFiles
@@ -43,17 +43,25 @@ def list_keys(place: Place, as_json: bool) -> None:
 
 @keys.command(epilog="Example: chatty-admin keys rotate signing")
 @json_option
+@dry_run_option
 @click.option("--master", is_flag=True, help="The master key: a new file takes the old one's place.")
 @click.option("--prepare", is_flag=True, help="With --master: stop while both master keys open everything.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until every row is sealed under the new data key.")
 @click.argument("kind", type=click.Choice(KINDS), required=False)
 @click.pass_obj
-def rotate(place: Place, as_json: bool, master: bool, prepare: bool, no_wait: bool, kind: str | None) -> None:
+def rotate(
+    place: Place, as_json: bool, is_dry_run: bool, master: bool, prepare: bool, no_wait: bool, kind: str | None
+) -> None:
     """Prepare the next key of a KIND; it is used as soon as every process knows it. Nobody is signed out."""
     if master == (kind is not None) or (prepare and not master):
         raise click.UsageError("name one KIND, or --master")
-    answer = trio.run(_rotate_master, place.settings(), prepare) if master else place.ask("keys rotate", {"kind": kind})
-    if kind == DATA and not no_wait:
+    if master:
+        answer = trio.run(_rotate_master, place.settings(), prepare, is_dry_run)
+    elif is_dry_run:
+        answer = place.ask("rehearse keys rotate", {"kind": kind}) | {"is_dry_run": True}
+    else:
+        answer = place.ask("keys rotate", {"kind": kind})
+    if kind == DATA and not no_wait and not is_dry_run:
         answer = {**answer, **_wait(place, answer["version"])}
     (render.print_json if as_json else render.print_facts)(answer)
 
@@ -94,7 +102,7 @@ def _wait(place: Place, version: int) -> dict[str, Any]:
             time.sleep(poll_interval_s)
 
 
-async def _rotate_master(settings: Settings, is_prepared_only: bool) -> dict[str, Any]:
+async def _rotate_master(settings: Settings, is_prepared_only: bool, is_dry_run: bool) -> dict[str, Any]:
     """Beside the database; running servers notice nothing. Raises: BadConfiguration, SealBroken, StoreUnavailable."""
     path = settings.master_key_path
     if path is None:
@@ -106,14 +114,20 @@ async def _rotate_master(settings: Settings, is_prepared_only: bool) -> dict[str
             await schema.check(connection)
         async with open_pool(address) as pool:
             files, units = DiskMasterKeyFiles(path), PostgresUnitOfWork(pool)
-            rotation = MasterKeyRotation(files, units=units, random=os.urandom)
-            await rotation.prepare()
-            kept = "" if is_prepared_only else await rotation.finish()
+            kept = ""
+            if is_dry_run:
+                async with units.snapshot() as unit:
+                    open_data_keys(await unit.server.keys(), await files.current())
+            else:
+                rotation = MasterKeyRotation(files, units=units, random=os.urandom)
+                await rotation.prepare()
+                kept = "" if is_prepared_only else await rotation.finish()
     return {
         "kind": "master",
         "state": "prepared" if is_prepared_only else "replaced",
         "file": str(path),
         "old_file": kept or None,
+        **({"is_dry_run": True} if is_dry_run else {}),
     }
 
 

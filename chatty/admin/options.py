@@ -4,6 +4,8 @@ A command is asked of the running server: on the machine through its socket, fro
 database is done beside it when no server runs (acts.py). All three ways lead to the same handlers (chatty/app/console.py).
 """
 
+import re
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +25,18 @@ dry_run_option = click.option(
     "--dry-run", "is_dry_run", is_flag=True, help="Only tell what would be done, and whether it would be refused."
 )
 Arguments = Mapping[str, Argument]
+HERE_ONLY = frozenset({"audit", "backup", "config", "db", "doctor", "log", "privacy"})
+
+
+def aimed(hint: str, server: str) -> str:
+    """What to type next, for the server that was asked; what works on its own machine alone is said to."""
+
+    def aim(found: re.Match[str]) -> str:
+        if found[1] in HERE_ONLY:
+            return f"on its machine {found[0]}"
+        return f"chatty-admin --server {shlex.quote(server)} {found[1]}"
+
+    return re.sub(r"chatty-admin ([a-z]+)", aim, hint) if server else hint
 
 
 def confirm(yes: bool, question: str) -> None:
@@ -48,13 +62,17 @@ class Place:
 
     def settings(self) -> Settings:
         """As the server reads them. Raises: BadConfiguration; also with --server, whose settings are not here."""
-        if self.server:
-            raise BadConfiguration("this command works on the server's own machine alone, without --server")
+        self.refuse_elsewhere()
         chosen = {} if self.chosen_data_dir is None else {"data_dir": self.chosen_data_dir}
         try:
             return load_settings(**chosen)
         except ValueError as error:
             raise BadConfiguration(str(error)) from None
+
+    def refuse_elsewhere(self) -> None:
+        """Raises: BadConfiguration, with --server."""
+        if self.server:
+            raise BadConfiguration("this command works on the server's own machine alone, without --server")
 
     def ask(
         self,
@@ -66,7 +84,7 @@ class Place:
     ) -> dict[str, Any]:
         """Of the running server. is_watched: the terminal is taken, nobody can be asked for a password.
 
-        Raises: ServerUnreachable; Refused, or what it refuses with.
+        Raises: ServerUnreachable, NoServerRunning; OutcomeUnknown; Refused, or what it refuses with.
         """
         arguments = dict(arguments or {})
         if self.server:

@@ -100,6 +100,8 @@ def _as_console_error(error: BaseException) -> ServerUnreachable | Refused:
             return Refused("not_signed_in", f"the log-in that is kept here does not open: {error}")
         case StoreInUse():
             return Refused("store_in_use", "another command of yours holds this log-in")
+        case RemoteError() if not error.remote_code and error.is_retryable_remotely:
+            return ServerUnreachable(f"{error} of what stands before the server; it may or may not have been done")
         case RemoteError():
             return Refused(error.remote_code or error.code, str(error))
         case _:

@@ -1,7 +1,7 @@
 """What the console prints, but for `top`: the only place that knows Rich. Answers go to stdout, talk to stderr.
 
 JSON is the answer as it is, keys and units unchanged. A table is for eyes: colour only repeats what a word says, NO_COLOR and the
-terminal's width are respected, and no character of an answer can steer the terminal.
+terminal's width are respected. No character of an answer can steer the terminal: in JSON it is escaped, elsewhere replaced.
 """
 
 import json
@@ -46,7 +46,8 @@ def write(text: str) -> None:
 
 
 def print_json(answer: Json) -> None:
-    write(json.dumps(answer, ensure_ascii=False, indent=2) + "\n")
+    text = json.dumps(answer, ensure_ascii=False, indent=2)
+    write("".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text) + "\n")
 
 
 def print_answer(answer: Json, rows: str, *, as_json: bool) -> None:

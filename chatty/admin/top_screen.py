@@ -366,11 +366,11 @@ def _detail(seen: Seen, width: int) -> list[Text]:
     ]
     if "connected_count" in one:
         figures += [f"connected {one['connected_count']}", f"lagging {one['lagging_count']}"]
-    lines = [Text(line, style="bold") for line in _words(_plain(one["path"]), width)] + _flow(figures, width)
+    lines = [Text(line, style="bold") for line in _words(one["path"], width)] + _flow(figures, width)
     if one.get("room"):
-        lines += [Text(line) for line in _words(f"room {_plain(one['room'])}", width)]
+        lines += [Text(line) for line in _words(f"room {one['room']}", width)]
     lines += [Text(""), Text("why it is slow", style="bold")]
-    return lines + [Text(line) for reason in one["reasons"] for line in _words(f"- {_plain(reason)}", width)]
+    return lines + [Text(line) for reason in one["reasons"] for line in _words(f"- {reason}", width)]
 
 
 def _flow(chunks: Sequence[str], width: int, *, style: str = "") -> list[Text]:
@@ -385,9 +385,9 @@ def _flow(chunks: Sequence[str], width: int, *, style: str = "") -> list[Text]:
 
 
 def _words(text: str, width: int) -> list[str]:
-    """Lines of whole words; one that is wider than the screen goes on below."""
+    """Lines of whole words; one that is wider than the screen goes on below. No character steers the terminal."""
     lines = [""]
-    for word in text.split():
+    for word in map(_plain, text.split()):
         if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
             lines.append("")
         rest = f"{lines[-1]} {word}" if lines[-1] else word

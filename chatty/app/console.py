@@ -132,7 +132,7 @@ def user_commands(
 
     async def listed(arguments: Mapping[str, Any]) -> dict[str, Any]:
         page = await users.listed(after=str(arguments.get("after") or ""), count_max=users_page_count)
-        return {"users": _shown(page)["users"]}
+        return _shown(page) | {"next_after": page.next_after}
 
     async def pending(arguments: Mapping[str, Any]) -> dict[str, Any]:
         return _shown(await registration.pending())
@@ -143,7 +143,7 @@ def user_commands(
     async def invitations(arguments: Mapping[str, Any]) -> dict[str, Any]:
         after = _id(arguments.get("after") or "", AfterInvitationField)
         page = await registration.invitations(after=after, count_max=users_page_count)
-        return {"invitations": _shown(page)["invitations"]}
+        return _shown(page) | {"next_after": page.next_after}
 
     async def withdraw(arguments: Mapping[str, Any]) -> dict[str, Any]:
         invitation = InvitationId(_id(arguments.get("invitation"), InvitationIdField))
@@ -232,6 +232,9 @@ def key_commands(
     async def rotate(arguments: Mapping[str, Any]) -> dict[str, Any]:
         return asdict(await rotation.rotate(current_operator(), _kind(arguments)))
 
+    async def planned(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return asdict(await rotation.planned(current_operator(), _kind(arguments)))
+
     async def progress(arguments: Mapping[str, Any]) -> dict[str, Any]:
         wake()
         return asdict(await rotation.progress())
@@ -247,6 +250,7 @@ def key_commands(
     return {
         "keys list": listed,
         "keys rotate": rotate,
+        "rehearse keys rotate": planned,
         "keys progress": progress,
         "keys consequences": consequences,
         "keys revoke": revoke,

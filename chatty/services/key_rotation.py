@@ -17,7 +17,7 @@ due by its age, puts away what is over and seals rows anew; a command only prepa
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -56,6 +56,7 @@ data_key_kept_s = 86_400.0  # after the last row was sealed anew
 revoked_data_key_kept_s = 60.0
 late_after_s = 7 * 86_400.0  # beyond its age at which a key is due, for a warning: something hinders the job
 MASTER = "master"
+_master_first = "the master key is being replaced: finish that first"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +235,21 @@ class KeyRotation:
         await self._keys.read()
         return self.state(self._keys.active(SALT) if kind == SALT else ring_of(self._keys.stored, kind).turns[-1].key)
 
+    async def planned(self, by: Caller | None, kind: str) -> KeyState:
+        """What rotate() would return; a key that is not made yet has no id. Raises: as rotate()."""
+        await self._keys.read()
+        async with self._units.begin() as unit:
+            await check_operator(unit, by)
+            stored = await unit.server.keys()
+        newest = self.state(ring_of(stored, kind).turns[-1].key)
+        if kind == SALT or newest.turn_in_s:
+            return newest
+        if kind == DATA and is_master_replaced(stored):
+            raise KeyChangeRefused(_master_first)
+        version = 1 + max(one.version for one in stored if one.purpose == purpose_of(kind))
+        coming = replace(newest, id="-", version=version, state="prepared", rotates_in_s=None, warning="")
+        return replace(coming, age_s=0.0, turn_in_s=self._policy.prepare_s)
+
     async def step(self) -> Done:
         """The job: prepare the next key of each kind that is old enough, put away those that are over, seal rows anew.
 
@@ -258,7 +274,7 @@ class KeyRotation:
             newest = ring_of(stored, kind).turns[-1].key
             is_pending = kind == DATA and is_master_replaced(stored)
             if is_pending and is_ordered:
-                raise KeyChangeRefused("the master key is being replaced: finish that first")
+                raise KeyChangeRefused(_master_first)
             waits = newest.signs_from_s > self._keys.clock_s()
             is_young = newest.age_s <= self._policy.rotation_age_s[kind]
             if waits or is_pending or (is_young and not is_ordered):

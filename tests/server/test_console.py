@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from chatty.actors.console import (
 from chatty.actors.runtime import ActorSpec, Mailbox, Snapshot, StartFailed, open_supervisor
 from chatty.admin import main
 from chatty.errors import DataDirectoryInUse, StoreUnavailable
+from chatty.store.connection import open_connection
 from chatty.store.embedded import open_embedded
 from chatty.store.schema import code_version
 from tests.server.commands import as_url, chatty_admin
@@ -48,13 +49,19 @@ class Server:
     ready: Mapping[str, Any] = field(default_factory=lambda: READY)
     health_error: StoreUnavailable | None = None
     hangs: bool = False
+    asked_count: int = 0
 
     def sources(self) -> ConsoleSources:
         return ConsoleSources(
             snapshot=lambda: self.tree,
             health=self.health,
             status=lambda: {"version": "1.2.3", "uptime_s": 12.5, "sessions": {"open_count": 3}, "last_error": None},
+            commands={"users invite": self.invite},
         )
+
+    async def invite(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.asked_count += 1
+        return await trio.sleep_forever()
 
     async def health(self) -> Mapping[str, Any]:
         if self.hangs:
@@ -141,6 +148,50 @@ async def test_a_socket_of_a_dead_server_is_no_server(tmp_path: Path) -> None:
     assert (result.exit_code, "left behind" in result.stderr) == (3, True)
 
 
+async def test_what_was_asked_and_not_answered_is_not_done_a_second_time(database: str, tmp_path: Path) -> None:
+    """Too late, hung up on, or refused for want of a place; then, with no server, it is done, once."""
+
+    async def invite() -> tuple[int, str, str]:
+        environment = {"CHATTY_DATABASE_URL": as_url(database), "CHATTY_REGISTRATION": "invite"}
+        result = await chatty_admin(tmp_path, "users", "invite", **environment)
+        error, _, following = result.stderr.partition("\n")
+        return result.exit_code, error, following.strip()
+
+    server, look = Server(), "next: chatty-admin audit list"
+    async with listening(tmp_path, server, times=ConsoleTimes(request_timeout_s=0.2)):
+        late = await invite()
+    assert late == (3, "error outcome_unknown: not done within 0.2 s; it may or may not be done yet", look)
+    assert server.asked_count == 1
+    async with listening(tmp_path), AsyncExitStack() as stack:
+        for _ in range(8):
+            await stack.enter_async_context(await trio.open_unix_socket(socket_path(tmp_path)))
+        assert (await invite())[:2] == (1, "error overloaded: console is full")
+    with socket.socket(socket.AF_UNIX) as listener, short_address(socket_path(tmp_path)) as address:
+        listener.bind(address)
+        listener.listen(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, hang_up, listener)
+            killed = await invite()
+    assert (killed[0], killed[1].partition(":")[0], killed[2]) == (3, "error outcome_unknown", look)
+    counts = [await one_value(database, "SELECT count(*) FROM registration_tokens")]
+    assert (await invite())[0] == 0  # the socket was left behind
+    counts.append(await one_value(database, "SELECT count(*) FROM registration_tokens"))
+    assert counts == [0, 1]
+
+
+def hang_up(listener: socket.socket) -> None:
+    """After the request, as a server that is killed."""
+    with listener.accept()[0] as connection:
+        assert connection.recv(4096).endswith(b"\n")
+
+
+async def one_value(database: str, sql: str) -> Any:
+    async with open_connection(database) as connection:
+        row = await (await connection.execute(sql)).fetchone()
+    assert row is not None
+    return row[0]
+
+
 async def test_wrong_usage_exits_with_2(tmp_path: Path) -> None:
     for words in (["no-such-command"], ["status", "--no-such-option"], ["actors", "tree", "--children-max", "0"]):
         assert (await chatty_admin(tmp_path, *words)).exit_code == 2
@@ -179,6 +230,9 @@ async def test_the_directory_may_be_named_by_the_environment(tmp_path: Path) -> 
 # The tree -----------------------------------------------------------------------------------------------------------
 
 
+STEERING = "ValueError at journal.py:\x1b[31m\x7f\x9b2J\u202e\u200b12"  # colour, clear, right to left, nothing
+
+
 def a_tree() -> Snapshot:
     rooms = [Snapshot(name=f"!room-{i}", state="running", mailbox_count_max=100) for i in range(200)]
     rooms[150] = Snapshot(
@@ -192,7 +246,7 @@ def a_tree() -> Snapshot:
         oldest_age_s=1.25,
         handled_count=99,
         quarantined_count=1,
-        last_error="ValueError at journal.py:\x1b[31m12",
+        last_error=STEERING,
     )
     return Snapshot(
         name="root", state="running", children=[journal, Snapshot(name="rooms", state="running", children=rooms)]
@@ -202,7 +256,8 @@ def a_tree() -> Snapshot:
 async def test_the_tree_shows_each_actor_and_those_with_trouble_first_of_all(tmp_path: Path) -> None:
     async with listening(tmp_path, Server(tree=a_tree())):
         drawn = await chatty_admin(tmp_path, "actors", "tree", "--children-max", "3")
-        answer = json.loads((await chatty_admin(tmp_path, "actors", "tree", "--json", "--children-max", "3")).stdout)
+        as_json = await chatty_admin(tmp_path, "actors", "tree", "--json", "--children-max", "3")
+    answer = json.loads(as_json.stdout)
     line = next(line for line in drawn.stdout.splitlines() if "journal" in line)
     for part in (
         "running",
@@ -217,7 +272,8 @@ async def test_the_tree_shows_each_actor_and_those_with_trouble_first_of_all(tmp
     assert "!sick" in drawn.stdout
     assert "backing off" in drawn.stdout
     assert "and 197 more" in drawn.stdout
-    assert "\x1b" not in drawn.stdout
+    assert {one for one in drawn.stdout + as_json.stdout if not one.isprintable()} == {"\n"}
+    assert answer["children"][0]["last_error"] == STEERING
     rooms = answer["children"][1]
     assert "!sick" in [child["name"] for child in rooms["children"]]
     assert (len(rooms["children"]), rooms["children_hidden_count"]) == (3, 197)

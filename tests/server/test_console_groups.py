@@ -111,6 +111,22 @@ async def test_rooms_and_storage_show_sizes_and_members_and_nothing_else(scene: 
     assert (as_text.exit_code, room in as_text.stdout) == (0, True)
 
 
+async def test_a_list_that_goes_on_says_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatty.app.console.users_page_count", 1)
+    for _ in range(2):
+        await chatty_admin_json(scene.data_dir, "users", "invite")
+    for words, key in (("list", "user"), ("invitations", "id")):
+        found: list[str] = []
+        after = ""
+        while not found or after:
+            page = await chatty_admin_json(scene.data_dir, "users", words, "--after", after)
+            found += [one[key] for one in page["users" if words == "list" else words]]
+            after = page["next_after"]
+        assert (len(set(found)), sorted(found)) == (2, found), words
+        table = await chatty_admin(scene.data_dir, "users", words)
+        assert table.stderr == f"there are more: --after {found[0]}\n"
+
+
 async def test_storage_is_added_up_page_by_page(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chatty.services.console.storage_rooms_max", 1)
     for _ in range(2):

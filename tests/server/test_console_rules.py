@@ -1,10 +1,12 @@
 """What every command of `chatty-admin` keeps to: exit codes, errors with the next command, help, narrow terminals, pipes."""
 
+import http.server
 import json
 import re
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ import click
 import pytest
 import trio
 
-from chatty.admin import main
+from chatty.admin import _next_command, main
+from chatty.admin.health import advised
 from tests.faults.chatty_process import ROOT, child_environment
 from tests.server.app_fixtures import RunningApp
 from tests.server.commands import chatty_admin
@@ -38,6 +41,8 @@ WRONG: Sequence[tuple[str, dict[str, str], str, int]] = [
     ("--server chat.example.org status", {}, "bad_configuration", 2),
     ("--server http://chat.example.org status", {}, "bad_configuration", 2),
     ("--server https://chat.example.org db upgrade", {}, "bad_configuration", 2),
+    ("--server https://chat.example.org doctor", {}, "bad_configuration", 2),
+    ("--server https://chat.example.org config check", {}, "bad_configuration", 2),
     ("--server http://127.0.0.1:1 status", {}, "not_signed_in", 1),
     ("--server http://127.0.0.1:1 login --user @ann:localhost", {}, NO_SERVER, 3),
     ("config show", {"CHATTY_PORT": "many"}, "bad_configuration", 2),
@@ -119,6 +124,50 @@ def test_every_command_has_help_with_an_example_that_it_understands(path: str, c
 def test_every_command_answers_in_json(path: str, command: click.Command) -> None:
     options = {option for one in command.params for option in one.opts}
     assert "--json" in options or path in ("chatty-admin completion", "chatty-admin audit export-head")
+
+
+def test_with_a_server_elsewhere_hints_are_for_it() -> None:
+    origin = "https://chat.example.org"
+    words = ["--server", origin, "status"]
+    codes = {
+        "not_found": f"chatty-admin --server {origin} users list",
+        "outcome_unknown": f"chatty-admin --server {origin} health",
+        "schema_too_old": f"chatty-admin --server {origin} health",
+        "server_unreachable": f"chatty-admin --server {origin} login",
+        "bad_request": "chatty-admin --help",
+        "bad_configuration": "chatty-admin --help",
+    }
+    assert {code: _next_command(code, words) for code in codes} == codes
+    answer = {"is_ready": False, "checks": [{"name": name, "is_ready": False} for name in ("jobs", "disk", "other")]}
+    assert [one["advice"] for one in advised(answer, server=origin)["checks"]] == [
+        f"resume what is dead or paused; see chatty-admin --server {origin} jobs list",
+        "make room; see on its machine chatty-admin db size",
+        f"chatty-admin --server {origin} actors tree",
+    ]
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """Before a server that is down."""
+
+    def do_GET(self) -> None:
+        page = b"<html><h1>502 Bad Gateway</h1></html>"
+        self.send_response(502)
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """stderr is the command's."""
+
+
+async def test_a_proxys_own_answer_is_a_server_that_cannot_be_reached(tmp_path: Path) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        origin = f"http://127.0.0.1:{proxy.server_port}"
+        try:
+            await fails(tmp_path, f"--server {origin} login --user @ann:localhost", NO_SERVER, 3)
+        finally:
+            proxy.shutdown()
 
 
 def said(*words: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 
 import click.testing
 import pytest
+import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from chatty.admin.doctor import look_at_certificate
+from chatty.crypto.backups import ArchiveWriter, BackupKey, Header, make_recipient
 from tests.server.app_fixtures import RunningApp
 from tests.server.commands import as_url, chatty_admin
 
@@ -42,7 +45,16 @@ async def test_beside_a_running_server_it_looks_at_everything(chat: RunningApp) 
     assert result.exit_code == 1
     assert result.stderr.splitlines()[0].startswith("error not_well: postgresql_settings: fsync is off")
     assert result.stderr.splitlines()[-1].startswith("next: ALTER SYSTEM SET fsync = on")
-    for check in ("configuration", "database", "clock", "postgresql_version", "migrations", "key_ages", "tls"):
+    for check in (
+        "configuration",
+        "database",
+        "clock",
+        "postgresql_version",
+        "migrations",
+        "key_ages",
+        "master_key",
+        "tls",
+    ):
         assert [one["state"] for one in found[check]] == ["ok"], check
     assert {one["state"] for one in found["permissions"]} == {"ok"}
     (data_dir / "master.key").chmod(0o644)
@@ -65,6 +77,57 @@ async def test_with_all_down_it_says_so_and_looks_at_the_rest(tmp_path: Path) ->
     wrong = found_in(await chatty_admin(tmp_path, "doctor", "--json", CHATTY_PORT="many"))
     assert [one["state"] for one in wrong["configuration"]] == ["failed"]
     assert "CHATTY_PORT" in wrong["configuration"][0]["detail"]
+
+
+async def test_a_look_makes_no_database_and_what_cannot_be_read_is_a_finding(tmp_path: Path) -> None:
+    """A restore would refuse a database that was made by a look."""
+    for words in ("db status", "db upgrade --dry-run", "log errors", "audit list", "users list"):
+        result = await chatty_admin(tmp_path, *words.split())
+        assert (result.exit_code, result.stderr.partition(":")[0]) == (3, "error database_missing"), words
+        assert result.stderr.splitlines()[-1] == "next: chatty up"
+    fresh = found_in(await chatty_admin(tmp_path, "doctor", "--json"))
+    assert [(one["state"], one["mend"]) for one in fresh["database"]] == [("skipped", "chatty up")]
+    assert list(await trio.Path(tmp_path).iterdir()) == []
+    refused = tmp_path / ("d" * 300)  # by the system, as another account's is
+    unread = found_in(await chatty_admin(refused, "doctor", "--json"))
+    assert {check: [one["state"] for one in unread[check]] for check in ("database", "permissions", "backups")} == {
+        "database": ["failed"],
+        "permissions": ["failed"],
+        "backups": ["failed"],
+    }
+    status = await chatty_admin(refused, "db", "status")
+    assert (status.exit_code, status.stderr.partition(":")[0]) == (3, "error store_unavailable")
+
+
+async def test_it_knows_the_age_of_this_servers_newest_backup(tmp_path: Path) -> None:
+    async def backups(interval_s: float) -> tuple[str, str]:
+        environment = {"CHATTY_BACKUP_INTERVAL_S": str(interval_s)}
+        [one] = found_in(await chatty_admin(tmp_path, "doctor", "--json", **environment))["backups"]
+        return one["state"], one["detail"]
+
+    assert (await backups(0))[0] == "skipped"
+    archive(tmp_path, server="elsewhere.example", hours=0)
+    assert await backups(3_600) == ("warning", "there is none of this server")
+    archive(tmp_path, server="localhost", hours=4)
+    archive(tmp_path, server="localhost", hours=3)
+    assert await backups(3_600) == ("warning", "the newest is 3.0 hours old")
+    assert [(await backups(interval_s))[0] for interval_s in (0, 7_200)] == ["ok", "ok"]
+
+
+def archive(data_dir: Path, *, server: str, hours: float) -> None:
+    """With nothing in it."""
+    header = Header(
+        server=server,
+        generation=1,
+        generation_id="g",
+        schema_version=1,
+        chatty_version="1",
+        time=int((time.time() - hours * 3_600) * 1_000),
+    )
+    folder = data_dir / "backups"
+    folder.mkdir(exist_ok=True)
+    with (folder / f"{server}-{hours}.chatty-backup").open("wb") as file:
+        ArchiveWriter(file, header, BackupKey(recipient=make_recipient()[1])).end()
 
 
 @contextmanager

@@ -433,7 +433,12 @@ async def test_the_commands_say_what_they_refuse_and_health_warns_of_old_keys(da
     configure_logging("error")
     async with open_chat(database, tmp_path, key_prepare_s=60) as chat:
         directory = chat.settings.data_dir
+        tried = await chatty_admin_json(directory, "keys", "rotate", "--dry-run", "signing")
         first = await chatty_admin_json(directory, "keys", "rotate", "signing")
+        assert (tried["id"], tried["version"], tried["state"], tried["is_dry_run"]) == ("-", 2, "prepared", True)
+        assert (first["version"], tried["turn_in_s"]) == (2, pytest.approx(first["turn_in_s"], abs=30))
+        waits = await chatty_admin_json(directory, "keys", "rotate", "--dry-run", "signing")
+        assert (waits["id"], waits["version"]) == (first["id"], 2)
         again = await chatty_admin_json(directory, "keys", "rotate", "signing")
         assert (first["state"], again["id"]) == ("prepared", first["id"])
         assert (await chatty_admin(directory, "keys", "rotate")).exit_code == 2
@@ -443,11 +448,15 @@ async def test_the_commands_say_what_they_refuse_and_health_warns_of_old_keys(da
         fixed = await chatty_admin(directory, "keys", "rotate", "--master", CHATTY_MASTER_KEY="bQ" * 22, **at_database)
         assert fixed.exit_code == BadConfiguration.exit_code
         assert "CHATTY_MASTER_KEY_FILE" in fixed.stderr
-        prepared = await chatty_admin_json(directory, "keys", "rotate", "--master", "--prepare", **at_database)
-        assert prepared["state"] == "prepared"
-        refused = await chatty_admin(directory, "keys", "rotate", "data")
-        assert refused.exit_code == 1
-        assert "key_change_refused" in refused.stderr
+        master = ("keys", "rotate", "--master", "--prepare")
+        untried = await chatty_admin_json(directory, *master, "--dry-run", **at_database)
+        assert (untried["is_dry_run"], (directory / "master.key.next").exists()) == (True, False)
+        prepared = await chatty_admin_json(directory, *master, **at_database)
+        assert (prepared["state"], prepared["file"]) == (untried["state"], untried["file"])
+        for options in ([], ["--dry-run"]):
+            refused = await chatty_admin(directory, "keys", "rotate", *options, "data")
+            assert refused.exit_code == 1
+            assert "key_change_refused" in refused.stderr
         await chat.execute("UPDATE sealed_keys SET created_at = now() - interval '800 days' WHERE purpose = 'data_key'")
         listed = await chatty_admin(directory, "keys", "list")
         assert "800 d" in listed.stdout

@@ -512,7 +512,7 @@ async def test_people_are_invited_while_no_server_runs(database: str, tmp_path: 
 
 async def test_without_a_server_and_without_its_data_there_is_nobody_to_ask(tmp_path: Path) -> None:
     result = await run(tmp_path / "nothing", "list", CHATTY_DATABASE_URL="")
-    assert (result.exit_code, result.stderr.split(":")[0]) == (3, "error server_unreachable")
+    assert (result.exit_code, result.stderr.split(":")[0]) == (3, "error database_missing")
 
 
 @pytest.mark.parametrize(

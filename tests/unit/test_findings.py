@@ -1,11 +1,16 @@
 """What the doctor makes of what was read: each finding that is not well says how to mend it."""
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 
-from chatty.admin import findings
+from chatty.admin import _NEXT, findings, main
 from chatty.admin.findings import Finding
+from chatty.admin.health import ADVICE
 from chatty.config import Settings
 from chatty.store.diagnosis import DatabaseFacts
 
@@ -123,3 +128,46 @@ def test_a_public_server_with_what_is_meant_for_trying() -> None:
     found: list[Finding] = list(findings.judge_configuration(trying))
     assert [one.state for one in found] == ["ok", "warning", "warning", "failed"]
     assert [one.state for one in findings.judge_configuration(Settings(registration="open"))] == ["ok"]
+
+
+def test_every_hint_ends_with_a_command_that_there_is() -> None:
+    """Of the doctor, of health, and of what is told below an error."""
+    sick = facts(is_remote=True, version_number=150_008, **dict.fromkeys(WELL, "0"))
+    days = {"signing": 90.0, "data": 365.0}
+    found = [
+        *findings.judge_configuration(Settings(public_origin="https://chat.example.org", registration="open")),
+        *findings.judge_database(replace(sick, may_create_schemas=False), Settings()),
+        *findings.judge_keys({"signing_key": 1e9}, rotation_days=days),
+        findings.judge_master_key(1e9, days_max=730.0),
+        findings.judge_clock(off_s=9.0),
+        findings.judge_origin("http://chat.example.org"),
+        findings.judge_certificate("https://a.example", days_left=-1.0),
+        findings.judge_no_certificate("https://a.example", reason="x", is_untrusted=True),
+        findings.judge_no_certificate("https://a.example", reason="x", is_untrusted=False),
+        findings.judge_schema(found=12, compatible_from=12, code=14),
+        findings.judge_schema(found=15, compatible_from=14, code=14),
+        findings.judge_schema(found=15, compatible_from=15, code=14),
+        findings.judge_disk("data", free_bytes=0, total_bytes=1),
+        findings.judge_secret("master.key", mode=0o100640),
+        findings.judge_backups(None, interval_s=1.0),
+        findings.judge_unreachable("x", is_embedded=True),
+        findings.judge_unreachable("x", is_embedded=False),
+        findings.judge_unreadable("disk", file="x", reason="y"),
+    ]
+    mends = [one.mend for one in found if one is not None and one.state != "ok"]
+    assert len(mends) > 25
+    for hint in [*mends, *ADVICE.values(), *_NEXT.values()]:
+        ends = re.search(r"(chatty-admin|chatty up|chmod|apt-get|certbot)([^;:]*)$", hint)
+        assert ends is not None, hint
+        if ends[1] == "chatty-admin":
+            assert_is_command(ends[2].split())
+
+
+def assert_is_command(words: Sequence[str]) -> None:
+    """To its last word: groups, the command, its arguments and options."""
+    one: click.Command = main
+    while words and isinstance(one, click.Group) and not words[0].startswith("-"):
+        one, words = one.commands[words[0]], words[1:]
+    assert words == ["--version"] or not isinstance(one, click.Group) or words == ["--help"], words
+    if not {"--help", "--version"} & set(words):
+        one.make_parser(click.Context(one)).parse_args(list(words))

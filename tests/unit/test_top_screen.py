@@ -120,6 +120,15 @@ def test_no_word_is_cut_in_any_size(size: tuple[int, int], view: str) -> None:
     assert words(lines) <= words(shown(state, seen))
 
 
+def test_no_text_of_the_server_steers_the_terminal() -> None:
+    bad = "a\x1b[2Jb\x9b31mc\u202ed\x7f"
+    seen = replace(SEEN, trouble=bad, detail={**row("rooms/room 1", handled_per_s=None), "path": bad, "reasons": [bad]})
+    for state in (State(message=bad), State(restarts=bad), State(actor="rooms/room 1")):
+        lines = shown(state, seen)
+        assert all(line.isprintable() for line in lines)
+        assert sum("\N{REPLACEMENT CHARACTER}" in line for line in lines) >= 2
+
+
 def test_the_cursor_stays_in_sight() -> None:
     state = State(view="sessions", cursor=55)
     assert any("@user-55:" in line for line in shown(state, width=80, height=24))

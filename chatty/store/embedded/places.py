@@ -76,13 +76,22 @@ def prepare_places(wanted_root: Path, *, fallback_root: Path) -> Places:
     )
 
 
+def has_cluster(wanted_root: Path, *, fallback_root: Path = fallback_root_default) -> bool:
+    """Whether there is a database already; makes nothing. Raises: OSError when that is not ours to know."""
+    wanted_root = wanted_root.absolute()
+    return any((root / "data").exists() for root in (wanted_root, _fallback(wanted_root, fallback_root)))
+
+
 def _reachable_root(wanted_root: Path, account: Account, fallback_root: Path) -> Path:
     """The wanted directory if the account can get there. A name made from its path keeps two installations apart."""
     if account.is_ours or can_enter(_nearest_existing(wanted_root), account):
         return wanted_root
-    fallback = fallback_root / f"postgres-{_short_hash(wanted_root)}"
     _make_fallback_root(fallback_root, account)
-    return fallback
+    return _fallback(wanted_root, fallback_root)
+
+
+def _fallback(wanted_root: Path, fallback_root: Path) -> Path:
+    return fallback_root / f"postgres-{_short_hash(wanted_root)}"
 
 
 def _make_fallback_root(fallback_root: Path, account: Account) -> None:
