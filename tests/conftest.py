@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -53,9 +54,13 @@ def seed(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def logging_as_before() -> Iterator[None]:
-    """For tests that run our commands in this process: they take over its log, which is the tests' own."""
+    """For tests that run our commands in this process: they take over its log, which is the tests' own.
+
+    A server that logs while a command is about to do so would write into what the command prints: it keeps its own stream.
+    """
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stdout))
     yield
     root.handlers[:], root.level = handlers, level
     structlog.reset_defaults()
