@@ -60,6 +60,7 @@ def logging_as_before() -> Iterator[None]:
     """
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    structlog.reset_defaults()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stdout))
     yield
     root.handlers[:], root.level = handlers, level

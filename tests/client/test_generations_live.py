@@ -165,6 +165,8 @@ async def test_clients_mend_what_a_restored_server_has_lost(
         both = ["kept", "lost, by ann", "lost, by bob"]
         await until(lambda: ann.texts(scene.busy) == bob.texts(scene.busy) == both)
         await until(lambda: ann.texts(scene.quiet) == bob.texts(scene.quiet) == ["kept", "lost, by ann"])
+        await until(lambda: all(one.of(RoomLost) for one in (ann, bob, cid)))
+        await until(lambda: len(bob.of(MessageLost)) >= 4)
         assert [len(one.of(ServerRestored)) for one in (ann, bob, cid)] == [1, 1, 1]
         assert [told.room for told in ann.of(RoomLost)] == [told.room for told in bob.of(RoomLost)] == [scene.young]
         assert [told.room for told in cid.of(RoomLost)] == [scene.busy]
