@@ -177,7 +177,7 @@ async def test_clients_mend_what_a_restored_server_has_lost(
             (True, "lost, by ann"),
             (True, "lost, by bob"),
         ]
-        assert bob.client.room(scene.busy).lost() == []
+        await until(lambda: bob.client.room(scene.busy).lost() == [])
         assert [one.text for one in bob.client.room(scene.young).lost()] == ["lost, by ann"]
         assert set(ann.client.room(scene.busy).members) == {ann.client.user, bob.client.user}
         await until(lambda: dan.of(SignedOut))
