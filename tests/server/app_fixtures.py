@@ -82,6 +82,14 @@ class RunningApp:
 
         await trio.to_thread.run_sync(change)
 
+    async def keep_away(self, job: str) -> None:
+        """From now on, and until the next server, this job does nothing: somebody else has its lease."""
+        await self.execute(_HOLD_LEASE, job)
+
+
+_HOLD_LEASE = """INSERT INTO leases (job, holder, expires_at) VALUES (%s, 'the test', now() + interval '1 hour')
+ON CONFLICT (job) DO UPDATE SET holder = EXCLUDED.holder, expires_at = EXCLUDED.expires_at"""
+
 
 def without_limits() -> dict[str, Any]:
     """Settings under which no limiter refuses anything, so that each refusal is about what was asked."""
