@@ -92,7 +92,7 @@ async def test_what_the_operator_began_is_finished_and_nobody_who_talks_loses_an
     ):
         operator = Operator(storm)
         jobs = [job["job"] for job in (await operator.ask("jobs", "list"))["jobs"]]
-        for job in rng.sample(jobs, min(len(jobs), counts(2, 100))):
+        for job in rng.sample(jobs, min(len(jobs), counts(1, 100))):
             newest = await operator.newest_run(job)
             await operator.killed("job_step", job, "jobs", "run", "--no-wait", job)
             await chatty_admin(server.data_dir, "jobs", "run", "--no-wait", job)  # if it died before it had the order
@@ -106,7 +106,7 @@ async def test_what_the_operator_began_is_finished_and_nobody_who_talks_loses_an
             assert len(await operator.key_ids(kind) - before) == 1
         for point in rng.sample(_DATA_ROWS, counts(1, 2)):
             await kill_while_rows_are_sealed_anew(operator, point)
-        await kill_between_two_master_keys(operator)
+        await kill_between_two_master_keys(operator, is_killed_after=bool(counts(0, 1)))
         await storm.settle()
         assert await all_faults(storm) == []
     print(f"{storm.acked_count} acks")
@@ -123,9 +123,10 @@ async def kill_while_rows_are_sealed_anew(operator: Operator, point: Point) -> N
     assert await operator.rows("SELECT max(version) FROM key_rotations WHERE kind = 'data'") == newest
 
 
-async def kill_between_two_master_keys(operator: Operator) -> None:
+async def kill_between_two_master_keys(operator: Operator, *, is_killed_after: bool) -> None:
     """Both open everything: a server that dies and starts then takes either."""
     await operator.ask("keys", "rotate", "--master", "--prepare")
     await operator.killed("job_step", "statistics", "jobs", "run", "--no-wait", "statistics")
     assert (await operator.ask("keys", "rotate", "--master"))["state"] == "replaced"
-    await operator.killed("job_step", "statistics", "jobs", "run", "--no-wait", "statistics")
+    if is_killed_after:
+        await operator.killed("job_step", "statistics", "jobs", "run", "--no-wait", "statistics")

@@ -21,12 +21,13 @@ import psycopg
 import pytest
 import trio
 
-from chatty.app import App, Hooks, open_app
+from chatty.app import App, Hooks, open_app, tree
 from chatty.cli import hypercorn_config
 from chatty.config import Settings, limiters
 from chatty.web.listener import serve
 from tests.server.wire_people import ORIGIN, SERVER_NAME, WireDevice, sign_up
 
+tree.housekeeping_first_s = 1e6  # on order alone: it would take away what tests count
 _PATH = "CHATTY_DIRECT_PATH"
 over_both_paths = [
     pytest.mark.usefixtures("direct_path"),
@@ -81,14 +82,6 @@ class RunningApp:
                 connection.execute(sql, parameters)
 
         await trio.to_thread.run_sync(change)
-
-    async def keep_away(self, job: str) -> None:
-        """From now on, and until the next server, this job does nothing: somebody else has its lease."""
-        await self.execute(_HOLD_LEASE, job)
-
-
-_HOLD_LEASE = """INSERT INTO leases (job, holder, expires_at) VALUES (%s, 'the test', now() + interval '1 hour')
-ON CONFLICT (job) DO UPDATE SET holder = EXCLUDED.holder, expires_at = EXCLUDED.expires_at"""
 
 
 def without_limits() -> dict[str, Any]:

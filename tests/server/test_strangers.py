@@ -355,7 +355,6 @@ async def observe_frame(scene: Scene, kind: type[Any], things: Things) -> Observ
 @asynccontextmanager
 async def open_scene(database: str, folder: Path) -> AsyncIterator[Scene]:
     async with open_chat(database, folder, quota_devices="1000", **without_limits()) as chat:
-        await chat.keep_away("orphan_cleanup")  # one of ann's devices is revoked: what waits for it is to be seen
         yield await make_scene(chat)
 
 

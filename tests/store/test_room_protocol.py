@@ -312,9 +312,9 @@ def test_no_sequence_of_steps_loses_doubles_or_leaks_a_message(
     database: str, tmp_path: Path, counts: Callable[[int, int], int], is_bus_silent: bool
 ) -> None:
     with open_world(database, tmp_path, is_bus_silent=is_bus_silent) as world:
-        search(world, examples_count=counts(12, 150))
+        search(world, examples_count=counts(8, 150))
         print(dict(world.seen))
-        assert len(SITUATIONS & world.seen.keys()) >= counts(5, len(SITUATIONS)), "the search met too little"
+        assert len(SITUATIONS & world.seen.keys()) >= counts(4, len(SITUATIONS)), "the search met too little"
 
 
 # A server that breaks a promise -------------------------------------------------------------------------------------
