@@ -39,12 +39,12 @@ run: .venv/.complete
 demo: .venv/.complete
 	@exec $(BIN)/chatty demo $(ARGS)
 
-# Those that kill processes and hold others to their time come last, among themselves. Three workers on two cores: many wait.
+# Those that kill processes and hold others to their time come last, among themselves. Three or four workers on two cores: many wait.
 test: .venv/.complete
 ifeq ($(ARGS),)
 	@$(BIN)/python -m slipcover --json --out .coverage.json -m pytest --numprocesses=3 --dist worksteal --ignore=tests/faults
 	@$(BIN)/python -m slipcover --merge .coverage.json --out .coverage.json --fail-under 85
-	@exec $(BIN)/pytest --numprocesses=3 --dist worksteal tests/faults
+	@exec $(BIN)/pytest --numprocesses=4 --dist worksteal tests/faults
 else
 	@exec $(BIN)/pytest $(ARGS)
 endif
