@@ -72,7 +72,7 @@ bench: .venv/.complete
 	@exec $(BIN)/python -m bench $(ARGS)
 
 bench-growth: .venv/.complete
-	@exec $(BIN)/python -m bench --only sessions rooms $(ARGS)
+	@exec $(BIN)/python -m bench --only sessions spread rooms $(ARGS)
 
 bench-peers: .venv/.complete
 	@exec $(BIN)/python -m bench.peers $(ARGS)

@@ -18,7 +18,7 @@ from bench.scenarios import Place, Result, make_template, open_place
 from bench.sizes import sizes, small_sizes
 
 Run = Callable[[Place], Sequence[Result]]
-GROWTH = ("sessions", "rooms")
+GROWTH = ("sessions", "spread", "rooms")
 
 
 def runs(chosen: dict[str, Any]) -> dict[str, Run]:
@@ -45,7 +45,7 @@ def runs(chosen: dict[str, Any]) -> dict[str, Run]:
         "F": partial(history.run_history, size=chosen["F"]),
         "slow": one(scenarios.run_slow, size=chosen["slow"]),
         "fairness": one(fairness.run_fairness, size=chosen["fairness"]),
-        "sessions": partial(growth.run_sessions, size=chosen["sessions"]),
+        **{kind: partial(growth.run_sessions, kind, size=chosen[kind]) for kind in ("sessions", "spread")},
         "rooms": partial(growth.run_rooms, size=chosen["rooms"]),
         "identity": partial(identity.run_identity, size=chosen["identity"]),
         "audit": partial(identity.run_audit, size=chosen["audit"]),

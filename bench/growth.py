@@ -1,10 +1,11 @@
 """The growth curve: does a delivery cost the same among more sessions and in larger rooms, and what is a session's memory?
 
 *Sessions*: 100 to 10,000 in rooms of ten, each count at a server of its own, all started and connected before the first round;
-*rooms*: 2,000 sessions in rooms of 2 to 2,000. Rounds of all servers take turns, five of each, so that whatever else the machine
-does meets them alike. The rate of deliveries is the same everywhere. What a server uses while it is silent is measured too, and
-the cost of a delivery is given with it and without. The silent servers are on the same core; their part is small, and all
-servers meet it.
+the same ten rooms talk, whatever else is connected. *spread*: the same, with all rooms talking, so that there are more of these
+too. *rooms*: 2,000 sessions in rooms of 2 to 2,000. Rounds of all servers take turns, five of each, so that whatever else the
+machine does meets them alike. The rate of deliveries is the same everywhere. What a server uses while it is silent is measured
+too, and the cost of a delivery is given with it and without. The silent servers are on the same core; their part is small, and
+all servers meet it.
 """
 
 import statistics
@@ -22,9 +23,13 @@ from bench.scenarios import Place, Result, Size, chatty_serving, load_of, measur
 
 @dataclass(frozen=True, kw_only=True)
 class GrowthSize:
-    """counts: of sessions, in rooms of members_count. members: of a room, among sessions_count. round_s: how long one takes."""
+    """counts: of sessions, in rooms of members_count. members: of a room, among sessions_count. round_s: how long one takes.
+
+    talking_rooms_max: the others are silent; None: all talk.
+    """
 
     counts: Sequence[int]
+    talking_rooms_max: int | None
     members_count: int
     members: Sequence[int]
     sessions_count: int
@@ -36,23 +41,20 @@ class GrowthSize:
 
 @dataclass(kw_only=True)
 class _Point:
-    """One server of the curve, with its sessions."""
+    """One server of the curve, with its sessions. rooms: those that talk."""
 
     name: str
     served: Served
+    sessions_count: int
     rooms: list[list[Member]]
     load: Size
     growth_bytes: int
     idle_s_per_s: float = 0.0
 
-    @property
-    def sessions_count(self) -> int:
-        return sum(map(len, self.rooms))
 
-
-def run_sessions(place: Place, size: GrowthSize) -> list[Result]:
-    """Results sessions-100 and so on; the last one's extra has session_kb, the slope of memory over sessions."""
-    found = _run(place, size, [(count, size.members_count) for count in size.counts], "sessions")
+def run_sessions(kind: str, place: Place, size: GrowthSize) -> list[Result]:
+    """Results sessions-100 and so on, by kind; the last one's extra has session_kb, the slope of memory over sessions."""
+    found = _run(place, size, [(count, size.members_count) for count in size.counts], kind)
     kb = [(one.extra["sessions_count"], one.extra["growth_kb"]) for one in found]
     found[-1].extra["session_kb"] = slope(kb)
     return found
@@ -81,20 +83,22 @@ def _run(place: Place, size: GrowthSize, shapes: Sequence[tuple[int, int]], kind
 def _open_point(
     stack: ExitStack, place: Place, size: GrowthSize, kind: str, sessions_count: int, members_count: int
 ) -> _Point:
-    name = f"{kind}-{sessions_count if kind == 'sessions' else members_count}"
+    name = f"{kind}-{members_count if kind == 'rooms' else sessions_count}"
     served, host, port = stack.enter_context(chatty_serving(place, name, environment=LARGE_ROOMS))
     at_start = served.rss_bytes()
     _, guests = crowd_at(place.directory / name, host, port, sessions_count=sessions_count, members_count=members_count)
     arrival = dial(guests, host, port)
     check_all_live(arrival)
     rate_per_s = size.deliveries_per_s / members_count
+    rooms = in_groups(arrival.members, members_count)[: size.talking_rooms_max]
     return _Point(
         name=name,
         served=served,
-        rooms=in_groups(arrival.members, members_count),
+        sessions_count=sessions_count,
+        rooms=rooms,
         load=Size(
             members_count=members_count,
-            rooms_count=sessions_count // members_count,
+            rooms_count=len(rooms),
             messages_count=max(1, round(rate_per_s * size.round_s)),
             senders_count=min(members_count, 2),
             ciphertext_bytes=256,

@@ -23,6 +23,7 @@ def _size(members_count: int, rooms_count: int, messages_count: int, *, senders_
 
 GROWTH = GrowthSize(
     counts=(100, 1_000, 5_000, 10_000),
+    talking_rooms_max=10,
     members_count=10,
     members=(2, 20, 200, 2_000),
     sessions_count=2_000,
@@ -33,6 +34,7 @@ GROWTH = GrowthSize(
 )
 SMALL_GROWTH = GrowthSize(
     counts=(4, 8),
+    talking_rooms_max=1,
     members_count=4,
     members=(2,),
     sessions_count=4,
@@ -67,7 +69,10 @@ def sizes(rounds_count: int) -> dict[str, Any]:
             large=_size(2_000, 1, 200, senders_count=8),
         ),
         "sessions": GROWTH,
-        "rooms": replace(GROWTH, deliveries_per_s=2_000),  # four times as many would be too much for rooms of two
+        "spread": replace(GROWTH, talking_rooms_max=None),
+        "rooms": replace(
+            GROWTH, talking_rooms_max=None, deliveries_per_s=2_000
+        ),  # four times as many would be too much for rooms of two
         "identity": identity,
         "audit": IdentitySize(
             people_count=100, operations_count=2_000, connections_count=16, sockets_count=0, rounds_count=5
@@ -88,6 +93,6 @@ def small_sizes() -> dict[str, Any]:
         "D": crowd,
         "E": crowd,
         "fairness": FairnessSize(small=replace(pairs, rate_per_s=200.0), large=one_room),
-        **dict.fromkeys(("sessions", "rooms"), SMALL_GROWTH),
+        **dict.fromkeys(("sessions", "spread", "rooms"), SMALL_GROWTH),
         **dict.fromkeys(("identity", "audit"), identity),
     }
