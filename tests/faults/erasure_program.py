@@ -11,26 +11,16 @@ import trio
 
 from chatty.crypto.tokens import SigningKey
 from chatty.services import deletions
-from chatty.services.crash_points import NO_CRASH_POINTS, CrashPoints, Point
+from chatty.services.crash_points import NO_CRASH_POINTS, CrashPoints
 from chatty.services.erasure import EraseAccounts
 from chatty.store import deletions as store
 from chatty.store.pool import Pool, open_pool
 from chatty.store.units import PostgresUnitOfWork
+from tests.faults.standing_still import StandStill
 from tests.server.wire_people import SERVER_NAME
 from tests.signed_in import HeardDoorbells
 
 KEY = SigningKey(b"k" * 32)
-
-
-class StandStill(CrashPoints):
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    async def reach(self, point: Point, subject: object = None) -> None:
-        self._count -= 1
-        if self._count == 0:
-            print(f"{point} {subject}\n", end="", flush=True)  # one write, however stdout is buffered
-            await trio.sleep_forever()
 
 
 def make_job(pool: Pool, crash_points: CrashPoints = NO_CRASH_POINTS) -> EraseAccounts:

@@ -1,7 +1,7 @@
 """A server whose jobs stand still in their middle: `python -m tests.faults.jobs_program ORDER` (JSON, see server_program).
 
 With `stands_still` each job stops for ever before a step, also beyond its lease, and its name is a line of the log; the jobs of
-SECOND do so before their second one. Leases are short, so that whoever comes next need not wait.
+SECOND do so before their second one.
 """
 
 import sys
@@ -9,11 +9,11 @@ import sys
 import msgspec
 import trio
 
-from chatty.app import Hooks
+from chatty.app import tree
 from chatty.cli import run_server
-from chatty.services.crash_points import CrashPoints, Point
+from chatty.services.crash_points import NO_CRASH_POINTS, CrashPoints, Point
 from chatty.telemetry import configure_logging
-from tests.faults.server_program import Order, settings_of
+from tests.faults.server_program import Order, hooks_of, settings_of
 
 SECOND = {"orphan_cleanup", "integrity_check"}
 
@@ -38,7 +38,8 @@ class StandStill(CrashPoints):
 
 
 async def serve(order: JobsOrder) -> None:
-    hooks = Hooks(crash_points=StandStill() if order.stands_still else CrashPoints(), lease_lifetime_s=2.0)
+    tree.housekeeping_first_s = 1e6  # on order alone
+    hooks = hooks_of(order, StandStill() if order.stands_still else NO_CRASH_POINTS)
     await run_server(settings_of(order), address=order.database, hooks=hooks)
 
 

@@ -14,7 +14,7 @@ import trio
 
 from chatty.crypto.sealing import load_master_key
 from chatty.services import rewrapping
-from chatty.services.crash_points import CrashPoints, Point
+from chatty.services.crash_points import CrashPoints
 from chatty.services.key_rotation import KeyRotation, RotationPolicy
 from chatty.services.master_key import MasterKeyRotation
 from chatty.services.rewrapping import Rewrapping
@@ -22,6 +22,7 @@ from chatty.services.server_keys import KINDS, SALT, open_server_keys
 from chatty.store.master_key import DiskMasterKeyFiles
 from chatty.store.pool import open_pool
 from chatty.store.units import PostgresUnitOfWork
+from tests.faults.standing_still import StandStill
 
 POLICY = RotationPolicy(
     rotation_age_s={kind: 365 * 86_400.0 for kind in KINDS if kind != SALT},
@@ -29,17 +30,6 @@ POLICY = RotationPolicy(
     prepare_s=1.0,
     refresh_kept_s=86_400.0,
 )
-
-
-class StandStill(CrashPoints):
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    async def reach(self, point: Point, subject: object = None) -> None:
-        self._count -= 1
-        if self._count == 0:
-            print(f"{point} {subject}\n", end="", flush=True)  # one write, however stdout is buffered
-            await trio.sleep_forever()
 
 
 async def rotate(address: str, path: Path, crash_points: CrashPoints) -> None:

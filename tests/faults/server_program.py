@@ -118,6 +118,11 @@ def settings_of(order: Order) -> Settings:
     )
 
 
+def hooks_of(order: Order, crash_points: CrashPoints) -> Hooks:
+    hooks = Hooks(crash_points=crash_points, is_bus_silent=order.is_bus_silent)
+    return hooks if order.lease_lifetime_s is None else replace(hooks, lease_lifetime_s=order.lease_lifetime_s)
+
+
 def forget_requests() -> None:
     """Take the memory of (device, n) out of the journal: a resend is then a new message."""
     journal._STATEMENTS["look_up"] += " WHERE false"
@@ -153,10 +158,7 @@ async def serve(order: Order) -> None:
             embedded = open_embedded(Path(order.data_dir) / "postgres", settings=postgres_settings)
             address = (await stack.enter_async_context(embedded)).address
         await schema.upgrade(address)
-        hooks = Hooks(crash_points=crash_points, is_bus_silent=order.is_bus_silent)
-        if order.lease_lifetime_s is not None:
-            hooks = replace(hooks, lease_lifetime_s=order.lease_lifetime_s)
-        await run_server(settings_of(order), address=address, hooks=hooks)
+        await run_server(settings_of(order), address=address, hooks=hooks_of(order, crash_points))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,8 @@
 """kill -9 of the process that seals the audit log, before its commit and after: another one goes on where the chain ends."""
 
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import trio
@@ -19,8 +16,7 @@ from chatty.store.pool import Pool, open_pool
 from chatty.store.units import PostgresUnitOfWork
 from chatty.telemetry import Metrics
 from tests.audit_log import KeptHeads, make_sealer, open_log, record_many, verify
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.faults.standing_still import kill_dead, standing_still
 
 
 @pytest.fixture
@@ -33,17 +29,9 @@ async def pool(database: str) -> AsyncIterator[Pool]:
 @asynccontextmanager
 async def sealer_standing_still(database: str, point: str) -> AsyncIterator[trio.Process]:
     """Another process that has the lease and stands at the point, a batch in hand."""
-    command = [sys.executable, "-m", "tests.faults.audit_program", database, point]
-    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, cwd=ROOT)
-    assert process.stdout is not None
-    try:
-        with trio.fail_after(30):
-            assert await process.stdout.receive_some() == point.encode() + b"\n"
+    async with standing_still("audit_program", database, point) as (process, said):
+        assert said == point.encode() + b"\n"
         yield process
-    finally:
-        process.kill()
-        await process.wait()
-        await process.stdout.aclose()
 
 
 @asynccontextmanager
@@ -74,8 +62,7 @@ async def until_sealed(pool: Pool, count: int) -> None:
 async def test_a_killed_sealers_batch_is_sealed_once(pool: Pool, database: str, point: str, sealed_before: int) -> None:
     await record_many(pool, *(f"@u{n}" for n in range(30)))
     async with sealer_standing_still(database, point) as process:
-        process.send_signal(signal.SIGKILL)
-        assert await process.wait() == -signal.SIGKILL
+        await kill_dead(process)
     verdict = await verify(pool)
     assert (verdict.findings, verdict.sealed_count, verdict.unsealed_count) == ([], sealed_before, 30 - sealed_before)
     await record_many(pool, "@later")

@@ -1,11 +1,7 @@
 """kill -9 of the process that drops messages, before and after each of its commits: another one goes on and ends alike."""
 
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +12,9 @@ from chatty.services.timeline import day_ms
 from chatty.wire.events import TimelineEvent
 from chatty.wire.frames import Horizon
 from tests.faults.cleanup_program import retention_days
+from tests.faults.standing_still import kill_dead, standing_still
 from tests.store.expiry_scene import Scene, open_scene
 
-ROOT = Path(__file__).resolve().parents[2]
 _LEFT = """SELECT (SELECT count(*) FROM bodies), (SELECT count(*) FROM passing_bodies), (SELECT count(*) FROM timeline),
  r.horizon_seq, r.horizon_before, r.swept_seq FROM rooms r"""
 
@@ -40,18 +36,10 @@ async def scene(database: str) -> AsyncIterator[Scene]:
 
 
 async def kill_at(scene: Scene, point: str, work: str) -> None:
-    command = [sys.executable, "-m", "tests.faults.cleanup_program", scene.database, str(scene.now_ms), point, work]
-    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, cwd=ROOT)
-    assert process.stdout is not None
-    try:
-        with trio.fail_after(60):
-            assert (await process.stdout.receive_some()).split() == [point.encode(), work.encode()]
-        process.send_signal(signal.SIGKILL)
-        assert await process.wait() == -signal.SIGKILL
-    finally:
-        process.kill()
-        await process.wait()
-        await process.stdout.aclose()
+    program = standing_still("cleanup_program", scene.database, str(scene.now_ms), point, work, timeout_s=60)
+    async with program as (process, said):
+        assert said.split() == [point.encode(), work.encode()]
+        await kill_dead(process)
 
 
 async def until_clean(scene: Scene) -> None:

@@ -1,8 +1,5 @@
 """kill -9 of the process that erases an account, again and again: others go on where it was; nothing is done twice or missed."""
 
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,21 +9,18 @@ import trio
 
 from chatty.services import deletions
 from chatty.store import deletions as store
-from chatty.store.connection import open_connection
 from chatty.wire.events import Kind, TimelineEvent
 from chatty.wire.frames import Erased
 from tests.faults.erasure_program import erase
+from tests.faults.standing_still import keep_away, kill_dead, standing_still
 from tests.server.app_fixtures import RunningApp, open_chat
 from tests.server.deleting import delete, receipt_of
 from tests.server.wire_client import ciphertext, open_live_socket
 from tests.server.wire_people import WireDevice, WireRoom, sign_in
 
-ROOT = Path(__file__).resolve().parents[2]
 messages_count = 5
 # At which of its crash points each process in turn is killed: the first right before its first commit, the second right after it.
 KILLS = (1, 2, 3, 4, 6, 9, 14, 20)
-_KEEP_THE_JOB_AWAY = """INSERT INTO leases (job, holder, expires_at)
-VALUES ('account_erasure', 'the test', now() + interval '1 hour')"""
 
 
 @pytest.fixture
@@ -34,8 +28,7 @@ async def chat(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Whose own job never runs."""
     for module, name in ((deletions, "stretch_seqs_max"), (store, "rows_a_piece_max")):
         monkeypatch.setattr(module, name, getattr(module, name))  # erase() changes them
-    async with open_connection(database) as connection:
-        await connection.execute(_KEEP_THE_JOB_AWAY)
+    await keep_away(database, "account_erasure")
     async with open_chat(database, tmp_path) as chat:
         yield chat
 
@@ -62,23 +55,14 @@ async def live(chat: RunningApp, name: str, friend: str) -> tuple[WireDevice, Wi
 
 async def kill_at(database: str, count: int) -> bool:
     """A process that erases, killed at its count-th crash point. False: it was through before."""
-    command = [sys.executable, "-m", "tests.faults.erasure_program", database, str(count)]
-    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, cwd=ROOT)
-    assert process.stdout is not None
-    try:
-        with trio.fail_after(30):
-            line = await process.stdout.receive_some()
-            if not line:
+    async with standing_still("erasure_program", database, str(count)) as (process, said):
+        if not said:
+            with trio.fail_after(30):
                 assert await process.wait() == 0
-                return False
-        assert line.split() == [b"before_commit" if count % 2 else b"after_commit", b"account_erasure"]
-        process.send_signal(signal.SIGKILL)
-        assert await process.wait() == -signal.SIGKILL
+            return False
+        assert said.split() == [b"before_commit" if count % 2 else b"after_commit", b"account_erasure"]
+        await kill_dead(process)
         return True
-    finally:
-        process.kill()
-        await process.wait()
-        await process.stdout.aclose()
 
 
 async def check_rooms(ann: WireDevice, bob: WireDevice, rooms: list[WireRoom]) -> None:

@@ -1,11 +1,8 @@
 """kill -9 of the process that does a background job: another one takes over, and nothing is done twice or left out."""
 
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import trio
@@ -18,10 +15,10 @@ from chatty.services.owed_devices import AppendOwedDevices
 from chatty.store.leases import PostgresLeases
 from chatty.store.units import PostgresUnitOfWork
 from chatty.telemetry import Metrics
+from tests.faults.standing_still import kill_dead, standing_still
 from tests.quiet_rooms import events, make_room, owed_count
 from tests.signed_in import World, open_world
 
-ROOT = Path(__file__).resolve().parents[2]
 LIFETIME_S = 3.0
 HOLDER = "SELECT holder FROM leases WHERE job = 'owed_devices'"
 
@@ -35,18 +32,9 @@ async def world(database: str) -> AsyncIterator[World]:
 @asynccontextmanager
 async def process_in_its_transaction(database: str) -> AsyncIterator[trio.Process]:
     """Another process that holds the lease, has done its writes and stands right before its commit."""
-    command = [sys.executable, "-m", "tests.faults.janitor_program", database, "the other process", str(LIFETIME_S)]
-    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, cwd=ROOT)
-    try:
-        assert process.stdout is not None
-        with trio.fail_after(30):
-            assert await process.stdout.receive_some() == b"before_commit owed_devices\n"
+    async with standing_still("janitor_program", database, "the other process", str(LIFETIME_S)) as (process, said):
+        assert said == b"before_commit owed_devices\n"
         yield process
-    finally:
-        process.kill()
-        await process.wait()
-        assert process.stdout is not None
-        await process.stdout.aclose()
 
 
 @asynccontextmanager
@@ -79,8 +67,7 @@ async def test_a_killed_holders_job_is_taken_over_and_no_room_is_told_twice(worl
     await world.device("ann", "annslaptop")
     async with process_in_its_transaction(database) as process:
         assert await world.value(HOLDER) == "the other process"
-        process.send_signal(signal.SIGKILL)
-        assert await process.wait() == -signal.SIGKILL
+        await kill_dead(process)
         async with janitor_here(world):
             await until_nothing_is_owed(world)
             assert await world.value(HOLDER) == "this process"

@@ -31,7 +31,13 @@ _RUNS = "SELECT job, outcome, order_number FROM job_runs WHERE order_number IS N
 @asynccontextmanager
 async def server(database: str, data_dir: Path, *, stands_still: bool) -> AsyncIterator[ChattyProcess]:
     port = free_port()
-    order = JobsOrder(data_dir=str(data_dir), port=port, database=database, stands_still=stands_still)
+    order = JobsOrder(
+        data_dir=str(data_dir),
+        port=port,
+        database=database,
+        stands_still=stands_still,
+        lease_lifetime_s=2.0,  # whoever comes next need not wait
+    )
     command = [sys.executable, "-m", "tests.faults.jobs_program", msgspec.json.encode(order).decode()]
     async with _opened(ChattyProcess(command=command, data_dir=data_dir, port=port)) as opened:
         yield opened

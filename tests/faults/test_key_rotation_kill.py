@@ -1,8 +1,5 @@
 """kill -9 of the process that rotates keys, again and again: the server goes on, and starts, and others finish the work."""
 
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import trio
@@ -12,35 +9,23 @@ from chatty.app.process import Hooks
 from chatty.crypto.sealing import sealing_version
 from chatty.services.crash_points import NO_CRASH_POINTS
 from chatty.services.server_keys import KINDS
-from chatty.store.connection import open_connection
 from chatty.telemetry import Metrics
 from tests.faults.key_rotation_program import replace, rotate
+from tests.faults.standing_still import keep_away, kill_dead, standing_still
 from tests.server.app_fixtures import RunningApp, chat_settings, open_chat
 from tests.server.wire_client import ciphertext, open_live_socket
 
-ROOT = Path(__file__).resolve().parents[2]
 # At which of its crash points each process in turn is killed: six keys are prepared, then each row is sealed anew by itself.
 KILLS = (2, 5, 4)
 MASTER_POINTS = ("made", "wrapped", "wrapped", "replaced", "finished")
-_KEEP_THE_JOB_AWAY = """INSERT INTO leases (job, holder, expires_at)
-VALUES ('key_rotation', 'the test', now() + interval '1 hour')"""
 
 
 async def kill_at(database: str, data_dir: Path, what: str, count: int) -> str:
     """A process that rotates, killed at its count-th crash point. Returns what it said there."""
-    command = [sys.executable, "-m", "tests.faults.key_rotation_program", database, str(data_dir), what, str(count)]
-    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, cwd=ROOT)
-    assert process.stdout is not None
-    try:
-        with trio.fail_after(60):
-            line = await process.stdout.receive_some()
-        process.send_signal(signal.SIGKILL)
-        assert await process.wait() == -signal.SIGKILL
-        return line.decode().strip()
-    finally:
-        process.kill()
-        await process.wait()
-        await process.stdout.aclose()
+    program = standing_still("key_rotation_program", database, str(data_dir), what, str(count), timeout_s=60)
+    async with program as (process, said):
+        await kill_dead(process)
+        return said.decode().strip()
 
 
 async def starts(chat: RunningApp) -> int:
@@ -51,8 +36,7 @@ async def starts(chat: RunningApp) -> int:
 
 
 async def test_a_killed_rotation_of_every_kind_is_finished_by_another_process(database: str, tmp_path: Path) -> None:
-    async with open_connection(database) as connection:
-        await connection.execute(_KEEP_THE_JOB_AWAY)
+    await keep_away(database, "key_rotation")
     async with open_chat(database, tmp_path, key_prepare_s=1) as chat:
         ann, bob, cid = await chat.sign_up_all("ann", "bob", "cid")
         room = await ann.create_room(bob, cid)
