@@ -4,7 +4,7 @@ import click
 
 from chatty.actors.console import children_count_max
 from chatty.admin import render
-from chatty.admin.acts import act, confirm_act
+from chatty.admin.acts import destroy
 from chatty.admin.options import Place, dry_run_option, json_option, yes_option
 
 
@@ -64,6 +64,6 @@ def memory(place: Place, as_json: bool) -> None:
 @click.pass_obj
 def restart(place: Place, as_json: bool, yes: bool, is_dry_run: bool, actor: str) -> None:
     """Start one actor anew, as after a crash: no message is lost, and the audit log has it."""
-    if not is_dry_run:
-        confirm_act(place, "actors restart", {"actor": actor}, f"Restart {actor}?", yes=yes)
-    act(place, "actors restart", {"actor": actor}, as_json=as_json, is_dry_run=is_dry_run)
+    destroy(
+        place, "actors restart", {"actor": actor}, f"Restart {actor}?", as_json=as_json, yes=yes, is_dry_run=is_dry_run
+    )

@@ -35,8 +35,23 @@ def act(place: Place, command: str, arguments: Arguments, *, as_json: bool, is_d
     (render.print_json if as_json else render.print_facts)(answer)
 
 
-def confirm_act(place: Place, command: str, arguments: Arguments, question: str, *, yes: bool) -> None:
-    """Show on stderr what an act would affect, then ask. Raises: NotConfirmed, and as the act."""
-    if not yes and sys.stdin.isatty():
-        render.print_talk(rehearse(place, command, arguments))
-    confirm(yes, question)
+def destroy(
+    place: Place,
+    command: str,
+    arguments: Arguments,
+    question: str,
+    *,
+    as_json: bool,
+    yes: bool,
+    is_dry_run: bool,
+    affecting: str = "",
+) -> None:
+    """Show on stderr what the act would affect, ask, then do it and print the answer; or rehearse it.
+
+    affecting: another command whose rehearsal shows that. Raises: NotConfirmed, and as the act.
+    """
+    if not is_dry_run:
+        if not yes and sys.stdin.isatty():
+            render.print_talk(rehearse(place, affecting or command, arguments))
+        confirm(yes, question)
+    act(place, command, arguments, as_json=as_json, is_dry_run=is_dry_run)

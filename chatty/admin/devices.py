@@ -3,7 +3,7 @@
 import click
 
 from chatty.admin import render
-from chatty.admin.acts import act, ask_or_do, confirm_act
+from chatty.admin.acts import ask_or_do, destroy
 from chatty.admin.options import Place, dry_run_option, json_option, yes_option
 
 
@@ -30,6 +30,5 @@ def list_devices(place: Place, as_json: bool, user: str, after: str) -> None:
 @click.pass_obj
 def revoke(place: Place, as_json: bool, yes: bool, is_dry_run: bool, device: str) -> None:
     """End one device for ever: its session, its right to send, its place in what others encrypt for."""
-    if not is_dry_run:
-        confirm_act(place, "devices revoke", {"device": device}, "Revoke this device?", yes=yes)
-    act(place, "devices revoke", {"device": device}, as_json=as_json, is_dry_run=is_dry_run)
+    question = "Revoke this device?"
+    destroy(place, "devices revoke", {"device": device}, question, as_json=as_json, yes=yes, is_dry_run=is_dry_run)

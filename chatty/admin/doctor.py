@@ -232,13 +232,12 @@ async def check_keys(patient: Patient) -> Sequence[Finding]:
 
 
 async def check_backups(patient: Patient) -> Sequence[Finding]:
-    """Of this server alone: several may keep theirs in one directory."""
     from chatty.app import backups  # the whole application: 0.4 s
 
     settings = patient.settings
-    made = await trio.to_thread.run_sync(backups.listed, backups.backup_dir(settings))
-    ages_s = [time.time() - one.header.time / 1_000 for one in made if one.header.server == settings.server_name]
-    return [findings.judge_backups(min(ages_s, default=None), interval_s=settings.backup_interval_s)]
+    time_s = await backups.newest_time_s(settings)
+    age_s = None if time_s is None else time.time() - time_s
+    return [findings.judge_backups(age_s, interval_s=settings.backup_interval_s)]
 
 
 CHECKS: Sequence[Check] = (

@@ -3,7 +3,7 @@
 import click
 
 from chatty.admin import render
-from chatty.admin.acts import act, ask_or_do, confirm_act
+from chatty.admin.acts import ask_or_do, destroy
 from chatty.admin.options import Place, dry_run_option, json_option, yes_option
 
 
@@ -30,6 +30,5 @@ def list_sessions(place: Place, as_json: bool, user: str, after: str) -> None:
 @click.pass_obj
 def end(place: Place, as_json: bool, yes: bool, is_dry_run: bool, session: str) -> None:
     """End one log-in session, with its device, for ever; the user may log in anew."""
-    if not is_dry_run:
-        confirm_act(place, "sessions end", {"session": session}, "End this log-in session and its device?", yes=yes)
-    act(place, "sessions end", {"session": session}, as_json=as_json, is_dry_run=is_dry_run)
+    question = "End this log-in session and its device?"
+    destroy(place, "sessions end", {"session": session}, question, as_json=as_json, yes=yes, is_dry_run=is_dry_run)

@@ -5,7 +5,7 @@ runs.
 import click
 
 from chatty.admin import render
-from chatty.admin.acts import act, ask_or_do, confirm_act
+from chatty.admin.acts import act, ask_or_do, destroy
 from chatty.admin.options import Arguments, Place, dry_run_option, json_option, yes_option
 from chatty.admin.storage import print_storage
 from chatty.services.permissions import ROLES, USER_ROLE
@@ -104,10 +104,17 @@ def role(place: Place, as_json: bool, is_dry_run: bool, user: str, role: str) ->
 @click.pass_obj
 def lock(place: Place, as_json: bool, yes: bool, is_dry_run: bool, user: str) -> None:
     """Lock a user out: all log-in sessions end, for ever, and none can begin."""
-    if not is_dry_run:
-        question = f"Lock {user} and end all of the user's devices?"
-        confirm_act(place, "users end-sessions", {"user": user}, question, yes=yes)
-    act(place, "users lock", {"user": user}, as_json=as_json, is_dry_run=is_dry_run)
+    question = f"Lock {user} and end all of the user's devices?"
+    destroy(
+        place,
+        "users lock",
+        {"user": user},
+        question,
+        as_json=as_json,
+        yes=yes,
+        is_dry_run=is_dry_run,
+        affecting="users end-sessions",
+    )
 
 
 @users.command(epilog="Example: chatty-admin users unlock @ann:example.org")
@@ -128,9 +135,8 @@ def unlock(place: Place, as_json: bool, is_dry_run: bool, user: str) -> None:
 @click.pass_obj
 def end_sessions(place: Place, as_json: bool, yes: bool, is_dry_run: bool, user: str) -> None:
     """End all log-in sessions of a user, with their devices; the user may log in anew."""
-    if not is_dry_run:
-        confirm_act(place, "users end-sessions", {"user": user}, f"End all devices of {user}?", yes=yes)
-    act(place, "users end-sessions", {"user": user}, as_json=as_json, is_dry_run=is_dry_run)
+    question = f"End all devices of {user}?"
+    destroy(place, "users end-sessions", {"user": user}, question, as_json=as_json, yes=yes, is_dry_run=is_dry_run)
 
 
 @users.command(epilog="Example: chatty-admin users delete --dry-run @ann:example.org")
@@ -141,10 +147,17 @@ def end_sessions(place: Place, as_json: bool, yes: bool, is_dry_run: bool, user:
 @click.pass_obj
 def delete(place: Place, as_json: bool, yes: bool, is_dry_run: bool, user: str) -> None:
     """End an account for ever and erase it, while a server runs; print what opens the receipt, this once."""
-    if not is_dry_run:
-        question = f"Delete {user}? The name is never free again, and nothing brings the account back."
-        confirm_act(place, "users end-sessions", {"user": user}, question, yes=yes)
-    act(place, "users delete", {"user": user}, as_json=as_json, is_dry_run=is_dry_run)
+    question = f"Delete {user}? The name is never free again, and nothing brings the account back."
+    destroy(
+        place,
+        "users delete",
+        {"user": user},
+        question,
+        as_json=as_json,
+        yes=yes,
+        is_dry_run=is_dry_run,
+        affecting="users end-sessions",
+    )
 
 
 @users.command(epilog="Example: chatty-admin users quotas @ann:example.org")

@@ -230,8 +230,18 @@ def _is_locked(file: BinaryIO) -> bool:
     return True
 
 
+async def newest_time_s(settings: Settings, *, limiter: trio.CapacityLimiter | None = None) -> float | None:
+    """When the newest that is proven was made, of this server's archives: others' may lie beside them. None: there is none.
+
+    Raises: OSError. Cancelled: a disk that hangs is left alone.
+    """
+    read = partial(listed, backup_dir(settings), server=settings.server_name)
+    found = await trio.to_thread.run_sync(read, limiter=limiter, abandon_on_cancel=True)
+    return found[0].header.time / 1_000 if found else None
+
+
 class NewestBackup:
-    """Until when everything is saved: of this server's archives, for others' may lie beside them. Told in /metrics as well."""
+    """Until when everything is saved; told in /metrics as well."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
@@ -240,10 +250,8 @@ class NewestBackup:
         metrics.backup_interval_seconds.set(settings.backup_interval_s)
 
     async def age_s(self) -> float | None:
-        """Of the newest that is proven; None: there is none. Raises: OSError. Cancelled: a disk that hangs is left alone."""
-        read = partial(listed, backup_dir(self._settings), server=self._settings.server_name)
-        found = await trio.to_thread.run_sync(read, limiter=self._limiter, abandon_on_cancel=True)
-        time_s = found[0].header.time / 1_000 if found else None
+        """Raises, and cancelled: as newest_time_s()."""
+        time_s = await newest_time_s(self._settings, limiter=self._limiter)
         self._metrics.backup_last_timestamp_seconds.set(math.nan if time_s is None else time_s)
         return None if time_s is None else max(time.time() - time_s, 0.0)
 

@@ -1,6 +1,7 @@
 """Whether the application can serve, dependency by dependency."""
 
 import shutil
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import trio
@@ -36,14 +37,12 @@ class Draining:
 
 
 async def check_database(pool: Pool) -> health.Check:
-    reason = f"not answered within {readiness_timeout_s:g} s"
-    with trio.move_on_after(readiness_timeout_s):
-        try:
-            async with pool.connection() as connection:
-                await connection.execute("SELECT 1")
-            reason = ""
-        except (StoreUnavailable, Overloaded) as error:
-            reason = error.code
+    async def look() -> str:
+        async with pool.connection() as connection:
+            await connection.execute("SELECT 1")
+        return ""
+
+    reason = await _told(look)
     return health.Check(name="database", is_ready=not reason, reason=reason)
 
 
@@ -65,29 +64,34 @@ async def check_disk(data_dir: Path) -> health.Check:
 
 async def check_jobs(units: PostgresUnitOfWork) -> health.Check:
     """Never a reason to serve nobody: what jobs do can wait, but not for ever."""
-    warning = f"not answered within {readiness_timeout_s:g} s"
-    with trio.move_on_after(readiness_timeout_s):
-        try:
-            async with units.autocommit() as unit:
-                standings = await unit.jobs.standings()
-            stopped = [f"{job} is {one.state}" for job, one in sorted(standings.items()) if one.state != "scheduled"]
-            warning = ", ".join(stopped)
-        except (StoreUnavailable, Overloaded, OutcomeUnknown) as error:
-            warning = error.code
-    return health.Check(name="jobs", is_ready=True, warning=warning)
+
+    async def look() -> str:
+        async with units.autocommit() as unit:
+            standings = await unit.jobs.standings()
+        return ", ".join(f"{job} is {one.state}" for job, one in sorted(standings.items()) if one.state != "scheduled")
+
+    return health.Check(name="jobs", is_ready=True, warning=await _told(look))
 
 
 async def check_audit(units: PostgresUnitOfWork) -> health.Check:
     """Never a reason to serve nobody: rows wait safely for the sealer."""
-    warning = f"not answered within {readiness_timeout_s:g} s"
+
+    async def look() -> str:
+        async with units.begin() as unit:
+            age_s = await unit.audit.unsealed_age_s()
+        return f"the oldest unsealed row is {age_s:.0f} s old" if age_s > unsealed_age_s_max else ""
+
+    return health.Check(name="audit", is_ready=True, warning=await _told(look))
+
+
+async def _told(look: Callable[[], Awaitable[str]]) -> str:
+    """What a look at the store has to say, or why there was none in time. Empty: all is well."""
     with trio.move_on_after(readiness_timeout_s):
         try:
-            async with units.begin() as unit:
-                age_s = await unit.audit.unsealed_age_s()
-            warning = f"the oldest unsealed row is {age_s:.0f} s old" if age_s > unsealed_age_s_max else ""
+            return await look()
         except (StoreUnavailable, Overloaded, OutcomeUnknown) as error:
-            warning = error.code
-    return health.Check(name="audit", is_ready=True, warning=warning)
+            return error.code
+    return f"not answered within {readiness_timeout_s:g} s"
 
 
 async def check_keys(rotation: KeyRotation) -> health.Check:

@@ -20,7 +20,7 @@ from chatty.services.doorbells import Doorbell, Doorbells
 from chatty.services.permissions import MODERATE_USERS
 from chatty.services.quotas import Quotas
 from chatty.services.units import Transactions
-from chatty.services.users import UserRows, UsersUnit, check_actor, check_operator, record_act
+from chatty.services.users import UserRows, UsersUnit, check_actor, check_operator, lock_with_actor, record_act
 
 page_count = 1_000
 storage_rooms_max = 200  # of one page
@@ -236,11 +236,7 @@ class ConsoleSteps:
         self, by: Caller | None, user: UserId, device: DeviceId, *, action: str, family: FamilyId | None
     ) -> None:
         async with self._unit_of_work.begin() as unit:
-            await unit.users.lock_server()
-            found = await unit.users.find(user)
-            if found is None:
-                raise NotFound("no such user")
-            await unit.users.lock({found.number} if by is None else {found.number, by.user_number})
+            found = await lock_with_actor(unit, by, user)
             await check_actor(unit, by, MODERATE_USERS, found.role)
             doorbell: Doorbell = await end_device(unit, found.number, device, now_ms=self._clock_ms())
             if not doorbell.revoked:

@@ -39,7 +39,7 @@ from chatty.services.login_throttle import LoginThrottle
 from chatty.services.permissions import OPERATE
 from chatty.services.sessions import SessionsUnit, check_own_password
 from chatty.services.units import Transactions
-from chatty.services.users import UserRows, UsersUnit, check_actor, check_other_owner, record_act
+from chatty.services.users import UserRows, UsersUnit, check_actor, check_other_owner, lock_with_actor, record_act
 from chatty.wire.canonical import decode_base64, decode_base64url, encode_base64url
 from chatty.wire.deletions import AccountDeletion, DeletedUser, Receipt, StoreReceipt
 from chatty.wire.events import TimelineEvent
@@ -224,11 +224,7 @@ class OperatorDeletion:
         """
         raw = secrets.token_bytes(32)
         async with self._unit_of_work.begin() as unit:
-            await unit.users.lock_server()
-            found = await unit.users.find(user)
-            if found is None:
-                raise NotFound("no such user")
-            await unit.users.lock({found.number} if by is None else {found.number, by.user_number})
+            await lock_with_actor(unit, by, user)
             await check_actor(unit, by, OPERATE)
             doorbell = await end_account(unit, by, user, receipt_hash=sha256(raw).digest(), now_ms=self._clock_ms())
         self._doorbells.ring(doorbell)

@@ -77,6 +77,19 @@ class UsersUnit(ActingUnit, TokensUnit, Protocol):
 # Steps --------------------------------------------------------------------------------------------------------------
 
 
+async def lock_with_actor(unit: ActingUnit, by: Caller | None, user: UserId) -> UserStanding:
+    """The server, whoever acts and whom it is about, locked; the last as it is then. Raises: NotFound."""
+    await unit.users.lock_server()
+    found = await unit.users.find(user)
+    if found is None:
+        raise NotFound("no such user")
+    await unit.users.lock({found.number} if by is None else {found.number, by.user_number})
+    now = await unit.users.find(user)
+    if now is None:
+        raise NotFound("no such user")  # deleted meanwhile
+    return now
+
+
 async def check_actor(unit: ActingUnit, by: Caller | None, permission: Permission, *others: str) -> None:
     """May `by`, whose user's row is locked, do this to these roles now? None: the operator may.
 
@@ -142,7 +155,7 @@ class UserSteps:
     async def set_role(self, by: Caller | None, user: UserId, role: str) -> None:
         """The same role again changes nothing. Raises: NotFound, Forbidden, Outranked, LastOwner, DeviceRevoked."""
         async with self._unit_of_work.begin() as unit:
-            now = await self._locked(unit, by, user)
+            now = await lock_with_actor(unit, by, user)
             await check_actor(unit, by, MANAGE_USERS, now.role, role)
             if role == now.role:
                 return
@@ -155,7 +168,7 @@ class UserSteps:
         """A lock ends all log-in sessions. The same state again changes nothing. Raises: as set_role()."""
         doorbell = Doorbell()
         async with self._unit_of_work.begin() as unit:
-            now = await self._locked(unit, by, user)
+            now = await lock_with_actor(unit, by, user)
             await check_actor(unit, by, MODERATE_USERS, now.role)
             if is_locked == now.is_locked:
                 return
@@ -177,7 +190,7 @@ class UserSteps:
     async def end_sessions(self, by: Caller | None, user: UserId) -> EndedSessions:
         """All of the user's, with their devices. Raises: NotFound, Forbidden, Outranked, DeviceRevoked."""
         async with self._unit_of_work.begin() as unit:
-            now = await self._locked(unit, by, user)
+            now = await lock_with_actor(unit, by, user)
             await check_actor(unit, by, MODERATE_USERS, now.role)
             doorbell = await end_devices(unit, now.number, now_ms=self._clock_ms())
             ended_count = len(doorbell.revoked)
@@ -186,18 +199,6 @@ class UserSteps:
                 await record_act(unit, by, "user.sessions_ended", user, before=before, after=after)
         self._doorbells.ring(doorbell)
         return EndedSessions(ended_count=ended_count)
-
-    async def _locked(self, unit: UsersUnit, by: Caller | None, user: UserId) -> UserStanding:
-        """Whoever acts and whom it is about, locked; the second as it is then. Raises: NotFound."""
-        await unit.users.lock_server()
-        found = await unit.users.find(user)
-        if found is None:
-            raise NotFound("no such user")
-        await unit.users.lock({found.number} if by is None else {found.number, by.user_number})
-        now = await unit.users.find(user)
-        if now is None:
-            raise NotFound("no such user")  # deleted meanwhile
-        return now
 
 
 async def check_other_owner(unit: ActingUnit, now: UserStanding) -> None:

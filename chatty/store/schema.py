@@ -120,15 +120,10 @@ async def upgrade(
         return run(address, list_migrations(directory), on_progress)
 
     async with open_connection(address) as connection:
-        if await _is_done(connection, directory):
-            return await read_version(connection)
+        found = await read_version(connection)
+        if found.version >= code_version(directory) and not await unfinished_backfills(connection, directory=directory):
+            return found  # as at almost every start
     return await trio.to_thread.run_sync(work)
-
-
-async def _is_done(connection: TrioConnection, directory: Path) -> bool:
-    """As at almost every start."""
-    is_behind = (await read_version(connection)).version < code_version(directory)
-    return not is_behind and not await unfinished_backfills(connection, directory=directory)
 
 
 async def downgrade(address: str, *, directory: Path = migrations_default) -> SchemaVersion:
