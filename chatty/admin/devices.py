@@ -4,7 +4,7 @@ import click
 
 from chatty.admin import render
 from chatty.admin.acts import ask_or_do, destroy
-from chatty.admin.options import Place, dry_run_option, json_option, yes_option
+from chatty.admin.options import Place, TakesId, dry_run_option, json_option, yes_option
 
 
 @click.group()
@@ -22,7 +22,7 @@ def list_devices(place: Place, as_json: bool, user: str, after: str) -> None:
     render.print_answer(ask_or_do(place, "devices list", {"user": user, "after": after}), "devices", as_json=as_json)
 
 
-@devices.command(epilog="Example: chatty-admin devices revoke --yes DpZ3bqf0YbX2mC5n1a8sK")
+@devices.command(cls=TakesId, epilog="Example: chatty-admin devices revoke --yes DpZ3bqf0YbX2mC5n1a8sK")
 @json_option
 @yes_option
 @dry_run_option

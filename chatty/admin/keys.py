@@ -9,7 +9,7 @@ import trio
 
 from chatty.admin import render
 from chatty.admin.db import open_database
-from chatty.admin.options import Place, confirm, dry_run_option, json_option, yes_option
+from chatty.admin.options import Place, TakesId, confirm, dry_run_option, json_option, yes_option
 from chatty.config import Settings
 from chatty.errors import BadConfiguration
 from chatty.services.master_key import MasterKeyRotation
@@ -66,7 +66,7 @@ def rotate(
     (render.print_json if as_json else render.print_facts)(answer)
 
 
-@keys.command(epilog="Example: chatty-admin keys revoke --dry-run refresh 1")
+@keys.command(cls=TakesId, epilog="Example: chatty-admin keys revoke --dry-run refresh 1")
 @json_option
 @yes_option
 @dry_run_option

@@ -25,6 +25,7 @@ dry_run_option = click.option(
     "--dry-run", "is_dry_run", is_flag=True, help="Only tell what would be done, and whether it would be refused."
 )
 Arguments = Mapping[str, Argument]
+_hyphened_id = re.compile(r"-[A-Za-z0-9_-]{15,}")  # longer than any option of a command that takes an id
 HERE_ONLY = frozenset({"audit", "backup", "config", "db", "doctor", "log", "privacy"})
 
 
@@ -92,3 +93,11 @@ class Place:
 
             return remote.ask(self.server, command, arguments, children_max=children_max, may_prompt=not is_watched)
         return ask(self.data_dir, command, children_max=children_max, arguments=arguments)
+
+
+class TakesId(click.Command):
+    """A command whose argument is an id, one in 64 of which begins with a hyphen: that is no option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ids = [one for one in args if _hyphened_id.fullmatch(one)]
+        return super().parse_args(ctx, [*(one for one in args if one not in ids), "--", *ids] if ids else args)

@@ -4,7 +4,7 @@ import click
 
 from chatty.admin import render
 from chatty.admin.acts import ask_or_do, destroy
-from chatty.admin.options import Place, dry_run_option, json_option, yes_option
+from chatty.admin.options import Place, TakesId, dry_run_option, json_option, yes_option
 
 
 @click.group()
@@ -22,7 +22,7 @@ def list_sessions(place: Place, as_json: bool, user: str, after: str) -> None:
     render.print_answer(ask_or_do(place, "sessions list", {"user": user, "after": after}), "sessions", as_json=as_json)
 
 
-@sessions.command(epilog="Example: chatty-admin sessions end --yes mFq0XJ2Yq5sM5q3v0yXb1w")
+@sessions.command(cls=TakesId, epilog="Example: chatty-admin sessions end --yes mFq0XJ2Yq5sM5q3v0yXb1w")
 @json_option
 @yes_option
 @dry_run_option

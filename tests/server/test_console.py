@@ -192,6 +192,15 @@ async def one_value(database: str, sql: str) -> Any:
     return row[0]
 
 
+@pytest.mark.parametrize("words", ["devices revoke", "sessions end", "keys revoke checkpoint"])
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_an_id_that_begins_with_a_hyphen_is_no_option(tmp_path: Path, words: str, is_first: bool) -> None:
+    """It holds the letters of options, -h too."""
+    options, thing = ["--yes", "--json"], "-aIeGXhtxGFs7P4jKNKigA"
+    result = await chatty_admin(tmp_path, *words.split(), *([thing, *options] if is_first else [*options, thing]))
+    assert (result.exit_code, result.stdout) == (3, ""), result.stderr
+
+
 async def test_wrong_usage_exits_with_2(tmp_path: Path) -> None:
     for words in (["no-such-command"], ["status", "--no-such-option"], ["actors", "tree", "--children-max", "0"]):
         assert (await chatty_admin(tmp_path, *words)).exit_code == 2
