@@ -1,6 +1,5 @@
 """What every test may use."""
 
-import gc
 import logging
 import os
 import secrets
@@ -37,13 +36,6 @@ def counts(small: int, full: int) -> int:
 @pytest.fixture(name="counts")
 def _counts() -> Callable[[int, int], int]:
     return counts
-
-
-def pytest_collection_finish() -> None:
-    """What pytest itself holds by now stays to the end: the collector need not look at it again and again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
